@@ -1,0 +1,23 @@
+"""``python -m eyebright``, and what the command ``eyebright`` starts."""
+
+import os
+import sys
+
+
+def main() -> None:
+    """Run the command line and exit with its code."""
+    from eyebright.cli import run_app
+    from eyebright.console import show_notices
+
+    show_notices()
+    try:
+        code = run_app()
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 0
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

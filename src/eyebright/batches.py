@@ -1,0 +1,135 @@
+"""From uint8 pictures to what the net sees: shuffled, augmented and normalised whole batches.
+
+Pictures stay uint8 on the device, (n, height, width, 3). The order of an epoch and what is drawn
+for its augmentation are functions of (seed, epoch, position), with no state between epochs.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from eyebright.augment import parse_augment
+from eyebright.config import TrainConfig
+from eyebright.images import Pixels
+
+CHUNK = 1024  # pictures that are gathered and normalised at once, where batches are smaller
+
+
+@dataclass(frozen=True)
+class Normalization:
+    """Mean and deviation of each channel, for pixel values from 0 to 1."""
+
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Float pictures for the net.
+
+        Args:
+            images: uint8 (n, height, width, 3).
+
+        Returns:
+            float32 (n, 3, height, width), channels last in memory.
+        """
+        scale = torch.tensor(self.std, device=images.device).mul_(255).reciprocal_()
+        offset = torch.tensor(self.mean, device=images.device).mul_(255)
+        return ((images.float() - offset) * scale).permute(0, 3, 1, 2)
+
+
+HALF = Normalization((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))  # the lesson's: to [-1, 1]
+
+
+def measure_normalization(images: Pixels) -> Normalization:
+    """Mean and deviation of the channels of these pictures, uint8 (n, height, width, 3)."""
+    # From exact counts of the 256 values, so that no sum is ever rounded.
+    values = np.arange(256) / 255
+    mean, std = [], []
+    for channel in range(3):
+        counts = np.zeros(256)
+        for start in range(0, len(images), 4096):
+            part = images[start : start + 4096, :, :, channel]
+            counts += np.bincount(part.ravel(), minlength=256)
+        average = float(counts @ values / counts.sum())
+        variance = float(counts @ (values - average) ** 2 / counts.sum())
+        mean.append(average)
+        std.append(max(variance**0.5, 1 / 255))  # all pictures alike in a channel: no blow-up
+    return Normalization((mean[0], mean[1], mean[2]), (std[0], std[1], std[2]))
+
+
+def epoch_generator(seed: int, epoch: int, device: torch.device) -> torch.Generator:
+    """The random numbers of one epoch: a function of (seed, epoch), however it is reached."""
+    state = np.random.SeedSequence([seed, epoch]).generate_state(1, np.uint64)[0]
+    return torch.Generator(device).manual_seed(int(state) >> 1)
+
+
+def epoch_order(n: int, seed: int, epoch: int) -> Tensor:
+    """The order of n pictures in an epoch (int64), drawn on the processor on any device."""
+    return torch.randperm(n, generator=epoch_generator(seed, epoch, torch.device("cpu")))
+
+
+def train_batches(
+    images: Tensor,
+    labels: Tensor,
+    config: TrainConfig,
+    normalization: Normalization,
+    epoch: int,
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """The batches of one epoch.
+
+    Args:
+        images: uint8 (n, height, width, 3), on the device.
+        labels: int64 (n,), on the device.
+        config: says the seed, the batch size and the augmentation.
+        normalization: applied after augmentation.
+        epoch: counted from 1.
+
+    Yields:
+        Normalised float32 (batch, 3, height, width), channels last, and int64 labels (batch,).
+    """
+    batch_size = config.batch_size
+    functions = parse_augment(config.augment)
+    generator = epoch_generator(config.seed, epoch, images.device)
+    order = epoch_order(len(images), config.seed, epoch).to(images.device)
+    if config.drop_last:
+        order = order[: len(order) - len(order) % batch_size]
+    # Tiny batches are prepared many at once: gathering four pictures costs as much as 400.
+    chunk = max(1, CHUNK // batch_size) * batch_size
+    for which in order.split(chunk):
+        pictures = images[which]
+        for function in functions:
+            pictures = function(pictures, generator)
+        yield from zip(
+            normalization(pictures).split(batch_size),
+            labels[which].split(batch_size),
+            strict=True,
+        )
+
+
+@torch.inference_mode()
+def predict_logits(
+    model: nn.Module,
+    images: Pixels | Tensor,
+    normalization: Normalization,
+    batch_size: int = 500,
+) -> Tensor:
+    """What the net says of these pictures, in fp32.
+
+    Args:
+        model: left in evaluation mode.
+        images: uint8 (n, height, width, 3), on any device.
+        normalization: the model's.
+        batch_size: pictures at once.
+
+    Returns:
+        float32 logits (n, classes), on the processor.
+    """
+    model.eval()
+    device = next(model.parameters()).device
+    parts = [
+        model(normalization(part.to(device))).float().cpu()
+        for part in torch.as_tensor(images).split(batch_size)
+    ]
+    return torch.cat(parts)

@@ -1,0 +1,178 @@
+"""Models on disk: ``model.safetensors`` (weights) and ``model.json`` (all else to predict with).
+
+Neither file can hold code. Each is written beside its place, synced and renamed, so that there is
+always a whole one or none.
+"""
+
+import json
+import math
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+from torch import Tensor, nn
+
+from eyebright.batches import Normalization
+from eyebright.console import shown
+from eyebright.errors import ModelError, StorageError
+from eyebright.images import POLICY
+from eyebright.models import MODELS, create_model
+
+FORMAT = 1
+WEIGHTS, CARD = "model.safetensors", "model.json"
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """What ``model.json`` holds: with the weights, enough to predict and nothing else needed."""
+
+    architecture: str
+    """A name in `MODELS`, or the class name of a user's own net."""
+    classes: tuple[str, ...]
+    imgsz: int
+    """Side of the pictures that the net takes, in pixels."""
+    normalization: Normalization
+    recipe: str
+    epoch: int
+    """Whose weights these are."""
+    policy: str = POLICY
+    format: int = FORMAT
+
+
+def write_file(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all.
+
+    Raises:
+        StorageError: the disk refuses; the message names the path.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        try:
+            with temporary.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        raise StorageError(f"{shown(path)}: {error.strerror or error}") from None
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON for people and programs alike: indented, ASCII, NaN refused."""
+    text = json.dumps(value, indent=2, allow_nan=False)
+    write_file(path, text.encode() + b"\n")
+
+
+def append_line(path: Path, line: str) -> None:
+    """Add a line to a file that is only ever added to.
+
+    Raises:
+        StorageError: the disk refuses; the message names the path.
+    """
+    try:
+        with path.open("a", encoding="utf-8") as file:
+            file.write(line + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise StorageError(f"{shown(path)}: {error.strerror or error}") from None
+
+
+def save_model(folder: Path, weights: dict[str, Tensor], card: ModelCard) -> None:
+    """Write both files of a model.
+
+    Args:
+        folder: exists already.
+        weights: a net's ``state_dict``.
+        card: what else there is to know.
+    """
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
+    write_file(folder / WEIGHTS, save_tensors(tensors))
+    write_json(folder / CARD, asdict(card))
+
+
+def load_card(folder: Path) -> ModelCard:
+    """Read and check ``model.json``.
+
+    Raises:
+        ModelError: missing, damaged, of a later format, or not what a card must hold.
+    """
+    path = folder / CARD
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ModelError(f"{shown(folder)}: holds no model ({CARD} is missing)") from None
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{shown(path)}: unreadable ({error})") from None
+    try:
+        if content["format"] != FORMAT:
+            raise ModelError(
+                f"{shown(path)}: format {content['format']!r}; this eyebright reads {FORMAT}"
+            )
+        mean, std = (tuple(float(x) for x in content["normalization"][k]) for k in ("mean", "std"))
+        if len(mean) != 3 or len(std) != 3 or not all(map(math.isfinite, mean)) or min(std) <= 0:
+            raise ValueError("normalization")
+        classes = content["classes"]
+        if not isinstance(classes, list) or not all(isinstance(c, str) for c in classes):
+            raise ValueError("classes")
+        if not 1 <= len(set(classes)) == len(classes) <= 100_000:
+            raise ValueError("classes")
+        card = ModelCard(
+            architecture=str(content["architecture"]),
+            classes=tuple(classes),
+            imgsz=int(content["imgsz"]),
+            normalization=Normalization(mean, std),
+            recipe=str(content["recipe"]),
+            epoch=int(content["epoch"]),
+            policy=str(content["policy"]),
+        )
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        raise ModelError(f"{shown(path)}: no model card ({error})") from None
+    if not 4 <= card.imgsz <= 4096:
+        raise ModelError(f"{shown(path)}: pictures of {card.imgsz} px are out of range")
+    if card.policy != POLICY:
+        raise ModelError(f"{shown(path)}: an unknown way to resize pictures: {shown(card.policy)}")
+    return card
+
+
+def load_model(folder: Path, model: nn.Module | None = None) -> tuple[nn.Module, ModelCard]:
+    """A net with its trained weights, in evaluation mode on the processor, and its card.
+
+    Args:
+        folder: holds both files.
+        model: the net to load into; needed where it was a user's own.
+
+    Raises:
+        ModelError: damaged files, weights that are not this net's, or not finite.
+    """
+    card = load_card(folder)
+    path = folder / WEIGHTS
+    try:
+        weights = load_tensors(path.read_bytes())
+    except FileNotFoundError:
+        raise ModelError(f"{shown(folder)}: holds no model ({WEIGHTS} is missing)") from None
+    except (OSError, SafetensorError, KeyError, ValueError, MemoryError) as error:
+        raise ModelError(f"{shown(path)}: no safetensors file, or damaged ({error})") from None
+    for name, tensor in weights.items():
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise ModelError(f"{shown(path)}: the weights {shown(name)} are not finite numbers")
+    if model is None:
+        if card.architecture not in MODELS:
+            raise ModelError(
+                f"{shown(folder)}: its net '{shown(card.architecture)}' is a user's own; load it "
+                "in Python with Classifier.load(run, model=...)"
+            )
+        model = create_model(card.architecture, len(card.classes), card.imgsz)
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())
+        raise ModelError(f"{shown(path)}: not the weights of this net: {reason}") from None
+    return model.eval(), card

@@ -1,0 +1,121 @@
+"""`Classifier`: pictures in, probabilities out. Everything that follows training uses it."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from eyebright.batches import predict_logits
+from eyebright.checkpoint import ModelCard, load_model
+from eyebright.console import shown
+from eyebright.errors import DataError, ModelError
+from eyebright.images import Pixels, read_image
+from eyebright.runtime import choose_device
+
+Picture = str | os.PathLike[str] | bytes | Pixels
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What the model says of one picture."""
+
+    label: str
+    """The likeliest class."""
+    probability: float
+    """Of that class."""
+    probabilities: dict[str, float]
+    """Of every class, the likeliest first."""
+
+    def top(self, count: int = 3) -> list[tuple[str, float]]:
+        """The likeliest classes with their probabilities."""
+        return list(self.probabilities.items())[:count]
+
+
+class Classifier:
+    """A trained net with everything it takes to use it.
+
+    Args:
+        model: the net.
+        card: its classes, picture size and normalisation.
+        device: where to run; ``auto`` takes a GPU if there is one.
+    """
+
+    def __init__(self, model: nn.Module, card: ModelCard, device: str = "auto"):
+        self.model = model.to(choose_device(device)).eval()
+        self.card = card
+
+    @classmethod
+    def load(
+        cls,
+        run: str | os.PathLike[str],
+        model: nn.Module | None = None,
+        device: str = "auto",
+    ) -> "Classifier":
+        """The model of a run.
+
+        Args:
+            run: a run folder.
+            model: the net to load the weights into, where it was your own.
+            device: as above.
+
+        Raises:
+            ModelError: no such folder, no run, or damaged files.
+        """
+        folder = Path(run)
+        if not folder.is_dir():
+            raise ModelError(f"{shown(run)}: no such run folder")
+        return cls(*load_model(folder, model), device)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The class names, in the order of the columns of `predict_proba`."""
+        return self.card.classes
+
+    def predict_proba(self, pictures: Sequence[Picture] | Pixels) -> NDArray[np.float64]:
+        """Probability of each class for each picture, computed in fp32.
+
+        Args:
+            pictures: paths, encoded bytes or uint8 RGB pixels, mixed as you like; or one uint8
+                array (n, height, width, 3).
+
+        Returns:
+            float64 (n, classes); each row sums to 1.
+
+        Raises:
+            DataError: a picture that cannot be read; the message names it.
+        """
+        size = self.card.imgsz
+        if isinstance(pictures, str | bytes | os.PathLike):
+            raise DataError("predict takes a list of pictures: put [ ] around a single one")
+        if not len(pictures):
+            return np.empty((0, len(self.classes)))
+        ready = isinstance(pictures, np.ndarray) and pictures.shape[1:] == (size, size, 3)
+        if not (ready and pictures.dtype == np.uint8):  # type: ignore[union-attr]
+            pictures = np.stack([self._read(i, picture) for i, picture in enumerate(pictures)])
+        logits = predict_logits(self.model, pictures, self.card.normalization)  # type: ignore[arg-type]
+        return torch.softmax(logits.double(), 1).numpy()
+
+    def predict(self, pictures: Sequence[Picture] | Pixels) -> list[Prediction]:
+        """The likeliest class of each picture, with all probabilities.
+
+        Takes and raises what `predict_proba` does.
+        """
+        predictions = []
+        for row in self.predict_proba(pictures):
+            order = np.argsort(-row, kind="stable")
+            ranked = {self.classes[i]: float(row[i]) for i in order}
+            predictions.append(Prediction(self.classes[order[0]], float(row[order[0]]), ranked))
+        return predictions
+
+    def _read(self, position: int, picture: Picture) -> Pixels:
+        try:
+            return read_image(picture, self.card.imgsz)
+        except DataError as error:
+            named = isinstance(picture, str | os.PathLike)
+            name = shown(picture) if named else f"picture {position}"
+            raise DataError(f"{name}: {error}") from None

@@ -1,0 +1,276 @@
+"""The command line: one table of verbs, with no logic of their own.
+
+Nothing heavy is imported here, so that ``--help`` answers at once; each verb imports what it calls.
+"""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from eyebright.console import err, notices, out, say, shown
+from eyebright.errors import EyebrightError, StorageError, UsageError
+
+app = typer.Typer(
+    name="eyebright",
+    help="Train image classifiers that see clearly and say how sure they are.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+DATA_HELP = (
+    "cifar10, digits, a folder of class folders (flat, or with train/val/test), or an official "
+    "CIFAR-10 folder or archive"
+)
+DataArgument = Annotated[str | None, typer.Argument(metavar="[DATA]", help=DATA_HELP)]
+RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")]
+SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Go on without unreadable pictures.")]
+Workers = Annotated[
+    int | None, typer.Option("-j", "--workers", min=0, help="Threads that decode pictures.")
+]
+Imgsz = Annotated[
+    int | None,
+    typer.Option(
+        help="Side of the square pictures, px. Default: their own if all alike and small, "
+        "32 up to 64 px, 224 above."
+    ),
+]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        say(f"eyebright {version('eyebright')}")
+        raise typer.Exit
+
+
+@app.callback()
+def main_options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Say it, and stop.")
+    ] = False,
+) -> None:
+    """Train image classifiers that see clearly and say how sure they are."""
+
+
+@app.command()
+def look(
+    data: DataArgument = "cifar10",
+    count: Annotated[int, typer.Option("-n", "--count", min=1, help="Pictures to show.")] = 16,
+    seed: Annotated[int, typer.Option(min=0, help="Of the random choice.")] = 0,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--out", help="PNG to write. [default: look-<data>.png]")
+    ] = None,
+    imgsz: Imgsz = None,
+    skip_bad: SkipBad = False,
+    workers: Workers = None,
+) -> None:
+    """Look at training pictures with their labels, and at what there is of each class."""
+    from eyebright.data import load
+    from eyebright.data.look import terminal_grid
+
+    seen = load(data or "cifar10", imgsz=imgsz, skip_bad=skip_bad, workers=workers).look(
+        count, seed
+    )
+    path = output or Path(f"look-{seen.data.name}.png")
+    try:
+        seen.save(path)
+    except OSError as error:
+        raise StorageError(f"{shown(path)}: {error.strerror or error}") from None
+    if out.is_terminal and out.color_system is not None:
+        out.print(terminal_grid(seen.images, seen.labels, out.width))
+    else:
+        for line in seen.label_lines():
+            say(line)
+    out.print(seen.table())
+    for line in seen.summary():
+        say(line)
+    say(f"grid: {shown(path)}")
+
+
+@app.command()
+def train(
+    data: DataArgument = None,
+    recipe: Annotated[str, typer.Option(help="fast, or tutorial (the lesson).")] = "fast",
+    model: Annotated[str | None, typer.Option(help="lesson, white16, white32, white64.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Passes over the pictures.")] = None,
+    batch_size: Annotated[
+        int | None, typer.Option("-b", "--batch-size", help="Pictures a mini-batch.")
+    ] = None,
+    lr: Annotated[float | None, typer.Option(help="Learning rate.")] = None,
+    imgsz: Imgsz = None,
+    augment: Annotated[
+        str | None,
+        typer.Option(help="none, or any of mirror, shift, cutout joined by +, as mirror+shift."),
+    ] = None,
+    val: Annotated[
+        float | None, typer.Option(help="Share held out, where the data have no val part.")
+    ] = None,
+    metric: Annotated[
+        str | None, typer.Option(help="Chooses the best epoch: accuracy or balanced-accuracy.")
+    ] = None,
+    device: Device = "auto",
+    precision: Annotated[str | None, typer.Option(help="auto, fp32 or bf16.")] = None,
+    threads: Annotated[int | None, typer.Option(help="Processor threads; 0: all cores.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of everything that is random.")] = None,
+    name: Annotated[str | None, typer.Option(help="Of the run folder.")] = None,
+    runs: Annotated[Path, typer.Option(help="The folder of runs.")] = Path("runs"),
+    skip_bad: SkipBad = False,
+    workers: Workers = None,
+) -> None:
+    """Train a classifier: hold out a tenth, train, keep the best, write a run folder."""
+    from eyebright.config import recipe_config
+    from eyebright.launch import train as train_run
+
+    settings: dict[str, Any] = {
+        "model": model, "epochs": epochs, "batch_size": batch_size, "lr": lr, "imgsz": imgsz,
+        "augment": augment, "val": val, "metric": metric, "device": device,
+        "precision": precision, "threads": threads, "seed": seed,
+    }  # fmt: skip
+    settings = {key: value for key, value in settings.items() if value is not None}
+    recipe_config(recipe).replace(**settings)  # a mistyped setting is better known at once
+    options = {"skip_bad": skip_bad, "workers": workers}
+    run = train_run(
+        data or _cifar10_or_digits(), recipe=recipe, name=name, runs=runs, **options, **settings
+    )
+    say(f"open the test set: eyebright test {shown(run.path)}")
+
+
+def _cifar10_or_digits() -> Any:
+    """The first command always works: without CIFAR-10 and a network there are the digits."""
+    from eyebright.data import load
+
+    try:
+        return load("cifar10")
+    except StorageError as error:
+        notices.warning("%s", error)
+        say("no CIFAR-10 to be had: training on the handwritten digits of scikit-learn instead")
+        return load("digits")
+
+
+@app.command()
+def val(run: RunArgument, device: Device = "auto") -> None:
+    """Evaluate a run on the pictures that were held out of its training."""
+    from eyebright.run import Run
+
+    opened = Run(run)
+    _show_evaluation(opened.val(device), opened)
+
+
+@app.command()
+def test(
+    run: RunArgument,
+    data: Annotated[
+        str | None, typer.Argument(metavar="[DATA]", help="Default: the data's own test part.")
+    ] = None,
+    device: Device = "auto",
+    skip_bad: SkipBad = False,
+) -> None:
+    """Open the test set, log that it was opened, and say how good the model is."""
+    from eyebright.run import Run
+
+    opened = Run(run)
+    evaluation = opened.test(data, device, skip_bad)
+    _show_evaluation(evaluation, opened)
+    times = opened.test_openings()
+    say(f"this run has opened a test set {times} time{'s' if times > 1 else ''} (tests.jsonl)")
+
+
+def _show_evaluation(evaluation: Any, run: Any) -> None:
+    for line in evaluation.lesson_lines(run.short_names()):
+        say(line)
+    out.print(evaluation.table())
+    say(f"loss {evaluation.loss:.4f}; all figures: {shown(run.path)}/{evaluation.split}.json")
+
+
+@app.command()
+def predict(
+    run: RunArgument,
+    pictures: Annotated[
+        list[Path] | None, typer.Argument(metavar="PICTURE...", help="Picture files.")
+    ] = None,
+    sample: Annotated[
+        int | None, typer.Option(min=1, help="Take so many pictures of the test part instead.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
+    device: Device = "auto",
+) -> None:
+    """Say what is on pictures: the three likeliest classes of each, with probabilities."""
+    if bool(pictures) == bool(sample):
+        raise UsageError("predict needs pictures, or --sample 4 (and not both)")
+    from eyebright.run import Run
+
+    opened = Run(run)
+    if sample:
+        return _predict_sample(opened, sample, as_json, device)
+    classifier = opened.classifier(device)
+    predictions = classifier.predict(pictures or [])
+    if as_json:
+        rows = [
+            {"picture": shown(p), "prediction": q.label, "probabilities": q.probabilities}
+            for p, q in zip(pictures or [], predictions, strict=True)
+        ]
+        return print(json.dumps(rows, indent=2))
+    from rich.table import Table
+
+    table = Table("picture", "likeliest", "then", "then")
+    for path, prediction in zip(pictures or [], predictions, strict=True):
+        cells = [f"{shown(name)} {100 * p:.1f} %" for name, p in prediction.top(3)]
+        table.add_row(shown(path), *cells)
+    out.print(table)
+    return None
+
+
+def _predict_sample(run: Any, count: int, as_json: bool, device: str) -> None:
+    from eyebright.data.look import draw_grid, lesson_labels, terminal_grid
+
+    data = run.sample(count)
+    predictions = run.classifier(device).predict(data.images)
+    if as_json:
+        rows = [
+            {"picture": i, "label": data.classes[label], "prediction": p.label,
+             "probabilities": p.probabilities}
+            for i, label, p in zip(data.ids, data.labels, predictions, strict=True)
+        ]  # fmt: skip
+        return print(json.dumps(rows, indent=2))
+    short = run.short_names()
+    truth = [short.get(name, name) for name in (data.classes[label] for label in data.labels)]
+    guess = [short.get(p.label, p.label) for p in predictions]
+    path = run.path / "sample.png"
+    draw_grid(data.images, truth).save(path, "PNG")
+    if out.is_terminal and out.color_system is not None:
+        out.print(terminal_grid(data.images, truth, out.width))
+    say(f"GroundTruth:  {lesson_labels(truth)}")
+    say(f"Predicted:  {lesson_labels(guess)}")
+    say(f"grid: {shown(path)}")
+    return None
+
+
+def run_app(arguments: list[str] | None = None) -> int:
+    """Run the command line and say what went wrong in one line.
+
+    Args:
+        arguments: without the program's name; None: the process's own.
+
+    Returns:
+        The exit code: 0, or as in `eyebright.errors`; 2 for a usage error, 130 for Ctrl-C.
+    """
+    try:
+        code = app(args=arguments, standalone_mode=False)
+    except EyebrightError as error:
+        err.print(f"eyebright: {error}", soft_wrap=True)
+        return error.exit_code
+    except (KeyboardInterrupt, typer.Abort):
+        return 130
+    except Exception as error:
+        # Usage errors: typer's own class, or click's in older releases; both explain themselves.
+        if (explain := getattr(error, "format_message", None)) is None:
+            raise
+        err.print(f"eyebright: {' '.join(explain().split())} (see --help)", soft_wrap=True)
+        return int(getattr(error, "exit_code", 2))
+    return code if isinstance(code, int) else 0

@@ -1,0 +1,176 @@
+"""`TrainConfig`, the only configuration there is, and `RECIPES`, configurations with a name."""
+
+import dataclasses
+import json
+import math
+from dataclasses import dataclass
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from eyebright.errors import UsageError
+
+BATCH_PIXELS = 4_000_000  # of all pictures of a batch together: a few GB while training
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Every setting of a training run. What stands here is what ``config.json`` holds.
+
+    Settings that are "auto" or None are decided when the run starts, from the data and the
+    machine, and the run folder then holds what was decided.
+    """
+
+    recipe: str = "fast"
+    model: str = "white32"
+    epochs: int = 6
+    min_steps: int = 300
+    """Where the pictures are few, epochs are added until there are so many steps."""
+    batch_size: int = 500
+    drop_last: bool = True
+    """Leave out an epoch's last batch if it is smaller than the others."""
+    optimizer: Literal["sgd", "muon"] = "muon"
+    lr: float = 0.24
+    """Learning rate of the filters with Muon; of everything with SGD."""
+    momentum: float = 0.6
+    rest_lr: float = 0.02
+    """With Muon: learning rate of biases and the last layer, which Adam moves."""
+    weight_decay: float = 0.0
+    schedule: Literal["constant", "linear"] = "linear"
+    """``linear`` goes down to zero at the last step."""
+    label_smoothing: float = 0.2
+    augment: str = "mirror+shift"
+    normalization: Literal["data", "half"] = "data"
+    """``data``: mean and deviation of the training pictures; ``half``: to [-1, 1]."""
+    imgsz: int | None = None
+    """Side of the square pictures that the net sees, in pixels; None: from the data."""
+    val: float = 0.1
+    """Share of the training pictures held out, where the data have no validation part."""
+    metric: Literal["accuracy", "balanced-accuracy"] = "accuracy"
+    """What decides which epoch is the best one, on the pictures held out."""
+    log_every: int = 0
+    """Print the running loss every so many mini-batches, as the lesson does; 0: a progress bar."""
+    device: str = "auto"
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    threads: int = 0
+    """Processor threads; 0: as many as there are cores."""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be trained.
+
+        Raises:
+            UsageError: a value of the wrong type or outside its range.
+        """
+        for name, kind in get_type_hints(TrainConfig).items():
+            value = getattr(self, name)
+            if kind is float and type(value) is int:
+                object.__setattr__(self, name, float(value))
+                continue
+            if get_origin(kind) is Literal:
+                if value not in get_args(kind):
+                    choices = ", ".join(get_args(kind))
+                    raise UsageError(f"{flag(name)} cannot be {value!r}; choose one of: {choices}")
+            elif not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+                raise UsageError(f"{flag(name)} cannot be {value!r}; it takes {kind}")
+        for name, low in (
+            ("epochs", 1),
+            ("batch_size", 1),
+            ("imgsz", 4),
+            ("seed", 0),
+            ("threads", 0),
+        ):
+            value = getattr(self, name)
+            if value is not None and value < low:
+                raise UsageError(f"{flag(name)} must be at least {low}, not {value}")
+        for name in ("lr", "rest_lr"):
+            value = getattr(self, name)
+            if not (value > 0 and math.isfinite(value)):
+                raise UsageError(f"{flag(name)} must be above 0, not {value}")
+        for name in ("val", "momentum", "label_smoothing"):
+            value = getattr(self, name)
+            if not 0 <= value < 1:
+                raise UsageError(f"{flag(name)} must be at least 0 and below 1, not {value}")
+
+    def replace(self, **settings: Any) -> "TrainConfig":
+        """A copy with some settings changed; a setting of None leaves it as it is."""
+        unknown = settings.keys() - {field.name for field in dataclasses.fields(self)}
+        if unknown:
+            raise UsageError(f"there is no setting called {', '.join(sorted(unknown))}")
+        return dataclasses.replace(self, **{k: v for k, v in settings.items() if v is not None})
+
+    def to_json(self) -> str:
+        """The settings as JSON text; `from_json` gives the same configuration back."""
+        return json.dumps(dataclasses.asdict(self), indent=2) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> "TrainConfig":
+        """The configuration that `to_json` wrote.
+
+        Raises:
+            UsageError: not JSON, not an object, or with unknown or impossible settings.
+        """
+        try:
+            settings = json.loads(text)
+        except ValueError as error:
+            raise UsageError(f"not a configuration: {error}") from None
+        if not isinstance(settings, dict):
+            raise UsageError("not a configuration: a JSON object is needed")
+        return cls().replace(**settings)
+
+
+def fit_to_data(config: TrainConfig, n: int, imgsz: int) -> TrainConfig:
+    """Batches and epochs for few or large pictures: recipes are made for many small ones.
+
+    A batch is at most a twentieth of the pictures and `BATCH_PIXELS` in all; there are epochs
+    enough for ``min_steps`` steps.
+
+    Args:
+        config: a recipe's settings.
+        n: training pictures.
+        imgsz: their side, in pixels.
+    """
+    most = min(n, max(n // 20, 16), max(BATCH_PIXELS // imgsz**2, 16))
+    batch_size = min(config.batch_size, most)
+    steps = max(1, n // batch_size)
+    epochs = max(config.epochs, math.ceil(config.min_steps / steps))
+    return config.replace(batch_size=batch_size, epochs=epochs)
+
+
+def flag(name: str) -> str:
+    """The command line's name of a setting: ``batch_size`` is ``--batch-size``."""
+    return "--" + name.replace("_", "-")
+
+
+RECIPES: dict[str, TrainConfig] = {
+    # The lesson to the letter.
+    "tutorial": TrainConfig(
+        recipe="tutorial",
+        model="lesson",
+        epochs=5,
+        min_steps=0,
+        batch_size=4,
+        drop_last=False,
+        optimizer="sgd",
+        lr=0.001,
+        momentum=0.9,
+        schedule="constant",
+        label_smoothing=0.0,
+        augment="none",
+        normalization="half",
+        imgsz=32,
+        val=0.0,
+        log_every=2000,
+        precision="fp32",
+    ),
+    "fast": TrainConfig(recipe="fast"),
+}
+
+
+def recipe_config(name: str) -> TrainConfig:
+    """The configuration of a recipe.
+
+    Raises:
+        UsageError: no recipe has this name.
+    """
+    if name not in RECIPES:
+        raise UsageError(f"no recipe is called '{name}'; choose one of: {', '.join(RECIPES)}")
+    return RECIPES[name]

@@ -1,0 +1,148 @@
+"""`Dataset`: pictures, labels and what belongs to them, whatever the source."""
+
+import hashlib
+from collections.abc import Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from eyebright.errors import DataError
+from eyebright.images import Pixels, fit
+
+if TYPE_CHECKING:
+    from eyebright.data.look import Look
+
+
+class Dataset(torch.utils.data.Dataset[tuple[torch.Tensor, int]]):
+    """Pictures of one size with their labels. Also a map-style torch dataset.
+
+    Args:
+        images: uint8 RGB of shape (n, height, width, 3).
+        labels: integers of shape (n,), each from 0 to ``len(classes) - 1``.
+        classes: the class names; a label is an index into them.
+        ids: what names a picture in its source: an official index or a relative path. Default:
+            0, 1, 2, ...
+        name: what the data are called, in messages and names of runs.
+        source: where `load` found them (a name or an absolute path); None for your own arrays.
+        val: the data's own validation part, if they have one.
+        sizes: (n, 2) widths and heights before resizing. Default: the size of ``images``.
+        modes: colour mode of each picture before conversion. Default: all RGB.
+
+    Raises:
+        DataError: shapes or labels that do not fit together.
+    """
+
+    def __init__(
+        self,
+        images: Pixels,
+        labels: NDArray[Any] | Sequence[int],
+        classes: Sequence[str],
+        *,
+        ids: Sequence[int | str] | None = None,
+        name: str = "data",
+        source: str | None = None,
+        val: "Dataset | None" = None,
+        sizes: NDArray[Any] | None = None,
+        modes: Sequence[str] | None = None,
+    ):
+        images, labels = np.asarray(images), np.asarray(labels)
+        n = len(images)
+        if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3:
+            raise DataError(
+                f"{name}: images must be uint8 of shape (n, height, width, 3), "
+                f"not {images.dtype} of shape {images.shape}"
+            )
+        if labels.shape != (n,) or (n and not np.issubdtype(labels.dtype, np.integer)):
+            raise DataError(f"{name}: one integer label a picture is needed")
+        if n and not (labels.min() >= 0 and labels.max() < len(classes)):
+            raise DataError(f"{name}: a label lies outside 0 to {len(classes) - 1}")
+        if ids is not None and len(ids) != n:
+            raise DataError(f"{name}: {len(ids)} ids for {n} pictures")
+        self.images = images
+        self.labels: NDArray[np.int64] = labels.astype(np.int64)
+        self.classes = tuple(str(c) for c in classes)
+        self.ids: list[int | str] = list(range(n)) if ids is None else list(ids)
+        self.name = name
+        self.source = source
+        self.val = val
+        own_size = (images.shape[2], images.shape[1])
+        self.sizes = np.tile(own_size, (n, 1)) if sizes is None else np.asarray(sizes)
+        self.modes = ["RGB"] * n if modes is None else list(modes)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
+        """One picture as torchvision's ``ToTensor`` gives it, and its label.
+
+        Returns:
+            float32 (3, height, width) from 0 to 1, and the label.
+        """
+        pixels = torch.from_numpy(self.images[index].copy())
+        return pixels.permute(2, 0, 1).float() / 255, int(self.labels[index])
+
+    def __repr__(self) -> str:
+        size = "{}×{}".format(*self.images.shape[2:0:-1])
+        return f"<{self.name}: {len(self):,} pictures, {size} px, {len(self.classes)} classes>"
+
+    @property
+    def imgsz(self) -> int:
+        """Side of the pictures, in pixels (the shorter one, should they not be square)."""
+        return min(self.images.shape[1:3])
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 over size, pixels and labels: the same data give the same text anywhere."""
+        digest = hashlib.sha256(repr(self.images.shape).encode())
+        digest.update(np.ascontiguousarray(self.images).data)
+        digest.update(self.labels.astype("<i8").tobytes())
+        return digest.hexdigest()
+
+    def counts(self) -> NDArray[np.int64]:
+        """How many pictures each class has, of shape (classes,)."""
+        return np.bincount(self.labels, minlength=len(self.classes))
+
+    def subset(
+        self, indices: NDArray[np.integer[Any]] | Sequence[int], name: str = ""
+    ) -> "Dataset":
+        """The pictures at these positions, in this order, without the validation part."""
+        return Dataset(
+            self.images[indices],
+            self.labels[indices],
+            self.classes,
+            ids=[self.ids[i] for i in indices],
+            name=name or self.name,
+            sizes=self.sizes[indices],
+            modes=[self.modes[i] for i in indices],
+        )
+
+    def resized(self, imgsz: int) -> "Dataset":
+        """The same pictures at another size, by the policy of `eyebright.images`."""
+        if self.images.shape[1:3] == (imgsz, imgsz):
+            return self
+        images = np.empty((len(self), imgsz, imgsz, 3), np.uint8)
+        for i, pixels in enumerate(self.images):
+            images[i] = fit(pixels, imgsz)
+        return Dataset(
+            images,
+            self.labels,
+            self.classes,
+            ids=self.ids,
+            name=self.name,
+            source=self.source,
+            val=self.val and self.val.resized(imgsz),
+            sizes=self.sizes,
+            modes=self.modes,
+        )
+
+    def look(self, count: int = 16, seed: int = 0) -> "Look":
+        """A grid of random pictures with labels, and what there is of each class.
+
+        The result shows itself in a notebook; ``print`` it, or ``save`` it as a PNG.
+        """
+        from eyebright.data.look import Look
+
+        return Look(self, count, seed)

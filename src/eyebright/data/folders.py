@@ -1,0 +1,251 @@
+"""Class folders: a folder for each class, its name the label, pictures anywhere below it."""
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+
+from eyebright.console import notices, progress_bar, shown
+from eyebright.data.dataset import Dataset
+from eyebright.errors import DataError, StorageError
+from eyebright.images import ENDINGS, Header, Pixels, decode, fit, read_bytes, read_header
+
+SPLITS = {
+    "train": ("train", "training"),
+    "val": ("val", "valid", "validation"),
+    "test": ("test", "testing"),
+}
+# What systems and tools leave behind; so do names that begin with a dot.
+LITTER = frozenset(
+    "thumbs.db desktop.ini __macosx $recycle.bin @eadir lost+found __pycache__".split()
+)
+SMALL = 64  # px; data up to here keep their size or become 32 px, larger ones become 224 px
+
+
+def natural_order(name: str) -> tuple[list[str | int], str]:
+    """Sort key that puts "2" before "10"."""
+    parts = re.split(r"(\d+)", name)
+    return [int(p) if i % 2 else p.casefold() for i, p in enumerate(parts)], name
+
+
+def _is_litter(name: str) -> bool:
+    return name.startswith(".") or name.casefold() in LITTER
+
+
+def _entries(folder: Path) -> list[Path]:
+    try:
+        entries = [entry for entry in folder.iterdir() if not _is_litter(entry.name)]
+    except OSError as error:
+        raise DataError(f"{shown(folder)}: {error.strerror}") from None
+    return sorted(entries, key=lambda entry: natural_order(entry.name))
+
+
+def _folders(folder: Path) -> list[Path]:
+    return [entry for entry in _entries(folder) if entry.is_dir()]
+
+
+def find_parts(folder: Path) -> dict[str, Path]:
+    """The folders of train, val and test below this one; empty where it is flat.
+
+    A folder called train settles it. Without one, all its folders must be called by the names of
+    parts, because a class may well be called "test".
+    """
+    below = {entry.name.casefold(): entry for entry in _folders(folder)}
+    parts = {
+        split: below[name] for split, names in SPLITS.items() for name in names if name in below
+    }
+    return parts if "train" in parts or len(parts) == len(below) else {}
+
+
+def _walk(folder: Path, seen: set[tuple[int, int]]) -> Iterator[Path]:
+    """All files below a folder, each folder once even where links go round in circles."""
+    status = folder.stat()
+    if (status.st_dev, status.st_ino) in seen:
+        return
+    seen.add((status.st_dev, status.st_ino))
+    for entry in _entries(folder):
+        if entry.is_dir():
+            yield from _walk(entry, seen)
+        else:
+            yield entry
+
+
+def load_folder(
+    folder: Path,
+    *,
+    classes: Sequence[str] | None,
+    imgsz: int | None,
+    skip_bad: bool,
+    workers: int,
+) -> Dataset:
+    """The pictures of a folder of class folders.
+
+    Args:
+        folder: holds a folder for each class.
+        classes: class names that labels must count by; None: the folders' names in natural order.
+        imgsz: side of the pictures in pixels; None: as `_choose_imgsz` says.
+        skip_bad: go on without pictures that cannot be read.
+        workers: threads that decode; 0 and 1 are the same.
+
+    Raises:
+        DataError: no pictures, an empty class, one class only, an unknown class, or pictures that
+            cannot be read.
+        StorageError: the pictures do not fit into memory.
+    """
+    folders = _folders(folder)
+    if not folders:
+        loose = sum(entry.suffix.lower() in ENDINGS for entry in _entries(folder))
+        what = f"{loose} pictures but no class folders" if loose else "no class folders"
+        raise DataError(f"{shown(folder)}: {what}; a folder for each class is needed")
+    names = [entry.name for entry in folders] if classes is None else list(classes)
+    files, labels = _list_files(folders, names, may_be_empty=classes is not None)
+    if not files:
+        raise DataError(f"{shown(folder)}: no pictures in its class folders")
+    if classes is None and len(names) < 2:
+        raise DataError(
+            f"{shown(folder)}: one class only ('{shown(names[0])}'); two are the least there is "
+            "to tell apart"
+        )
+    with ThreadPoolExecutor(max(1, workers)) as pool:
+        bad, headers = _read_headers(files, pool)
+        size = imgsz or _choose_imgsz([headers[i] for i in sorted(headers)])
+        images = _allocate(len(files), size, folder)
+        bad |= _decode_all(files, headers, images, pool)
+    if bad:
+        _complain(bad, files, skip_bad)
+        good = [i for i in range(len(files)) if i not in bad]
+        images, labels, files = images[good], [labels[i] for i in good], [files[i] for i in good]
+        headers = {new: headers[old] for new, old in enumerate(good)}
+        emptied = sorted(set(range(len(names))) - set(labels))
+        if emptied and classes is None:
+            raise DataError(
+                f"{shown(folder / names[emptied[0]])}: not one readable picture in this class"
+            )
+    animated = sum(header.frames > 1 for header in headers.values())
+    if animated:
+        notices.warning("%d animations: the first frame of each is used", animated)
+    return Dataset(
+        images,
+        np.asarray(labels, np.int64),
+        names,
+        ids=[file.relative_to(folder).as_posix() for file in files],
+        name=folder.resolve().name,
+        source=str(folder.resolve()),
+        sizes=np.array([(headers[i].width, headers[i].height) for i in range(len(files))]),
+        modes=[headers[i].mode for i in range(len(files))],
+    )
+
+
+def _list_files(
+    folders: list[Path], names: list[str], may_be_empty: bool
+) -> tuple[list[Path], list[int]]:
+    files: list[Path] = []
+    labels: list[int] = []
+    passed_over: Counter[str] = Counter()
+    for class_folder in folders:
+        if class_folder.name not in names:
+            raise DataError(
+                f"{shown(class_folder)}: the model knows no class '{shown(class_folder.name)}', "
+                f"only: {', '.join(map(shown, names))}"
+            )
+        found = []
+        for file in _walk(class_folder, set()):
+            if file.suffix.lower() in ENDINGS:
+                found.append(file)
+            else:
+                passed_over[file.suffix.lower() or "no ending"] += 1
+        if not found and not may_be_empty:
+            raise DataError(
+                f"{shown(class_folder)}: no pictures in this class; remove the folder or fill it"
+            )
+        files += found
+        labels += [names.index(class_folder.name)] * len(found)
+    if passed_over:
+        kinds = ", ".join(f"{count} {shown(kind)}" for kind, count in passed_over.most_common(5))
+        notices.warning("files that are no pictures were passed over: %s", kinds)
+    return files, labels
+
+
+def _read_headers(
+    files: list[Path], pool: ThreadPoolExecutor
+) -> tuple[dict[int, str], dict[int, Header]]:
+    def header_of(file: Path) -> Header | str:
+        try:
+            return read_header(read_bytes(file))
+        except DataError as error:
+            return str(error)
+
+    bad: dict[int, str] = {}
+    headers: dict[int, Header] = {}
+    with progress_bar("checking pictures", len(files)) as bar:
+        for i, result in enumerate(pool.map(header_of, files)):
+            if isinstance(result, Header):
+                headers[i] = result
+            else:
+                bad[i] = result
+            bar.advance()
+    return bad, headers
+
+
+def _choose_imgsz(headers: list[Header]) -> int:
+    """Their own size if all are alike and small; else 32 px for small ones, 224 px above.
+
+    What counts is the shorter side, of the picture in the middle.
+    """
+    sides = {min(header.width, header.height) for header in headers}
+    alike = len({(header.width, header.height) for header in headers}) == 1
+    if alike and max(sides) <= SMALL:
+        return max(4, *sides)
+    middle = np.median([min(header.width, header.height) for header in headers]) if headers else 0
+    return 32 if middle <= SMALL else 224
+
+
+def _allocate(count: int, size: int, folder: Path) -> Pixels:
+    needed = count * size * size * 3
+    try:
+        with Path("/proc/meminfo").open() as file:
+            available = next(int(line.split()[1]) for line in file if "MemAvailable" in line) << 10
+    except (OSError, StopIteration):  # not Linux: let the allocation itself decide
+        available = needed * 2
+    if needed > 0.8 * available:
+        raise StorageError(
+            f"{shown(folder)}: {count:,} pictures of {size} px need {needed / 1e9:.1f} GB of "
+            f"memory, {available / 1e9:.1f} GB are free; lower --imgsz"
+        )
+    return np.empty((count, size, size, 3), np.uint8)
+
+
+def _decode_all(
+    files: list[Path], headers: dict[int, Header], images: Pixels, pool: ThreadPoolExecutor
+) -> dict[int, str]:
+    """Fill ``images``; returns why those that are missing could not be decoded, by position."""
+
+    def decode_into(i: int) -> str | None:
+        try:
+            images[i] = fit(decode(read_bytes(files[i])), images.shape[1])
+        except DataError as error:
+            return str(error)
+        return None
+
+    bad: dict[int, str] = {}
+    with progress_bar("reading pictures", len(headers)) as bar:
+        for i, problem in zip(headers, pool.map(decode_into, headers), strict=True):
+            if problem:
+                bad[i] = problem
+            bar.advance()
+    return bad
+
+
+def _complain(bad: dict[int, str], files: list[Path], skip_bad: bool) -> None:
+    if skip_bad:
+        notices.warning("%d unreadable pictures were skipped (--skip-bad)", len(bad))
+        return
+    lines = [f"{shown(files[i])}: {why}" for i, why in sorted(bad.items())]
+    raise DataError(
+        "\n".join(lines)
+        + f"\n{len(bad)} of {len(files)} pictures cannot be read; mend or remove them, or go on "
+        "without them: --skip-bad"
+    )

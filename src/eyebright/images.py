@@ -1,0 +1,163 @@
+"""From the bytes of a picture to canonical pixels: the one way, used everywhere.
+
+The policy, in full:
+
+* **Formats**: JPEG, PNG, GIF, WebP, BMP and PPM, by content, whatever the file's ending.
+* **Orientation**: the camera's EXIF note is applied.
+* **Animation**: the first frame.
+* **Colour**: RGB, eight bits a channel. Grey is repeated three times. CMYK, YCbCr and palettes are
+  converted by Pillow. 16-bit values are scaled to eight (not clipped). Whatever is transparent is
+  laid over white.
+* **Geometry**: the shorter side is resized to the net's size with antialiased bilinear
+  interpolation, then the centre square is cut out. A picture longer than four times its shorter
+  side is first cut to its middle, four sides long.
+* **Limit**: pictures of more than `MAX_PIXELS` pixels are refused before they are decoded.
+"""
+
+import io
+import os
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from eyebright.errors import DataError
+
+FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "PPM")
+ENDINGS = frozenset(
+    ".jpg .jpeg .jpe .jfif .png .apng .gif .webp .bmp .dib .ppm .pgm .pbm .pnm".split()
+)
+MAX_PIXELS = 89_478_485  # a quarter of a GiB as RGB; Pillow warns from here on
+POLICY = "shorter side antialiased bilinear, centre crop"  # written into every model
+
+# Up to twice its limit Pillow only warns; we refuse, so the warning says nothing new.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+
+Pixels = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a picture says of itself before it is decoded."""
+
+    width: int
+    """Pixels across, before the EXIF orientation is applied."""
+    height: int
+    mode: str
+    """Pillow's name of the colour mode, such as RGB, L, P, CMYK or I;16."""
+    frames: int
+    """More than one: an animation, of which the first frame is used."""
+
+
+def read_bytes(path: str | os.PathLike[str]) -> bytes:
+    """The content of a picture file.
+
+    Raises:
+        DataError: no such file, no permission, or nothing in it.
+    """
+    try:
+        content = Path(path).read_bytes()
+    except OSError as error:
+        raise DataError(error.strerror or "cannot be read") from None
+    if not content:
+        raise DataError("the file is empty")
+    return content
+
+
+def _open(content: bytes) -> Image.Image:
+    try:
+        image = Image.open(io.BytesIO(content), formats=FORMATS)
+    except Image.DecompressionBombError:
+        raise DataError(f"more than {MAX_PIXELS:,} pixels") from None
+    except Image.UnidentifiedImageError:
+        raise DataError(f"no picture in a format that is read ({', '.join(FORMATS)})") from None
+    except Exception as error:  # hostile headers raise whatever they like
+        raise DataError(f"unreadable ({error})") from None
+    if image.width * image.height > MAX_PIXELS:
+        raise DataError(f"{image.width}×{image.height}: more than {MAX_PIXELS:,} pixels")
+    return image
+
+
+def read_header(content: bytes) -> Header:
+    """What the picture's header says.
+
+    Raises:
+        DataError: not a picture in one of `FORMATS`, or too large.
+    """
+    image = _open(content)
+    return Header(image.width, image.height, image.mode, getattr(image, "n_frames", 1))
+
+
+def decode(content: bytes) -> Pixels:
+    """All pixels of an encoded picture, as uint8 RGB of shape (height, width, 3).
+
+    Raises:
+        DataError: unreadable, cut short, in no format that is read, or too large.
+    """
+    image = _open(content)
+    try:
+        image.load()
+        image = _upright(image)
+        return np.asarray(_to_rgb(image))
+    except Exception as error:  # decoders raise OSError, SyntaxError, ValueError, struct.error, ...
+        raise DataError(f"unreadable or cut short ({error})") from None
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception:  # a broken EXIF block says nothing of the orientation; the pixels are fine
+        return image
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):  # I;16, I;16B, I;16L and I: 16-bit grey
+        values = np.asarray(image).astype(np.int64).clip(0, 65535)
+        image = Image.fromarray(((values * 255 + 32767) // 65535).astype(np.uint8))
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(white, image)
+    return image.convert("RGB")
+
+
+def fit(pixels: Pixels, imgsz: int) -> Pixels:
+    """The picture resized and cropped to (imgsz, imgsz, 3) by the policy above.
+
+    Args:
+        pixels: uint8 RGB (height, width, 3).
+        imgsz: side of the square, in pixels.
+    """
+    height, width = pixels.shape[:2]
+    if height == width == imgsz:
+        return pixels
+    short = min(height, width)
+    top, left = max(0, (height - 4 * short) // 2), max(0, (width - 4 * short) // 2)
+    pixels = pixels[top : top + 4 * short, left : left + 4 * short]
+    height, width = pixels.shape[:2]
+    size = (imgsz * width // short, imgsz * height // short)
+    image = Image.fromarray(pixels).resize(size, Image.Resampling.BILINEAR)
+    left, top = round((size[0] - imgsz) / 2), round((size[1] - imgsz) / 2)
+    return np.asarray(image.crop((left, top, left + imgsz, top + imgsz)))
+
+
+def read_image(picture: str | os.PathLike[str] | bytes | Pixels, imgsz: int) -> Pixels:
+    """A picture as the net wants it: uint8 RGB of shape (imgsz, imgsz, 3).
+
+    Args:
+        picture: a path, the bytes of a file, or uint8 RGB pixels (height, width, 3).
+        imgsz: side of the square, in pixels.
+
+    Raises:
+        DataError: the picture cannot be read; the message says why, not which.
+    """
+    if isinstance(picture, np.ndarray):
+        if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3:
+            raise DataError("pixels must be uint8 of shape (height, width, 3)")
+        if not picture.size:
+            raise DataError("a picture without pixels")
+        return fit(picture, imgsz)
+    return fit(decode(picture if isinstance(picture, bytes) else read_bytes(picture)), imgsz)

@@ -1,0 +1,133 @@
+"""Where we run: device, precision, threads, seeds and memory."""
+
+import contextlib
+import ctypes
+import os
+import platform
+import random
+import subprocess
+import sys
+from importlib.metadata import version
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from eyebright.errors import UsageError
+
+Precision = Literal["fp32", "bf16"]
+
+
+def choose_device(name: str = "auto") -> torch.device:
+    """The device to run on.
+
+    Args:
+        name: ``auto`` (cuda:0 if there is one, else Apple's mps, else cpu), ``cpu``, ``cuda``,
+            ``cuda:1``, ``mps``.
+
+    Raises:
+        UsageError: no such device, or this machine has none.
+    """
+    cuda = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    mps = torch.backends.mps.is_available()
+    if name == "auto":
+        return torch.device("cuda:0" if cuda else "mps" if mps else "cpu")
+    have = ["cpu", *(["cuda"] if cuda else []), *(f"cuda:{i}" for i in range(cuda))]
+    have += ["mps"] if mps else []
+    if name not in have:
+        raise UsageError(f"this machine has no device '{name}'; it has: {', '.join(have)}")
+    return torch.device("cuda:0" if name == "cuda" else name)
+
+
+def choose_precision(name: Literal["auto"] | Precision, device: torch.device) -> Precision:
+    """The number format of the training arithmetic: bf16 where the hardware has it, else fp32.
+
+    Evaluation and prediction run in fp32, whatever this says.
+    """
+    if name != "auto":
+        return name
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+    if device.type == "cpu" and torch.cpu.get_capabilities().get("avx512_bf16", False):
+        return "bf16"
+    return "fp32"
+
+
+def set_up(device: torch.device, threads: int, seed: int) -> None:
+    """Seed every generator, set the threads, and keep memory that was freed.
+
+    Args:
+        device: where training will run.
+        threads: processor threads; 0: one a core that this process may use.
+        seed: for Python, NumPy and torch.
+    """
+    random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002 - users' own nets may draw from it
+    torch.manual_seed(seed)
+    torch.set_num_threads(threads or available_cores())
+    torch.backends.fp32_precision = "ieee"  # fp32 means fp32, on tensor cores too
+    if device.type == "cuda":
+        torch.backends.cudnn.benchmark = True
+    else:
+        keep_freed_memory()
+
+
+def available_cores() -> int:
+    """Processor cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def keep_freed_memory() -> None:
+    """Tell glibc to keep large blocks that are freed, instead of giving them back at once.
+
+    A step frees and allocates the same activations again and again; fresh pages from the kernel
+    must each be faulted in and cleared, which took 40 % of a step's time (`bench/notes.md`).
+    Elsewhere than on glibc nothing happens.
+    """
+    trim_threshold, mmap_max = -1, -4  # names of <malloc.h>
+    with contextlib.suppress(OSError, AttributeError):
+        libc = ctypes.CDLL(None)
+        libc.mallopt(mmap_max, 0)
+        libc.mallopt(trim_threshold, 2**31 - 1)
+
+
+def describe(device: torch.device) -> dict[str, Any]:
+    """What ``env.json`` holds: versions, device, threads, command line and git state."""
+    packages = ["eyebright", "torch", "torchvision", "numpy", "pillow", "safetensors"]
+    return {
+        "python": platform.python_version(),
+        "packages": {name: version(name) for name in packages},
+        "system": platform.platform(),
+        "device": str(device),
+        "device_name": _device_name(device),
+        "cores": available_cores(),
+        "threads": torch.get_num_threads(),
+        "command": [os.fsencode(word).decode("utf-8", "backslashreplace") for word in sys.argv],
+        "git": _git_state(),
+    }
+
+
+def _device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    with contextlib.suppress(OSError), open("/proc/cpuinfo") as file:  # noqa: PTH123
+        for line in file:
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
+
+
+def _git_state() -> dict[str, Any] | None:
+    """Commit and cleanness of the folder that the command was given in; None outside git."""
+    try:
+        commit, changes = (
+            subprocess.run(
+                ["git", *words], capture_output=True, text=True, timeout=5, check=True
+            ).stdout.strip()
+            for words in (["rev-parse", "HEAD"], ["status", "--porcelain", "-uno"])
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return {"commit": commit, "changed": bool(changes)}

@@ -1,0 +1,156 @@
+"""The training loop: all of it, and the package's only ``optimizer.step()``."""
+
+import contextlib
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from eyebright.batches import Normalization, predict_logits, train_batches
+from eyebright.config import TrainConfig
+from eyebright.console import progress_bar
+from eyebright.data import Dataset
+from eyebright.errors import NumbersError
+from eyebright.losses import cross_entropy
+from eyebright.metrics import Counts, confusion_matrix
+from eyebright.optim import create_optimizers, lr_at, set_lr
+
+REFRESH = 0.5  # seconds between looks at the losses, where no other rhythm is asked for
+
+
+@dataclass(frozen=True)
+class EpochResult:
+    """What is known when an epoch is over."""
+
+    epoch: int
+    """Counted from 1."""
+    step: int
+    """Mini-batches so far."""
+    seconds: float
+    """Of training so far: without loading and validation."""
+    train_loss: float
+    """Mean over the epoch."""
+    running_losses: tuple[tuple[int, float], ...]
+    """(mini-batch, mean loss since the one before), as often as ``log_every`` says."""
+    val_confusion: Counts | None
+    """Of the pictures held out, in fp32; None where there are none."""
+
+
+def fit(
+    model: nn.Module,
+    train_set: Dataset,
+    val_set: Dataset | None,
+    config: TrainConfig,
+    normalization: Normalization,
+    say: Callable[[str], None],
+) -> Iterator[EpochResult]:
+    """Train a net, an epoch at a time.
+
+    Args:
+        model: on the device already; it is changed in place.
+        train_set: pictures of the size that the net takes.
+        val_set: pictures held out, to look at after each epoch.
+        config: with nothing left to "auto".
+        normalization: of the pictures, the same in training and validation.
+        say: told the running loss, where ``config.log_every`` asks for it.
+
+    Yields:
+        A result for each epoch, when it is over.
+
+    Raises:
+        NumbersError: a loss or weight that is not finite; names the step and learning rate.
+    """
+    device = next(model.parameters()).device
+    images = torch.from_numpy(train_set.images).to(device)
+    labels = torch.from_numpy(train_set.labels).to(device)
+    steps_per_epoch = count_steps(len(images), config)
+    total_steps = config.epochs * steps_per_epoch
+    optimizers = create_optimizers(model, config)
+    autocast = (
+        torch.autocast(device.type, torch.bfloat16)
+        if config.precision == "bf16"
+        else contextlib.nullcontext()
+    )
+    step, seconds = 0, 0.0
+    with progress_bar("training", total_steps) as bar:
+        for epoch in range(1, config.epochs + 1):
+            model.train()
+            start = looked = time.perf_counter()
+            losses: list[Tensor] = []  # left on the device: asking for one waits for the device
+            history: list[float] = []
+            running: list[tuple[int, float]] = []
+            batches = train_batches(images, labels, config, normalization, epoch)
+            for batch, (pictures, targets) in enumerate(batches, start=1):
+                set_lr(optimizers, lr_at(config, step, total_steps))
+                with autocast:
+                    logits = model(pictures)
+                loss = cross_entropy(logits, targets, config.label_smoothing)
+                loss.backward()
+                for optimizer in optimizers:
+                    optimizer.step()
+                    optimizer.zero_grad()
+                step += 1
+                losses.append(loss.detach())
+                log_now = config.log_every and batch % config.log_every == 0
+                if log_now or batch == steps_per_epoch or time.perf_counter() - looked > REFRESH:
+                    history += finite_losses(losses, step, total_steps, config)
+                    losses.clear()
+                    looked = time.perf_counter()
+                    speed = batch * config.batch_size / (looked - start)
+                    bar.update(step, f"loss {history[-1]:.3f}  {speed:,.0f} images/s")
+                if log_now:
+                    running.append((batch, mean(history[-config.log_every :])))
+                    say(f"[{epoch}, {batch:5d}] loss: {running[-1][1]:.3f}")
+            check_weights(model, step)
+            seconds += time.perf_counter() - start
+            confusion = validate(model, val_set, normalization) if val_set else None
+            yield EpochResult(epoch, step, seconds, mean(history), tuple(running), confusion)
+
+
+def count_steps(n: int, config: TrainConfig) -> int:
+    """Mini-batches in an epoch of n pictures."""
+    return n // config.batch_size if config.drop_last else math.ceil(n / config.batch_size)
+
+
+def mean(values: list[float]) -> float:
+    """Arithmetic mean, without rounding errors that add up."""
+    return math.fsum(values) / len(values)
+
+
+def finite_losses(
+    losses: list[Tensor], step: int, total_steps: int, config: TrainConfig
+) -> list[float]:
+    """The losses of the last steps as numbers.
+
+    Raises:
+        NumbersError: names the first step whose loss is not finite, and its learning rate.
+    """
+    values: list[float] = torch.stack(losses).tolist()
+    for i, value in enumerate(values):
+        if not math.isfinite(value):
+            bad_step = step - len(values) + i
+            lr = config.lr * lr_at(config, bad_step, total_steps)
+            raise NumbersError(
+                f"the loss is {value} at step {bad_step + 1} (learning rate {lr:.3g}); lower --lr"
+            )
+    return values
+
+
+def check_weights(model: nn.Module, step: int) -> None:
+    """See that the last step, whose loss nobody has looked at, left finite weights.
+
+    Raises:
+        NumbersError: it did not.
+    """
+    for name, parameter in model.named_parameters():
+        if not torch.isfinite(parameter).all():
+            raise NumbersError(f"the weights {name} are not finite after step {step}; lower --lr")
+
+
+def validate(model: nn.Module, val_set: Dataset, normalization: Normalization) -> Counts:
+    """The confusion matrix of the net on these pictures, in fp32."""
+    predictions = predict_logits(model, val_set.images, normalization).argmax(1).numpy()
+    return confusion_matrix(val_set.labels, predictions, len(val_set.classes))
