@@ -134,9 +134,14 @@ def train(
     }  # fmt: skip
     settings = {key: value for key, value in settings.items() if value is not None}
     recipe_config(recipe).replace(**settings)  # a mistyped setting is better known at once
-    options = {"skip_bad": skip_bad, "workers": workers}
     run = train_run(
-        data or _cifar10_or_digits(), recipe=recipe, name=name, runs=runs, **options, **settings
+        data or _cifar10_or_digits(),
+        recipe=recipe,
+        name=name,
+        runs=runs,
+        skip_bad=skip_bad,
+        workers=workers,
+        **settings,
     )
     say(f"open the test set: eyebright test {shown(run.path)}")
 

@@ -38,7 +38,8 @@ class Evaluation:
     @cached_property
     def predictions(self) -> NDArray[np.int64]:
         """The likeliest class of each picture, of shape (n,)."""
-        return self.probabilities.argmax(1)
+        likeliest: NDArray[np.int64] = self.probabilities.argmax(1)
+        return likeliest
 
     @cached_property
     def confusion(self) -> metrics.Counts:

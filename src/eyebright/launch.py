@@ -26,7 +26,13 @@ from eyebright.data.splits import stratified_split
 from eyebright.errors import DataError, NumbersError, StorageError, UsageError
 from eyebright.models import create_model
 from eyebright.run import Run
-from eyebright.runtime import choose_device, choose_precision, describe, set_up
+from eyebright.runtime import (
+    available_cores,
+    choose_device,
+    choose_precision,
+    describe,
+    set_up,
+)
 from eyebright.training import EpochResult, fit
 
 OUT_OF_MEMORY = re.compile(r"out of memory|can't allocate memory|not enough memory", re.I)
@@ -93,7 +99,7 @@ def train(
     if callable(whiten := getattr(net, "whiten", None)):
         whiten(normalization(torch.from_numpy(train_set.images[:5000])))
     check_logits(net, data, normalization)
-    net.to(device, memory_format=torch.channels_last)
+    net.to(device).to(memory_format=torch.channels_last)
 
     folder = claim_folder(Path(runs), name or f"{data.name}-{recipe}")
     keeper = Keeper(folder, net, config, data.classes, normalization)
@@ -175,6 +181,7 @@ def decide(
         device=str(device),
         precision=choose_precision(config.precision, device),
         imgsz=data.imgsz,
+        threads=config.threads or available_cores(),
     )
     return config.replace(
         **{k: settings[k] for k in ("epochs", "batch_size", "augment") if k in settings}

@@ -42,7 +42,8 @@ class LessonNet(nn.Module):
         x = torch.flatten(x, 1)
         x = F.relu(self.fc1(x))
         x = F.relu(self.fc2(x))
-        return self.fc3(x)
+        logits: Tensor = self.fc3(x)
+        return logits
 
 
 class Norm(nn.BatchNorm2d):
@@ -102,7 +103,8 @@ class WhiteNet(nn.Module):
         """Logits (batch, classes) of pictures (batch, 3, height, width)."""
         x = F.gelu(self.whitening(x))
         x = self.stages(x)
-        return self.head(x.amax((2, 3)))
+        logits: Tensor = self.head(x.amax((2, 3)))
+        return logits
 
     @torch.no_grad()
     def whiten(self, images: Tensor, eps: float = 5e-4) -> None:

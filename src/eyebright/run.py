@@ -5,6 +5,7 @@ import json
 import os
 import sys
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -163,15 +164,13 @@ class Run:
         classifier: Classifier,
         skip_bad: bool,
     ) -> Dataset:
-        options = {
-            "imgsz": classifier.card.imgsz,
-            "classes": classifier.classes,
-            "skip_bad": skip_bad,
-        }
+        load_part = partial(
+            load, imgsz=classifier.card.imgsz, classes=classifier.classes, skip_bad=skip_bad
+        )
         if source is None and record["source"] is None:
             raise DataError(f"{shown(self.path)}: trained on data from memory; name the test data")
         try:
-            return load(record["source"] if source is None else source, "test", **options)
+            return load_part(record["source"] if source is None else source, "test")
         except MissingPartError:
             if source is None:
                 raise DataError(
@@ -179,7 +178,7 @@ class Run:
                     f"eyebright test {shown(self.path)} DATA"
                 ) from None
         # A flat folder that was named is a test set as a whole.
-        return load(source, **options)
+        return load_part(source)
 
     def _load_held_out(self, record: dict[str, Any], classifier: Classifier) -> Dataset:
         if self._held_out is not None:

@@ -65,7 +65,8 @@ def set_up(device: torch.device, threads: int, seed: int) -> None:
     np.random.seed(seed)  # noqa: NPY002 - users' own nets may draw from it
     torch.manual_seed(seed)
     torch.set_num_threads(threads or available_cores())
-    torch.backends.fp32_precision = "ieee"  # fp32 means fp32, on tensor cores too
+    # fp32 means fp32, on tensor cores too. (The module is an object that mypy cannot see into.)
+    torch.backends.fp32_precision = "ieee"  # type: ignore[attr-defined]
     if device.type == "cuda":
         torch.backends.cudnn.benchmark = True
     else:

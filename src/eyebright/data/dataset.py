@@ -91,7 +91,7 @@ class Dataset(torch.utils.data.Dataset[tuple[torch.Tensor, int]]):
     @property
     def imgsz(self) -> int:
         """Side of the pictures, in pixels (the shorter one, should they not be square)."""
-        return min(self.images.shape[1:3])
+        return int(min(self.images.shape[1:3]))
 
     @cached_property
     def fingerprint(self) -> str:

@@ -1,0 +1,70 @@
+"""Fixtures: real data where it lies, made pictures everywhere else."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+SHARED = Path(__file__).parents[2] / "shared" / "data"
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The raw shared data."""
+    if not SHARED.is_dir():
+        pytest.skip(f"needs the shared data in {SHARED}")
+    return SHARED
+
+
+@pytest.fixture(scope="session")
+def cifar10_home() -> Path:
+    """A folder with an unpacked CIFAR-10 and the class folders cifar10-folder."""
+    home = Path(os.environ.get("EYEBRIGHT_DATA", "/nowhere"))
+    if not (home / "cifar-10-batches-py").is_dir() or not (home / "cifar10-folder").is_dir():
+        pytest.skip("needs CIFAR-10: EYEBRIGHT_DATA must hold what make_cifar10.py unpacks")
+    return home
+
+
+@pytest.fixture
+def picture() -> Callable[..., Image.Image]:
+    """Makes a noisy RGB picture: ``picture(width, height, seed)``."""
+
+    def make(width: int = 32, height: int = 32, seed: int = 0) -> Image.Image:
+        generator = np.random.default_rng(seed)
+        return Image.fromarray(generator.integers(0, 256, (height, width, 3), dtype=np.uint8))
+
+    return make
+
+
+@pytest.fixture
+def class_folders(tmp_path: Path) -> Callable[..., Path]:
+    """Makes class folders that a net can learn: each class has a brightness of its own."""
+
+    def make(
+        name: str = "pets",
+        classes: tuple[str, ...] = ("cat", "dog"),
+        count: int = 20,
+        size: tuple[int, int] = (16, 16),
+        ending: str = ".png",
+    ) -> Path:
+        for i, label in enumerate(classes):
+            folder = tmp_path / name / label
+            folder.mkdir(parents=True)
+            for j in range(count):
+                generator = np.random.default_rng([i, j])
+                middle = 40 + 170 * i // max(1, len(classes) - 1)
+                noise = generator.integers(-40, 40, (size[1], size[0], 3))
+                pixels = np.clip(middle + noise, 0, 255).astype(np.uint8)
+                Image.fromarray(pixels).save(folder / f"{j}{ending}")
+        return tmp_path / name
+
+    return make
+
+
+@pytest.fixture(autouse=True)
+def _own_working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test leaves anything in the checkout."""
+    monkeypatch.chdir(tmp_path)
