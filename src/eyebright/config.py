@@ -81,6 +81,8 @@ class TrainConfig:
             value = getattr(self, name)
             if value is not None and value < low:
                 raise UsageError(f"{flag(name)} must be at least {low}, not {value}")
+        if self.imgsz is not None and self.imgsz > 4096:
+            raise UsageError(f"--imgsz must be at most 4096, not {self.imgsz}")
         for name in ("lr", "rest_lr"):
             value = getattr(self, name)
             if not (value > 0 and math.isfinite(value)):

@@ -78,6 +78,8 @@ def _open(content: bytes) -> Image.Image:
         raise DataError(f"unreadable ({error})") from None
     if image.width * image.height > MAX_PIXELS:
         raise DataError(f"{image.width}×{image.height}: more than {MAX_PIXELS:,} pixels")
+    if image.mode == "F":  # Pillow counts PFM among PPM, but would clip its values
+        raise DataError("floating-point pixels are not read")
     return image
 
 
@@ -88,7 +90,11 @@ def read_header(content: bytes) -> Header:
         DataError: not a picture in one of `FORMATS`, or too large.
     """
     image = _open(content)
-    return Header(image.width, image.height, image.mode, getattr(image, "n_frames", 1))
+    try:
+        frames = getattr(image, "n_frames", 1)
+    except Exception:  # an animation cut short behind its first frame, which `decode` judges
+        frames = 2
+    return Header(image.width, image.height, image.mode, frames)
 
 
 def decode(content: bytes) -> Pixels:
@@ -116,7 +122,9 @@ def _upright(image: Image.Image) -> Image.Image:
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I"):  # I;16, I;16B, I;16L and I: 16-bit grey
         values = np.asarray(image).astype(np.int64).clip(0, 65535)
-        image = Image.fromarray(((values * 255 + 32767) // 65535).astype(np.uint8))
+        grey = (values * 255 + 32767) // 65535
+        grey[values == image.info.get("transparency", -1)] = 255  # tRNS: one value is transparent
+        image = Image.fromarray(grey.astype(np.uint8))
     if image.has_transparency_data:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, "white")

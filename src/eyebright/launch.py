@@ -113,7 +113,7 @@ def train(
             results.append(result)
             keeper.keep(result)
             write_log(folder / "log.csv", results)
-            if not config.log_every:
+            if not result.running_losses:
                 tell(epoch_line(result, config.epochs))
     except KeyboardInterrupt:
         keeper.save_interrupted(results)
@@ -132,7 +132,7 @@ def train(
         keeper.leave_nothing_half_done()
 
     tell("Finished Training")
-    if config.log_every and not quiet:
+    if results[0].running_losses and not quiet:
         out.print(loss_table(results))
     tell(keeper.result_line())
     tell(f"run folder: {shown(folder)}")
@@ -183,9 +183,9 @@ def decide(
         imgsz=data.imgsz,
         threads=config.threads or available_cores(),
     )
-    return config.replace(
-        **{k: settings[k] for k in ("epochs", "batch_size", "augment") if k in settings}
-    )
+    wanted = {key: settings[key] for key in ("epochs", "batch_size", "augment") if key in settings}
+    config = config.replace(**wanted)
+    return config.replace(batch_size=min(config.batch_size, n))
 
 
 def check_logits(net: nn.Module, data: Dataset, normalization: Normalization) -> None:

@@ -109,6 +109,7 @@ class Dataset(torch.utils.data.Dataset[tuple[torch.Tensor, int]]):
         self, indices: NDArray[np.integer[Any]] | Sequence[int], name: str = ""
     ) -> "Dataset":
         """The pictures at these positions, in this order, without the validation part."""
+        indices = np.arange(len(self))[list(indices)]  # a tuple would mean axes to NumPy
         return Dataset(
             self.images[indices],
             self.labels[indices],

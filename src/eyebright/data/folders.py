@@ -119,6 +119,8 @@ def load_folder(
         good = [i for i in range(len(files)) if i not in bad]
         images, labels, files = images[good], [labels[i] for i in good], [files[i] for i in good]
         headers = {new: headers[old] for new, old in enumerate(good)}
+        if not good:
+            raise DataError(f"{shown(folder)}: not one readable picture in its class folders")
         emptied = sorted(set(range(len(names))) - set(labels))
         if emptied and classes is None:
             raise DataError(
@@ -173,6 +175,8 @@ def _read_headers(
     files: list[Path], pool: ThreadPoolExecutor
 ) -> tuple[dict[int, str], dict[int, Header]]:
     def header_of(file: Path) -> Header | str:
+        if file.exists() and not file.is_file():
+            return "no regular file"  # reading a pipe would wait for ever
         try:
             return read_header(read_bytes(file))
         except DataError as error:

@@ -15,6 +15,7 @@ from eyebright.data.splits import stratified_split
 from eyebright.errors import DataError, UsageError
 
 NAMES = ("cifar10", "digits")
+LARGEST = 4096  # px
 
 
 class MissingPartError(DataError):
@@ -51,6 +52,8 @@ def load(
     """
     if split not in (None, "train", "val", "test"):
         raise UsageError(f"there is no split '{split}'; choose one of: train, val, test")
+    if imgsz is not None and not 4 <= imgsz <= LARGEST:
+        raise UsageError(f"--imgsz must be from 4 to {LARGEST} px, not {imgsz}")
     workers = os.cpu_count() or 1 if workers is None else workers
     name, path = str(source), Path(source)
     if name == "digits":
@@ -58,7 +61,7 @@ def load(
     elif name == "cifar10":
         data = _load_official(find_cifar10(), split)
         data.source = "cifar10"
-    elif not path.exists():
+    elif not os.path.exists(path):  # noqa: PTH110 (Path.exists raises for a name too long)
         known = ", ".join(NAMES)
         raise DataError(
             f"{shown(source)}: no such file or folder, and no data set by that name ({known})"

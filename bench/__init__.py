@@ -1,0 +1,1 @@
+"""Races and measurements; each writes its rows into ``bench/results/``."""

@@ -1,0 +1,42 @@
+"""Rows of results: appended to a CSV with the machine, the versions and the command beside them."""
+
+import csv
+import platform
+import sys
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from eyebright.runtime import available_cores, describe
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def append_row(name: str, row: dict[str, Any]) -> None:
+    """Add a row to ``bench/results/<name>.csv`` and print it.
+
+    Args:
+        name: of the table; all its rows have the same columns.
+        row: what was measured; where and with what is added.
+    """
+    where = {
+        "date": datetime.now(UTC).date().isoformat(),
+        "machine": f"{describe(torch.device('cpu'))['device_name']}, {available_cores()} cores",
+        "bf16": "amx" if torch.cpu.get_capabilities().get("amx_bf16") else "avx512",
+        "python": platform.python_version(),
+        "torch": version("torch"),
+        "eyebright": version("eyebright"),
+        "command": " ".join(["python -m", f"bench.{Path(sys.argv[0]).stem}", *sys.argv[1:]]),
+    }
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / f"{name}.csv"
+    new = not path.exists()
+    with path.open("a", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, [*row, *where], lineterminator="\n")
+        if new:
+            writer.writeheader()
+        writer.writerow(row | where)
+    print({**row})

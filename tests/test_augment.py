@@ -1,0 +1,140 @@
+"""Augmentation: pure functions that keep shape and type and do what they say."""
+
+from itertools import product
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Generator, Tensor
+
+from eyebright.augment import AUGMENTATIONS, cutout, mirror, parse_augment, shift
+from eyebright.errors import UsageError
+
+
+def seeded(seed: int = 0) -> Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def noise(n: int, height: int, width: int, seed: int = 0) -> Tensor:
+    """Random pictures without the grey that a cut-out hole is filled with."""
+    pictures = torch.randint(0, 255, (n, height, width, 3), generator=seeded(seed))
+    return (pictures + (pictures >= 128)).to(torch.uint8)
+
+
+@settings(deadline=None, max_examples=60, derandomize=True)
+@given(
+    name=st.sampled_from(sorted(AUGMENTATIONS)),
+    n=st.integers(0, 5),
+    height=st.integers(1, 40),
+    width=st.integers(1, 40),
+    seed=st.integers(0, 2**32),
+)
+def test_every_function_is_pure(name: str, n: int, height: int, width: int, seed: int) -> None:
+    images = noise(n, height, width)
+    before = images.clone()
+    torch.manual_seed(1)
+    first = AUGMENTATIONS[name](images, seeded(seed))
+    torch.manual_seed(2)
+    state = torch.get_rng_state()
+    second = AUGMENTATIONS[name](images, seeded(seed))
+    assert first.shape == images.shape
+    assert first.dtype == torch.uint8
+    assert torch.equal(first, second)
+    assert torch.equal(images, before)
+    assert torch.equal(torch.get_rng_state(), state)  # nothing is drawn from elsewhere
+
+
+@pytest.mark.parametrize("name", AUGMENTATIONS)
+def test_the_generator_decides(name: str) -> None:
+    images = noise(50, 16, 16)
+    generator = seeded(0)
+    first, second = (AUGMENTATIONS[name](images, generator) for _ in range(2))
+    assert not torch.equal(first, second)
+    assert not torch.equal(first, AUGMENTATIONS[name](images, seeded(1)))
+    assert not torch.equal(first, images)
+
+
+def test_mirror_swaps_left_and_right_in_half_of_the_pictures() -> None:
+    images = noise(1000, 6, 9)
+    result = mirror(images, seeded())
+    swapped = 0
+    for before, after in zip(images.numpy(), result.numpy(), strict=True):
+        flipped = np.array_equal(after, before[:, ::-1])
+        assert flipped or np.array_equal(after, before)
+        swapped += flipped
+    assert 440 < swapped < 560  # within four deviations
+
+
+@pytest.mark.parametrize(("height", "width", "up", "left"), [(32, 32, 2, 2), (16, 50, 1, 3)])
+def test_shift_moves_by_a_sixteenth_and_reflects_the_edge(
+    height: int, width: int, up: int, left: int
+) -> None:
+    images = noise(400, height, width)
+    result = shift(images, seeded()).numpy()
+    seen = []
+    for before, after in zip(images.numpy(), result, strict=True):
+        padded = np.pad(before, ((up, up), (left, left), (0, 0)), mode="reflect")
+        moves = [
+            (y - up, x - left)
+            for y, x in product(range(2 * up + 1), range(2 * left + 1))
+            if np.array_equal(after, padded[y : y + height, x : x + width])
+        ]
+        assert len(moves) == 1
+        seen += moves
+    every = set(product(range(-up, up + 1), range(-left, left + 1)))
+    assert set(seen) == every  # each move occurs, none farther
+    assert max(seen.count(move) for move in every) < 3 * len(seen) / len(every)
+
+
+@pytest.mark.parametrize(("height", "width"), [(32, 32), (8, 8), (28, 12), (4, 4)])
+def test_cutout_greys_one_square(height: int, width: int) -> None:
+    images = noise(200, height, width)
+    result = cutout(images, seeded())
+    rows, columns = max(1, height * 3 // 8), max(1, width * 3 // 8)
+    corners = set()
+    for before, after in zip(images.numpy(), result.numpy(), strict=True):
+        hole = (after == 128).all(2)
+        assert hole.sum() == rows * columns
+        top, left = np.argwhere(hole)[0]
+        assert hole[top : top + rows, left : left + columns].all()
+        assert np.array_equal(after[~hole], before[~hole])
+        corners.add((int(top), int(left)))
+    tops, lefts = ({corner[i] for corner in corners} for i in (0, 1))
+    assert tops == set(range(height - rows + 1))
+    assert lefts == set(range(width - columns + 1))
+
+
+@pytest.mark.parametrize(
+    ("spec", "functions"),
+    [
+        ("none", []),
+        ("mirror", [mirror]),
+        ("mirror+shift", [mirror, shift]),
+        ("shift+mirror", [shift, mirror]),
+        ("mirror+shift+cutout", [mirror, shift, cutout]),
+    ],
+)
+def test_a_setting_names_functions_in_order(spec: str, functions: list[object]) -> None:
+    assert parse_augment(spec) == functions
+
+
+@pytest.mark.parametrize(
+    ("spec", "name"),
+    [
+        ("flip", "flip"),
+        ("mirror+flip", "flip"),
+        ("", ""),
+        ("mirror+", ""),
+        ("none+mirror", "none"),
+        ("mirror shift", "mirror shift"),
+        ("Mirror", "Mirror"),
+    ],
+)
+def test_an_unknown_augmentation_names_the_choices(spec: str, name: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        parse_augment(spec)
+    message = str(caught.value)
+    assert f"'{name}'" in message
+    assert all(choice in message for choice in AUGMENTATIONS)

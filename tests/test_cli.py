@@ -1,0 +1,291 @@
+"""Every verb as a user types it, and one line with the right exit code for every mistake."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from eyebright.cli import run_app
+from eyebright.data import sources
+
+QUICK = ["--epochs", "2", "--model", "white16", "-b", "16", "--device", "cpu"]
+
+
+@pytest.fixture
+def eyebright_says(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """Runs a command line; gives exit code, standard output and standard error."""
+
+    def call(*words: object) -> tuple[int, str, str]:
+        capsys.readouterr()
+        code = run_app([str(word) for word in words])
+        return code, *capsys.readouterr()
+
+    return call
+
+
+def png_width(path: str) -> int:
+    with Image.open(path) as image:
+        return image.width
+
+
+def test_the_whole_way(eyebright_says: Callable, class_folders: Callable[..., Path]) -> None:
+    data = class_folders("pets/train").parent
+    class_folders("pets/test", count=5)
+    code, out, _ = eyebright_says("look", data, "--count", 5)
+    assert code == 0
+    assert "grid: look-pets.png" in out
+    assert png_width("look-pets.png") > 400
+    code, out, _ = eyebright_says("train", data, *QUICK, "--val", "0.2")
+    assert code == 0
+    lines = out.splitlines()
+    assert lines[0] == "model will be trained on device: 'cpu'"
+    assert lines[1].startswith("epoch  1/2  train loss ")
+    assert "validation accuracy" in lines[1]
+    assert "Finished Training" in lines
+    assert "run folder: runs/pets-fast" in lines
+    code, out, _ = eyebright_says("val", "runs/pets-fast")
+    assert code == 0
+    assert out.startswith("Accuracy of the network on the 8 validation images: ")
+    code, out, _ = eyebright_says("test", "runs/pets-fast")
+    assert code == 0
+    assert out.startswith("Accuracy of the network on the 10 test images: ")
+    assert "Accuracy for class: cat   is " in out
+    assert "this run has opened a test set 1 time (" in out
+    assert "opened a test set 2 times" in eyebright_says("test", "runs/pets-fast")[1]
+    picture = data / "test" / "dog" / "0.png"
+    code, out, _ = eyebright_says("predict", "runs/pets-fast", picture, "--json")
+    assert code == 0
+    [row] = json.loads(out)
+    assert row["picture"] == str(picture)
+    assert sum(row["probabilities"].values()) == pytest.approx(1)
+    assert row["prediction"] == max(row["probabilities"], key=row["probabilities"].get)
+    code, out, _ = eyebright_says("predict", "runs/pets-fast", picture)
+    assert code == 0
+    assert f"{100 * row['probabilities'][row['prediction']]:.1f} %" in out
+    code, out, _ = eyebright_says("predict", "runs/pets-fast", "--sample", 3)
+    assert code == 0
+    assert "GroundTruth:  cat   cat   cat" in out.splitlines()
+    assert "Predicted:  " in out
+    assert png_width("runs/pets-fast/sample.png") > 300
+
+
+def test_a_flat_folder_can_be_named_as_test_set(
+    eyebright_says: Callable, class_folders: Callable[..., Path]
+) -> None:
+    data, other = class_folders(), class_folders("others", count=3)
+    assert eyebright_says("train", data, *QUICK)[0] == 0
+    code, _, err = eyebright_says("test", "runs/pets-fast")
+    assert code == 3
+    assert "no test part; name the test data" in err
+    code, out, _ = eyebright_says("test", "runs/pets-fast", other)
+    assert code == 0
+    assert "on the 6 test images" in out
+
+
+def test_tutorial_prints_like_the_lesson(
+    eyebright_says: Callable, class_folders: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from eyebright import config
+
+    few = config.RECIPES["tutorial"].replace(log_every=5)
+    monkeypatch.setitem(config.RECIPES, "tutorial", few)
+    code, out, _ = eyebright_says("train", class_folders(), "--recipe", "tutorial", "--epochs", 2)
+    assert code == 0
+    lines = out.splitlines()
+    assert lines[0].startswith("model will be trained on device: '")
+    assert lines[1].startswith("[1,     5] loss: 0.")
+    assert lines[5] == "Finished Training"
+    figures = [line.rsplit(" ", 1)[1] for line in lines[1:5]]
+    table = "\n".join(lines[6:])
+    assert all(figure in table for figure in figures)
+    assert eyebright_says("val", "runs/pets-tutorial")[0] == 2
+
+
+def bad_folder(make: Callable[..., Path], kind: str) -> Path:
+    root = make(kind, count=2)
+    if kind == "text":
+        (root / "cat" / "note.jpg").write_text("no picture")
+    elif kind == "zero":
+        (root / "cat" / "zero.jpg").touch()
+    elif kind == "cut":
+        Image.fromarray(np.zeros((64, 64, 3), np.uint8)).save(root / "cat" / "whole.jpg")
+        content = (root / "cat" / "whole.jpg").read_bytes()
+        (root / "cat" / "cut.jpg").write_bytes(content[: len(content) * 2 // 3])
+    elif kind == "empty-class":
+        (root / "emu").mkdir()
+    elif kind == "one-class":
+        for file in (root / "dog").iterdir():
+            file.unlink()
+        (root / "dog").rmdir()
+    elif kind == "no-pictures":
+        for file in root.rglob("*.png"):
+            file.unlink()
+    return root
+
+
+@pytest.mark.parametrize(
+    ("kind", "named"),
+    [
+        ("text", "note.jpg"),
+        ("zero", "zero.jpg"),
+        ("cut", "cut.jpg"),
+        ("empty-class", "emu"),
+        ("one-class", "one class only"),
+        ("no-pictures", "no pictures"),
+    ],
+)
+def test_bad_folders(
+    eyebright_says: Callable, class_folders: Callable[..., Path], kind: str, named: str
+) -> None:
+    code, out, err = eyebright_says("train", bad_folder(class_folders, kind), *QUICK)
+    assert code == 3
+    assert named in err
+    assert "Traceback" not in err + out
+    assert not Path("runs").exists()
+
+
+def test_skip_bad_goes_on_and_counts(
+    eyebright_says: Callable, class_folders: Callable[..., Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    code, _, _ = eyebright_says("train", bad_folder(class_folders, "text"), *QUICK, "--skip-bad")
+    assert code == 0
+    assert "1 unreadable pictures were skipped" in caplog.text
+    assert eyebright_says("val", "runs/text-fast")[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "named"),
+    [
+        ("train nowhere", 3, "nowhere: no such file"),
+        ("train digits --recipe magic", 2, "'magic'"),
+        ("train digits --model resnet9000", 2, "'resnet9000'"),
+        ("train digits --device tpu", 2, "'tpu'"),
+        ("train digits --augment rotate", 2, "'rotate'"),
+        ("train digits --metric f1", 2, "'f1'"),
+        ("train digits --epochs 0", 2, "--epochs"),
+        ("train digits --epochs many", 2, "--epochs"),
+        ("train digits --lr -1", 2, "--lr"),
+        ("train digits --val 1.5", 2, "--val"),
+        ("train digits --precision fp8", 2, "fp8"),
+        ("train digits --imgsz 2", 2, "--imgsz"),
+        ("train digits --name a/b", 2, "--name"),
+        ("train digits --recipe tutorial --imgsz 8", 2, "at least 16 px"),
+        ("train --frobnicate", 2, "--frobnicate"),
+        ("frobnicate", 2, "frobnicate"),
+        ("val nowhere", 4, "nowhere: no such run folder"),
+        ("test nowhere", 4, "nowhere: no such run folder"),
+        ("test .", 4, "no run"),
+        ("predict . x.png", 4, "no run"),
+        ("predict .", 2, "needs pictures"),
+        ("look digits --out nowhere/grid.png", 5, "nowhere/grid.png"),
+        ("look digits --imgsz 0", 2, "--imgsz"),
+    ],
+)
+def test_mistakes_are_one_line(eyebright_says: Callable, words: str, code: int, named: str) -> None:
+    got, out, err = eyebright_says(*words.split())
+    assert got == code, err
+    assert named in err
+    assert err.startswith("eyebright: ")
+    assert err.count("\n") == 1
+    assert "Traceback" not in out
+    assert not Path("runs").exists() or not list(Path("runs").iterdir())
+
+
+def test_a_model_with_other_classes_than_the_data(
+    eyebright_says: Callable, class_folders: Callable[..., Path]
+) -> None:
+    assert eyebright_says("train", class_folders(), *QUICK)[0] == 0
+    birds = class_folders("birds", classes=("emu", "owl"), count=2)
+    code, _, err = eyebright_says("test", "runs/pets-fast", birds)
+    assert code == 3
+    assert "no class 'emu'" in err
+    code, _, err = eyebright_says("test", "runs/pets-fast", "digits")
+    assert code == 3
+    assert not Path("runs/pets-fast/tests.jsonl").exists()
+    code, _, err = eyebright_says("predict", "runs/pets-fast", "missing.png")
+    assert code == 3
+    assert "missing.png: No such file" in err
+
+
+def test_the_first_command_works_without_a_network(
+    eyebright_says: Callable, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from eyebright.data import cache, cifar
+
+    monkeypatch.setenv("EYEBRIGHT_DATA", str(tmp_path / "empty"))
+    monkeypatch.setattr(cifar, "URLS", ["http://127.0.0.1:9/cifar-10-python.tar.gz"])
+    monkeypatch.setattr(cache, "PATIENCE", 2.0)
+    code, out, _ = eyebright_says("train", *QUICK)
+    assert code == 0
+    assert "training on the handwritten digits of scikit-learn instead" in out
+    assert "run folder: runs/digits-fast" in out
+    # Named, it is an error that says what to do.
+    code, _, err = eyebright_says("train", "cifar10", *QUICK)
+    assert code == 5
+    assert "EYEBRIGHT_DATA" in err
+
+
+def test_a_diverged_training_exits_with_6(
+    eyebright_says: Callable, class_folders: Callable[..., Path]
+) -> None:
+    words = ["--recipe", "tutorial", "--lr", "1e6", "--epochs", "3"]
+    code, _, err = eyebright_says("train", class_folders(), *words)
+    assert code == 6
+    assert "step " in err
+    assert "learning rate 1e+06" in err
+
+
+def test_names_of_data_are_documented() -> None:
+    from eyebright import cli
+
+    assert all(name in cli.DATA_HELP for name in sources.NAMES)
+
+
+def start(*words: str) -> "subprocess.Popen[str]":
+    return subprocess.Popen(
+        [sys.executable, "-m", "eyebright", *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+    )
+
+
+def test_ctrl_c_saves_and_exits_with_130(class_folders: Callable[..., Path]) -> None:
+    data = class_folders()
+    words = ["train", str(data), "--recipe", "tutorial", "--epochs", "100000"]
+    with start(*words) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert "trained on device" in process.stdout.readline()
+        process.stdout.readline()  # the first epoch's line: training is under way
+        process.send_signal(signal.SIGINT)
+        deadline = time.monotonic() + 30
+        while process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.05)
+        out, err = process.stdout.read(), process.stderr.read()
+        assert process.returncode == 130, err
+    assert "interrupted; saved in runs/pets-tutorial" in out
+    assert "Traceback" not in err
+    assert run_app(["predict", "runs/pets-tutorial", str(data / "cat" / "0.png")]) == 0
+
+
+def test_help_and_version_and_a_broken_pipe() -> None:
+    with start("--version") as process:
+        assert process.communicate()[0].startswith("eyebright 0.")
+    with start("train", "--help") as process:
+        text = process.communicate()[0]
+    for flag in ("--recipe", "--model", "--epochs", "--batch-size", "--lr", "--seed", "--val"):
+        assert flag in text
+    command = f"{sys.executable} -m eyebright look digits --count 1000 | head -1"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, timeout=60)
+    assert done.stdout.count("\n") == 1
+    assert "Traceback" not in done.stderr

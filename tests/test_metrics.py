@@ -1,0 +1,200 @@
+"""Figures against published values, scikit-learn and exact enumeration."""
+
+import math
+
+import numpy as np
+import pytest
+import sklearn.metrics
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from scipy import optimize, stats
+
+from eyebright.metrics import (
+    Z95,
+    Figure,
+    accuracy,
+    balanced_accuracy,
+    confusion_matrix,
+    f1,
+    f1_score,
+    log_loss,
+    precision,
+    proportion,
+    recall,
+    wilson,
+)
+
+CLASSES = 6
+
+
+def predictions(n: int = 500, seed: int = 0) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Labels, unevenly many of each class, and predictions that are right half the time."""
+    generator = np.random.default_rng(seed)
+    labels = generator.choice(CLASSES, n, p=[0.4, 0.25, 0.15, 0.1, 0.06, 0.04])
+    guesses = generator.integers(0, CLASSES, n)
+    return labels, np.where(generator.random(n) < 0.5, labels, guesses)
+
+
+def test_the_quantile_is_the_normal_distributions() -> None:
+    assert pytest.approx(stats.norm.ppf(0.975), rel=1e-15) == Z95
+
+
+@pytest.mark.parametrize(
+    ("successes", "n", "low", "high"),
+    [
+        # Newcombe 1998, "Two-sided confidence intervals for the single proportion", table I.
+        (81, 263, 0.2553, 0.3662),
+        (15, 148, 0.0624, 0.1605),
+        (0, 20, 0.0, 0.1611),
+        (1, 29, 0.0061, 0.1718),
+        (29, 29, 0.8830, 1.0),
+    ],
+)
+def test_wilson_gives_the_published_intervals(
+    successes: int, n: int, low: float, high: float
+) -> None:
+    assert wilson(successes, n) == pytest.approx((low, high), abs=5.1e-5)
+
+
+@pytest.mark.parametrize("n", [1, 2, 7, 20, 1000, 10_000])
+def test_the_ends_are_the_roots_of_the_score_equation(n: int) -> None:
+    def score(p: float, successes: int) -> float:
+        return (successes / n - p) ** 2 - Z95**2 * p * (1 - p) / n
+
+    for successes in sorted({0, 1, n // 3, n // 2, n - 1, n}):
+        share = successes / n
+        low, high = wilson(successes, n)
+        if successes:
+            root = optimize.brentq(score, 1e-15, share - 1e-12, (successes,), xtol=1e-14)
+            assert low == pytest.approx(root, abs=1e-10)
+        if successes < n:
+            root = optimize.brentq(score, share + 1e-12, 1 - 1e-15, (successes,), xtol=1e-14)
+            assert high == pytest.approx(root, abs=1e-10)
+        assert 0 <= low <= share <= high <= 1
+    assert wilson(0, n)[0] == 0
+    assert wilson(n, n)[1] == 1
+
+
+@pytest.mark.parametrize("n", [20, 100, 10_000])
+def test_the_interval_covers_the_truth_as_often_as_it_says(n: int) -> None:
+    lows, highs = np.array([wilson(k, n) for k in range(n + 1)]).T
+    p = (np.arange(4000) + 0.5) / 4000
+    # Both ends rise with k, so that the counts whose interval covers p lie in a row.
+    first, last = np.searchsorted(highs, p, "left"), np.searchsorted(lows, p, "right") - 1
+    coverage = stats.binom.cdf(last, n, p) - stats.binom.cdf(first - 1, n, p)
+    assert 0.945 < coverage.mean() < 0.955
+    middle = (p > 0.1) & (p < 0.9)
+    assert coverage[middle].min() > 0.91
+
+
+@settings(deadline=None, max_examples=200, derandomize=True)
+@given(st.integers(1, 10**7).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
+def test_a_proportion_lies_in_its_interval(counts: tuple[int, int]) -> None:
+    successes, n = counts
+    figure = proportion(successes, n)
+    assert figure.n == n
+    assert figure.value == successes / n
+    assert 0 <= figure.low <= figure.value <= figure.high <= 1
+    assert figure.low < figure.high
+    # Counting failures instead of successes mirrors the interval.
+    mirrored = proportion(n - successes, n)
+    assert (1 - mirrored.high, 1 - mirrored.low) == pytest.approx((figure.low, figure.high))
+
+
+@settings(deadline=None, max_examples=200, derandomize=True)
+@given(*3 * [st.integers(0, 10_000)])
+def test_f1_is_the_harmonic_mean_with_the_interval_of_jaccard(tp: int, fp: int, fn: int) -> None:
+    figure = f1_score(tp, fp, fn)
+    n = tp + fp + fn
+    assert figure.n == n
+    if not n:
+        assert figure == Figure(None, 0, None, None)
+        return
+    assert figure.value == pytest.approx(2 * tp / (2 * tp + fp + fn))
+    if tp:
+        p, r = tp / (tp + fp), tp / (tp + fn)
+        assert figure.value == pytest.approx(2 * p * r / (p + r))
+    low, high = wilson(tp, n)
+    assert (figure.low, figure.high) == pytest.approx((2 * low / (1 + low), 2 * high / (1 + high)))
+    assert 0 <= figure.low <= figure.value + 1e-15
+    assert figure.value <= figure.high + 1e-15 <= 1 + 2e-15
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_figures_equal_those_of_scikit_learn(seed: int) -> None:
+    labels, guesses = predictions(seed=seed)
+    confusion = confusion_matrix(labels, guesses, CLASSES)
+    every = range(CLASSES)
+    assert confusion.dtype == np.int64
+    assert np.array_equal(confusion, sklearn.metrics.confusion_matrix(labels, guesses))
+    assert accuracy(confusion).value == sklearn.metrics.accuracy_score(labels, guesses)
+    assert accuracy(confusion).n == len(labels)
+    assert balanced_accuracy(confusion) == pytest.approx(
+        sklearn.metrics.balanced_accuracy_score(labels, guesses)
+    )
+    for ours, theirs in (
+        (recall, sklearn.metrics.recall_score),
+        (precision, sklearn.metrics.precision_score),
+        (f1, sklearn.metrics.f1_score),
+    ):
+        wanted = theirs(labels, guesses, average=None)
+        assert [ours(confusion, k).value for k in every] == pytest.approx(wanted)
+    assert [recall(confusion, k).n for k in every] == np.bincount(labels).tolist()
+    assert [precision(confusion, k).n for k in every] == np.bincount(guesses).tolist()
+
+
+def test_rows_of_the_confusion_matrix_are_true_classes() -> None:
+    confusion = confusion_matrix(np.array([0, 0, 2]), np.array([1, 1, 0]), 3)
+    assert confusion.tolist() == [[0, 2, 0], [0, 0, 0], [1, 0, 0]]
+
+
+def test_small_integers_do_not_overflow() -> None:
+    labels = np.array([250, 3], np.uint8)
+    confusion = confusion_matrix(labels, labels, 251)
+    assert confusion.sum() == 2
+    assert confusion[250, 250] == confusion[3, 3] == 1
+
+
+def test_what_cannot_be_counted_is_undefined() -> None:
+    nothing = Figure(None, 0, None, None)
+    assert proportion(0, 0) == nothing
+    # Class 2 is never the truth, class 1 never predicted, class 3 neither.
+    confusion = confusion_matrix(np.array([0, 1]), np.array([0, 2]), 4)
+    assert recall(confusion, 2) == precision(confusion, 1) == nothing
+    assert recall(confusion, 3) == precision(confusion, 3) == f1(confusion, 3) == nothing
+    assert accuracy(np.zeros((3, 3), np.int64)) == nothing
+    # Nothing right of something is nought, which is not the same.
+    assert recall(confusion, 1).value == precision(confusion, 2).value == 0
+    assert f1(confusion, 1).value == 0
+    assert balanced_accuracy(confusion) == 0.5  # of the two classes that have pictures
+
+
+def test_log_loss_equals_that_of_scikit_learn() -> None:
+    generator = np.random.default_rng(0)
+    labels = generator.integers(0, CLASSES, 300)
+    probabilities = generator.dirichlet(np.full(CLASSES, 0.5), 300)
+    wanted = sklearn.metrics.log_loss(labels, probabilities, labels=range(CLASSES))
+    assert log_loss(probabilities, labels) == pytest.approx(wanted, rel=1e-12)
+    short = probabilities.astype(np.float32)
+    assert log_loss(short, labels) == pytest.approx(wanted, rel=1e-6)
+
+
+def test_log_loss_of_the_impossible_is_finite_and_large() -> None:
+    loss = log_loss(np.array([[1.0, 0.0]]), np.array([1]))
+    assert math.isfinite(loss)
+    assert loss > 80
+
+
+@pytest.mark.parametrize(
+    ("successes", "n", "text"),
+    [
+        (6100, 10_000, "61.0 % (60.0 to 62.0)"),
+        (81, 263, "30.8 % (25.5 to 36.6)"),
+        (0, 20, "0.0 % (0.0 to 16.1)"),
+        (20, 20, "100.0 % (83.9 to 100.0)"),
+        (0, 0, "–"),
+    ],
+)
+def test_a_figure_says_its_interval(successes: int, n: int, text: str) -> None:
+    assert proportion(successes, n).percent() == text
