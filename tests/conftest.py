@@ -1,12 +1,15 @@
 """Fixtures: real data where it lies, made pictures everywhere else."""
 
 import os
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+
+from eyebright.data import cifar
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 
@@ -68,3 +71,20 @@ def class_folders(tmp_path: Path) -> Callable[..., Path]:
 def _own_working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No test leaves anything in the checkout."""
     monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def small_cifar10(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of data sets that holds a CIFAR-10 of 100 made pictures a batch."""
+    monkeypatch.setattr(cifar, "ROWS", 100)
+    monkeypatch.setenv("EYEBRIGHT_DATA", str(tmp_path / "data"))
+    folder = tmp_path / "data" / cifar.FOLDER
+    folder.mkdir(parents=True)
+    for seed, name in enumerate(cifar.BATCH_MD5):
+        generator = np.random.default_rng(seed)
+        labels = (np.arange(100) + 3) % 10
+        noise = generator.integers(0, 50, (100, 3072))
+        pixels = (20 * labels[:, None] + noise).astype(np.uint8)
+        content = {"labels": labels.tolist(), "data": pixels}
+        (folder / name).write_bytes(pickle.dumps(content, protocol=4))
+    return tmp_path / "data"

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Generator, Tensor
 
-from eyebright.augment import AUGMENTATIONS, cutout, mirror, parse_augment, shift
+from eyebright.augment import AUGMENTATIONS, cutout, mirror, parse_augment, shift, sides_of_epoch
 from eyebright.errors import UsageError
 
 
@@ -56,15 +56,20 @@ def test_the_generator_decides(name: str) -> None:
     assert not torch.equal(first, images)
 
 
-def test_mirror_swaps_left_and_right_in_half_of_the_pictures() -> None:
-    images = noise(1000, 6, 9)
-    result = mirror(images, seeded())
-    swapped = 0
-    for before, after in zip(images.numpy(), result.numpy(), strict=True):
-        flipped = np.array_equal(after, before[:, ::-1])
-        assert flipped or np.array_equal(after, before)
-        swapped += flipped
-    assert 440 < swapped < 560  # within four deviations
+def test_mirror_swaps_left_and_right_where_told() -> None:
+    images = noise(100, 6, 9)
+    which = torch.arange(100) % 3 == 0
+    result = mirror(images, which)
+    assert torch.equal(result[which], images[which].flip(2))
+    assert torch.equal(result[~which], images[~which])
+
+
+def test_every_picture_is_seen_from_both_sides_in_two_epochs() -> None:
+    first, second, third = (sides_of_epoch(1000, epoch, seeded()) for epoch in (1, 2, 3))
+    assert 440 < first.sum() < 560  # half of them by chance, within four deviations
+    assert torch.equal(second, ~first)
+    assert torch.equal(third, first)
+    assert not torch.equal(first, sides_of_epoch(1000, 1, seeded(1)))
 
 
 @pytest.mark.parametrize(("height", "width", "up", "left"), [(32, 32, 2, 2), (16, 50, 1, 3)])
@@ -107,17 +112,19 @@ def test_cutout_greys_one_square(height: int, width: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("spec", "functions"),
+    ("spec", "mirrored", "functions"),
     [
-        ("none", []),
-        ("mirror", [mirror]),
-        ("mirror+shift", [mirror, shift]),
-        ("shift+mirror", [shift, mirror]),
-        ("mirror+shift+cutout", [mirror, shift, cutout]),
+        ("none", False, []),
+        ("mirror", True, []),
+        ("mirror+shift", True, [shift]),
+        ("cutout+shift", False, [cutout, shift]),
+        ("mirror+shift+cutout", True, [shift, cutout]),
     ],
 )
-def test_a_setting_names_functions_in_order(spec: str, functions: list[object]) -> None:
-    assert parse_augment(spec) == functions
+def test_a_setting_names_functions_in_order(
+    spec: str, mirrored: bool, functions: list[object]
+) -> None:
+    assert parse_augment(spec) == (mirrored, functions)
 
 
 @pytest.mark.parametrize(
@@ -137,4 +144,4 @@ def test_an_unknown_augmentation_names_the_choices(spec: str, name: str) -> None
         parse_augment(spec)
     message = str(caught.value)
     assert f"'{name}'" in message
-    assert all(choice in message for choice in AUGMENTATIONS)
+    assert all(choice in message for choice in ["mirror", *AUGMENTATIONS])

@@ -1,7 +1,7 @@
-"""Augmentation of whole batches: pure functions of (pictures, generator).
+"""Augmentation of whole batches: pure functions that keep the pictures' shape.
 
-All take and give uint8 pictures (batch, height, width, 3) on any device and keep their shape. What
-they draw comes from the generator alone, so that a batch can be made again from its seed.
+All take and give uint8 pictures (batch, height, width, 3) on any device. What is drawn comes from
+the generator or tensor given alone, so that a batch can be made again from its seed.
 """
 
 from collections.abc import Callable
@@ -12,10 +12,27 @@ from torch import Generator, Tensor
 from eyebright.errors import UsageError
 
 
-def mirror(images: Tensor, generator: Generator) -> Tensor:
-    """Half of the pictures, left and right swapped."""
-    flip = torch.rand(len(images), 1, 1, 1, generator=generator, device=images.device) < 0.5
-    return torch.where(flip, images.flip(2), images)
+def mirror(images: Tensor, which: Tensor) -> Tensor:
+    """Pictures with left and right swapped where ``which``, bool (batch,), says so."""
+    return torch.where(which[:, None, None, None], images.flip(2), images)
+
+
+def sides_of_epoch(n: int, epoch: int, generator: Generator) -> Tensor:
+    """Which of n pictures are mirrored in an epoch: by chance, then in turns.
+
+    A picture is seen from its other side in each epoch, so that two epochs show every picture from
+    both sides (Jordan 2024, arXiv:2404.00498, "alternating flip").
+
+    Args:
+        n: pictures.
+        epoch: counted from 1.
+        generator: in the same state in every epoch of a run.
+
+    Returns:
+        bool (n,), on the generator's device.
+    """
+    first = torch.rand(n, generator=generator, device=generator.device) < 0.5
+    return first if epoch % 2 else ~first
 
 
 def shift(images: Tensor, generator: Generator) -> Tensor:
@@ -47,23 +64,26 @@ def cutout(images: Tensor, generator: Generator) -> Tensor:
 
 # name -> function. A new augmentation is a new line here.
 AUGMENTATIONS: dict[str, Callable[[Tensor, Generator], Tensor]] = {
-    "mirror": mirror,
     "shift": shift,
     "cutout": cutout,
 }
+MIRROR = "mirror"  # stands apart: it takes turns between epochs, which a batch knows nothing of
 
 
-def parse_augment(spec: str) -> list[Callable[[Tensor, Generator], Tensor]]:
-    """The functions that a setting such as ``mirror+shift`` names; none for ``none``.
+def parse_augment(spec: str) -> tuple[bool, list[Callable[[Tensor, Generator], Tensor]]]:
+    """What a setting such as ``mirror+shift`` asks for; nothing for ``none``.
+
+    Returns:
+        Whether to mirror, and the functions to call after it.
 
     Raises:
-        UsageError: a name that is not in `AUGMENTATIONS`.
+        UsageError: a name that is neither ``mirror`` nor in `AUGMENTATIONS`.
     """
     names = [] if spec == "none" else spec.split("+")
     for name in names:
-        if name not in AUGMENTATIONS:
+        if name != MIRROR and name not in AUGMENTATIONS:
             raise UsageError(
-                f"no augmentation is called '{name}'; join any of {', '.join(AUGMENTATIONS)} "
-                "with '+', or say none"
+                f"no augmentation is called '{name}'; join any of {MIRROR}, "
+                f"{', '.join(AUGMENTATIONS)} with '+', or say none"
             )
-    return [AUGMENTATIONS[name] for name in names]
+    return MIRROR in names, [AUGMENTATIONS[name] for name in names if name != MIRROR]

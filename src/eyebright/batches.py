@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from eyebright.augment import parse_augment
+from eyebright.augment import mirror, parse_augment, sides_of_epoch
 from eyebright.config import TrainConfig
 from eyebright.images import Pixels
 
@@ -67,7 +67,8 @@ def epoch_generator(seed: int, epoch: int, device: torch.device) -> torch.Genera
 
 def epoch_order(n: int, seed: int, epoch: int) -> Tensor:
     """The order of n pictures in an epoch (int64), drawn on the processor on any device."""
-    return torch.randperm(n, generator=epoch_generator(seed, epoch, torch.device("cpu")))
+    generator = epoch_generator(seed, epoch, torch.device("cpu"))
+    return torch.randperm(n, generator=generator, device="cpu")
 
 
 def train_batches(
@@ -90,15 +91,18 @@ def train_batches(
         Normalised float32 (batch, 3, height, width), channels last, and int64 labels (batch,).
     """
     batch_size = config.batch_size
-    functions = parse_augment(config.augment)
+    mirrored, functions = parse_augment(config.augment)
     generator = epoch_generator(config.seed, epoch, images.device)
+    sides = sides_of_epoch(len(images), epoch, epoch_generator(config.seed, 0, images.device))
     order = epoch_order(len(images), config.seed, epoch).to(images.device)
     if config.drop_last:
         order = order[: len(order) - len(order) % batch_size]
     # Tiny batches are prepared many at once: gathering four pictures costs as much as 400.
     chunk = max(1, CHUNK // batch_size) * batch_size
-    for which in order.split(chunk):
+    for which in order.split(chunk) if len(order) else ():  # nothing splits into one empty part
         pictures = images[which]
+        if mirrored:
+            pictures = mirror(pictures, sides[which])
         for function in functions:
             pictures = function(pictures, generator)
         yield from zip(

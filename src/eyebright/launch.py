@@ -16,7 +16,7 @@ from rich.table import Table
 from torch import nn
 
 from eyebright import metrics
-from eyebright.augment import parse_augment
+from eyebright.augment import MIRROR, parse_augment
 from eyebright.batches import HALF, Normalization, measure_normalization, predict_logits
 from eyebright.checkpoint import ModelCard, save_model, write_file, write_json
 from eyebright.config import TrainConfig, fit_to_data, recipe_config
@@ -175,7 +175,7 @@ def decide(
     """
     config = fit_to_data(config, n, data.imgsz)
     if data.source == "digits":  # a mirrored 2 is no 2
-        names = [name for name in config.augment.split("+") if name != "mirror"]
+        names = [name for name in config.augment.split("+") if name != MIRROR]
         config = config.replace(augment="+".join(names) or "none")
     config = config.replace(
         device=str(device),

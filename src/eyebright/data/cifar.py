@@ -128,7 +128,7 @@ def _archive_reader(path: Path) -> Callable[[str], bytes]:
                     contents[name] = file.read()
     except (tarfile.TarError, zlib.error, LZMAError, EOFError, OSError, ValueError) as error:
         raise DataError(
-            f"{shown(path)}: the archive is cut short or damaged ({error}); download it again "
+            f"{shown(path)}: the archive is cut short or damaged ({_one_line(error)}); download it again "
             f"(md5 {ARCHIVE_MD5})"
         ) from None
 
@@ -138,6 +138,10 @@ def _archive_reader(path: Path) -> Callable[[str], bytes]:
         return contents[name]
 
     return read
+
+
+def _one_line(error: Exception) -> str:
+    return shown(" ".join(str(error).split()))
 
 
 def _read_limited(path: Path) -> bytes:
@@ -163,8 +167,8 @@ class _ArraysOnly(pickle.Unpickler):
         if (module, name) == ("numpy", "ndarray"):
             return "ndarray"  # a mere name: called, it lays arrays of objects over any address
         if (module, name) == ("numpy", "dtype"):
-            return lambda *_: np.dtype(np.uint8)
-        raise pickle.UnpicklingError(f"holds {module}.{name}, which is never run")
+            return lambda code, *_: {"u1": np.dtype(np.uint8)}[code]
+        raise pickle.UnpicklingError(f"holds {shown(module)}.{shown(name)}, which is never run")
 
 
 def parse_batch(content: bytes, name: str) -> tuple[Pixels, NDArray[np.int64]]:
@@ -183,7 +187,9 @@ def parse_batch(content: bytes, name: str) -> tuple[Pixels, NDArray[np.int64]]:
     try:
         batch = _ArraysOnly(io.BytesIO(content), encoding="latin1").load()
     except pickle.UnpicklingError as error:
-        raise DataError(f"{name}: no CIFAR-10 batch, or one that is cut short ({error})") from None
+        raise DataError(
+            f"{name}: no CIFAR-10 batch, or one that is cut short ({_one_line(error)})"
+        ) from None
     except Exception as error:  # damaged pickles raise whatever they like
         raise DataError(
             f"{name}: no CIFAR-10 batch, or one that is cut short ({type(error).__name__})"
