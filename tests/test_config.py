@@ -20,8 +20,8 @@ from eyebright.config import (
 from eyebright.errors import UsageError
 
 BY_KIND: dict[Any, st.SearchStrategy[Any]] = {
-    int: st.integers(4, 4096),
-    float: st.floats(1e-6, 0.999),
+    int: st.integers(4, 1024),
+    float: st.floats(1e-6, 0.9),
     str: st.text(),
     bool: st.booleans(),
     int | None: st.none() | st.integers(4, 4096),
@@ -64,7 +64,6 @@ def test_the_tutorial_is_the_lesson_to_the_letter() -> None:
         optimizer="sgd",
         lr=0.001,
         momentum=0.9,
-        weight_decay=0.0,
         schedule="constant",
         label_smoothing=0.0,
         augment="none",
@@ -182,9 +181,6 @@ def test_a_word_that_is_no_choice_is_refused(setting: str, value: object, choice
         ("lr", math.inf),
         pytest.param("lr", 10**400, id="lr-huge"),
         ("rest_lr", 0),
-        ("weight_decay", -0.1),
-        ("weight_decay", math.nan),
-        ("weight_decay", math.inf),
         ("val", 1.0),
         ("val", -0.1),
         ("val", math.nan),

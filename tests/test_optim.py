@@ -203,16 +203,6 @@ def test_the_lessons_sgd_equals_a_reference_in_float64() -> None:
     torch.testing.assert_close(net.weight.detach().double(), start, rtol=1e-6, atol=1e-7)
 
 
-def test_weight_decay_reaches_sgd() -> None:
-    net = nn.Linear(5, 3)
-    before = net.weight.detach().clone()
-    (optimizer,) = create_optimizers(net, SGD.replace(weight_decay=0.5))
-    for p in net.parameters():
-        p.grad = torch.zeros_like(p)
-    optimizer.step()
-    torch.testing.assert_close(net.weight.detach(), before * (1 - 0.1 * 0.5))
-
-
 @pytest.mark.parametrize("config", [SGD, MUON], ids=["sgd", "muon"])
 def test_a_net_without_parameters_is_refused(config: TrainConfig) -> None:
     with pytest.raises(UsageError, match="no parameters"):

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from eyebright.batches import Normalization
 from eyebright.console import shown
-from eyebright.errors import ModelError, StorageError
+from eyebright.errors import ModelError, StorageError, UsageError
 from eyebright.images import POLICY
 from eyebright.models import MODELS, create_model
 
@@ -93,7 +93,10 @@ def save_model(folder: Path, weights: dict[str, Tensor], card: ModelCard) -> Non
         weights: a net's ``state_dict``.
         card: what else there is to know.
     """
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
+    tensors = {
+        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for name, tensor in weights.items()
+    }
     write_file(folder / WEIGHTS, save_tensors(tensors))
     write_json(folder / CARD, asdict(card))
 
@@ -109,7 +112,7 @@ def load_card(folder: Path) -> ModelCard:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ModelError(f"{shown(folder)}: holds no model ({CARD} is missing)") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ModelError(f"{shown(path)}: unreadable ({error})") from None
     try:
         if content["format"] != FORMAT:
@@ -117,7 +120,12 @@ def load_card(folder: Path) -> ModelCard:
                 f"{shown(path)}: format {content['format']!r}; this eyebright reads {FORMAT}"
             )
         mean, std = (tuple(float(x) for x in content["normalization"][k]) for k in ("mean", "std"))
-        if len(mean) != 3 or len(std) != 3 or not all(map(math.isfinite, mean)) or min(std) <= 0:
+        if (
+            len(mean) != 3
+            or len(std) != 3
+            or min(std) <= 0
+            or not all(map(math.isfinite, mean + std))
+        ):
             raise ValueError("normalization")
         classes = content["classes"]
         if not isinstance(classes, list) or not all(isinstance(c, str) for c in classes):
@@ -163,16 +171,27 @@ def load_model(folder: Path, model: nn.Module | None = None) -> tuple[nn.Module,
     for name, tensor in weights.items():
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             raise ModelError(f"{shown(path)}: the weights {shown(name)} are not finite numbers")
+    own = model is not None
     if model is None:
         if card.architecture not in MODELS:
             raise ModelError(
                 f"{shown(folder)}: its net '{shown(card.architecture)}' is a user's own; load it "
                 "in Python with Classifier.load(run, model=...)"
             )
-        model = create_model(card.architecture, len(card.classes), card.imgsz)
+        try:
+            # Without memory for weights: a hostile card may ask for any amount of it.
+            with torch.device("meta"):
+                model = create_model(card.architecture, len(card.classes), card.imgsz)
+        except UsageError as error:
+            raise ModelError(f"{shown(folder / CARD)}: {error}") from None
+    for name, tensor in model.state_dict().items():
+        if name in weights and weights[name].dtype != tensor.dtype:
+            raise ModelError(
+                f"{shown(path)}: the weights {name} are {weights[name].dtype}, not {tensor.dtype}"
+            )
     try:
-        model.load_state_dict(weights)
+        model.load_state_dict(weights, assign=not own)
     except RuntimeError as error:
-        reason = " ".join(str(error).split())
+        reason = shown(" ".join(str(error).split()))
         raise ModelError(f"{shown(path)}: not the weights of this net: {reason}") from None
     return model.eval(), card

@@ -10,6 +10,24 @@ from eyebright.errors import UsageError
 
 BATCH_PIXELS = 4_000_000  # of all pictures of a batch together: a few GB while training
 
+TINY, HUGE = 1e-12, 1e38
+
+# setting -> lowest and highest value
+RANGES: dict[str, tuple[float, float]] = {
+    "epochs": (1, 1e9),
+    "min_steps": (0, 1e9),
+    "batch_size": (1, 1e9),
+    "lr": (TINY, HUGE),
+    "rest_lr": (TINY, HUGE),
+    "momentum": (0, 0.9999),
+    "label_smoothing": (0, 0.9999),
+    "imgsz": (4, 4096),
+    "val": (0, 0.9),
+    "log_every": (0, 1e9),
+    "threads": (0, 1024),
+    "seed": (0, 2**32 - 1),
+}
+
 
 @dataclass(frozen=True)
 class TrainConfig:
@@ -33,7 +51,6 @@ class TrainConfig:
     momentum: float = 0.6
     rest_lr: float = 0.02
     """With Muon: learning rate of biases and the last layer, which Adam moves."""
-    weight_decay: float = 0.0
     schedule: Literal["constant", "linear"] = "linear"
     """``linear`` goes down to zero at the last step."""
     label_smoothing: float = 0.2
@@ -62,35 +79,20 @@ class TrainConfig:
         """
         for name, kind in get_type_hints(TrainConfig).items():
             value = getattr(self, name)
-            if kind is float and type(value) is int:
-                object.__setattr__(self, name, float(value))
-                continue
             if get_origin(kind) is Literal:
                 if value not in get_args(kind):
                     choices = ", ".join(get_args(kind))
                     raise UsageError(f"{flag(name)} cannot be {value!r}; choose one of: {choices}")
+                continue
+            if kind is float and type(value) is int and abs(value) < 2**53:
+                object.__setattr__(self, name, float(value))
             elif not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-                raise UsageError(f"{flag(name)} cannot be {value!r}; it takes {kind}")
-        for name, low in (
-            ("epochs", 1),
-            ("batch_size", 1),
-            ("imgsz", 4),
-            ("seed", 0),
-            ("threads", 0),
-        ):
+                takes = getattr(kind, "__name__", kind)
+                raise UsageError(f"{flag(name)} cannot be {value!r}; it takes {takes}")
+        for name, (low, high) in RANGES.items():
             value = getattr(self, name)
-            if value is not None and value < low:
-                raise UsageError(f"{flag(name)} must be at least {low}, not {value}")
-        if self.imgsz is not None and self.imgsz > 4096:
-            raise UsageError(f"--imgsz must be at most 4096, not {self.imgsz}")
-        for name in ("lr", "rest_lr"):
-            value = getattr(self, name)
-            if not (value > 0 and math.isfinite(value)):
-                raise UsageError(f"{flag(name)} must be above 0, not {value}")
-        for name in ("val", "momentum", "label_smoothing"):
-            value = getattr(self, name)
-            if not 0 <= value < 1:
-                raise UsageError(f"{flag(name)} must be at least 0 and below 1, not {value}")
+            if value is not None and not low <= value <= high:
+                raise UsageError(f"{flag(name)} must be from {low:g} to {high:g}, not {value}")
 
     def replace(self, **settings: Any) -> "TrainConfig":
         """A copy with some settings changed; a setting of None leaves it as it is."""
@@ -112,11 +114,11 @@ class TrainConfig:
         """
         try:
             settings = json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise UsageError(f"not a configuration: {error}") from None
         if not isinstance(settings, dict):
             raise UsageError("not a configuration: a JSON object is needed")
-        return cls().replace(**settings)
+        return dataclasses.replace(cls().replace(**settings), **settings)
 
 
 def fit_to_data(config: TrainConfig, n: int, imgsz: int) -> TrainConfig:

@@ -54,6 +54,15 @@ class Norm(nn.BatchNorm2d):
         super().__init__(channels, eps=1e-5, momentum=0.4)
         self.weight.requires_grad_(False)
 
+    def forward(self, x: Tensor) -> Tensor:
+        """Features of the same shape, each channel with mean 0 and deviation 1 over the batch."""
+        if self.training and x.numel() > x.shape[1]:
+            return super().forward(x)
+        # One value a channel has no deviation: the running statistics stand in, as in evaluation.
+        return F.batch_norm(
+            x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps
+        )
+
 
 class Stage(nn.Module):
     """Convolution, halving by max-pooling, norm, activation; convolution, norm, activation.

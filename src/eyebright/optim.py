@@ -1,4 +1,4 @@
-"""Optimizers: Muon for filters, SGD for the rest, and the learning rate at each step."""
+"""Optimizers: Muon for filters beside Adam for the rest, or SGD; the learning rate at a step."""
 
 from collections.abc import Iterable
 
@@ -12,8 +12,8 @@ from eyebright.errors import UsageError
 def orthogonalize(matrix: Tensor, steps: int = 3) -> Tensor:
     """The nearest semi-orthogonal matrix, roughly, by a quintic Newton-Schulz iteration.
 
-    Singular values end between about 0.7 and 1.2, which is close enough for an update direction
-    (Jordan et al. 2024, "Muon").
+    Singular values that are not tiny end between about 0.3 and 1.3, which is close enough for an
+    update direction (Jordan et al. 2024, "Muon").
 
     Args:
         matrix: float (rows, columns), any scale.
@@ -58,7 +58,7 @@ class Muon(torch.optim.Optimizer):
                 velocity = self.state[p]["velocity"]
                 velocity.mul_(group["momentum"]).add_(p.grad)
                 ahead = p.grad.add(velocity, alpha=group["momentum"])
-                p.mul_(len(p) ** 0.5 / p.norm())
+                p.mul_(len(p) ** 0.5 / p.norm().clamp_min(1e-7))
                 update = orthogonalize(ahead.reshape(len(p), -1)).view_as(p)
                 p.add_(update, alpha=-group["lr"])
 
@@ -78,7 +78,6 @@ def create_optimizers(model: nn.Module, config: TrainConfig) -> list[torch.optim
                 parameters,
                 lr=config.lr,
                 momentum=config.momentum,
-                weight_decay=config.weight_decay,
                 fused=parameters[0].device.type in ("cpu", "cuda"),
             )
         ]

@@ -128,8 +128,8 @@ def _archive_reader(path: Path) -> Callable[[str], bytes]:
                     contents[name] = file.read()
     except (tarfile.TarError, zlib.error, LZMAError, EOFError, OSError, ValueError) as error:
         raise DataError(
-            f"{shown(path)}: the archive is cut short or damaged ({_one_line(error)}); download it again "
-            f"(md5 {ARCHIVE_MD5})"
+            f"{shown(path)}: the archive is cut short or damaged ({_one_line(error)}); "
+            f"download it again (md5 {ARCHIVE_MD5})"
         ) from None
 
     def read(name: str) -> bytes:
@@ -168,7 +168,7 @@ class _ArraysOnly(pickle.Unpickler):
             return "ndarray"  # a mere name: called, it lays arrays of objects over any address
         if (module, name) == ("numpy", "dtype"):
             return lambda code, *_: {"u1": np.dtype(np.uint8)}[code]
-        raise pickle.UnpicklingError(f"holds {shown(module)}.{shown(name)}, which is never run")
+        raise pickle.UnpicklingError(f"holds {module}.{name}, which is never run")
 
 
 def parse_batch(content: bytes, name: str) -> tuple[Pixels, NDArray[np.int64]]:

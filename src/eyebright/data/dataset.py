@@ -61,7 +61,8 @@ class Dataset(torch.utils.data.Dataset[tuple[torch.Tensor, int]]):
             raise DataError(f"{name}: a label lies outside 0 to {len(classes) - 1}")
         if ids is not None and len(ids) != n:
             raise DataError(f"{name}: {len(ids)} ids for {n} pictures")
-        self.images = images
+        # torch takes neither reversed nor read-only arrays; others are used as they are.
+        self.images = np.require(images, requirements=["C", "W"])
         self.labels: NDArray[np.int64] = labels.astype(np.int64)
         self.classes = tuple(str(c) for c in classes)
         self.ids: list[int | str] = list(range(n)) if ids is None else list(ids)
