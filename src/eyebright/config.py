@@ -46,7 +46,7 @@ class TrainConfig:
     drop_last: bool = True
     """Leave out an epoch's last batch if it is smaller than the others."""
     optimizer: Literal["sgd", "muon"] = "muon"
-    lr: float = 0.24
+    lr: float = 0.12
     """Learning rate of the filters with Muon; of everything with SGD."""
     momentum: float = 0.6
     rest_lr: float = 0.02

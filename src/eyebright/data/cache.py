@@ -7,7 +7,7 @@ import threading
 import time
 from pathlib import Path
 
-from eyebright.console import Bar, notices, progress_bar
+from eyebright.console import Bar, notices, progress_bar, shown
 from eyebright.errors import StorageError
 
 PATIENCE = 15.0  # seconds without a single byte until a download gives up
@@ -60,11 +60,11 @@ def download_archive(urls: list[str], md5: str, folder: str) -> Path:
                 return target
     except OSError as error:
         raise StorageError(
-            f"{home}: {error.strerror or error}; set EYEBRIGHT_DATA to a folder with room"
+            f"{shown(home)}: {error.strerror or error}; set EYEBRIGHT_DATA to a folder with room"
         ) from None
     raise StorageError(
         f"{folder} could not be downloaded; connect to the network and try again, or put the "
-        f"folder or its archive into {home} (EYEBRIGHT_DATA names another place)"
+        f"folder or its archive into {shown(home)} (EYEBRIGHT_DATA names another place)"
     )
 
 

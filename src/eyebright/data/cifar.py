@@ -126,6 +126,8 @@ def _archive_reader(path: Path) -> Callable[[str], bytes]:
                     file = archive.extractfile(member)
                     assert file is not None, "a regular member has content"
                     contents[name] = file.read()
+            while archive.fileobj is not None and archive.fileobj.read(1 << 20):
+                pass  # to the end of the file, where gzip has its checksum
     except (tarfile.TarError, zlib.error, LZMAError, EOFError, OSError, ValueError) as error:
         raise DataError(
             f"{shown(path)}: the archive is cut short or damaged ({_one_line(error)}); "

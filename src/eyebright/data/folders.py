@@ -44,7 +44,8 @@ def _entries(folder: Path) -> list[Path]:
 
 
 def _folders(folder: Path) -> list[Path]:
-    return [entry for entry in _entries(folder) if entry.is_dir()]
+    # (Path.is_dir raises where the folder may be listed but not entered.)
+    return [entry for entry in _entries(folder) if os.path.isdir(entry)]  # noqa: PTH112
 
 
 def find_parts(folder: Path) -> dict[str, Path]:
@@ -67,7 +68,7 @@ def _walk(folder: Path, seen: set[tuple[int, int]]) -> Iterator[Path]:
         return
     seen.add((status.st_dev, status.st_ino))
     for entry in _entries(folder):
-        if entry.is_dir():
+        if os.path.isdir(entry):  # noqa: PTH112
             yield from _walk(entry, seen)
         else:
             yield entry
@@ -119,6 +120,10 @@ def load_folder(
         good = [i for i in range(len(files)) if i not in bad]
         images, labels, files = images[good], [labels[i] for i in good], [files[i] for i in good]
         headers = {new: headers[old] for new, old in enumerate(good)}
+        if imgsz is None and good and _choose_imgsz(list(headers.values())) != size:
+            # A picture that is left out has no say in the size: once more, with the right one.
+            size = _choose_imgsz(list(headers.values()))
+            return load_folder(folder, classes=classes, imgsz=size, skip_bad=True, workers=workers)
         if not good:
             raise DataError(f"{shown(folder)}: not one readable picture in its class folders")
         emptied = sorted(set(range(len(names))) - set(labels))
@@ -175,7 +180,7 @@ def _read_headers(
     files: list[Path], pool: ThreadPoolExecutor
 ) -> tuple[dict[int, str], dict[int, Header]]:
     def header_of(file: Path) -> Header | str:
-        if file.exists() and not file.is_file():
+        if os.path.exists(file) and not os.path.isfile(file):  # noqa: PTH110, PTH113
             return "no regular file"  # reading a pipe would wait for ever
         try:
             return read_header(read_bytes(file))

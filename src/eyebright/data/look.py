@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from eyebright.console import shown
+from eyebright.errors import DataError
 from eyebright.images import Pixels
 
 if TYPE_CHECKING:
@@ -93,6 +94,8 @@ class Look:
     """
 
     def __init__(self, data: "Dataset", count: int = 16, seed: int = 0):
+        if not len(data) or count < 1:
+            raise DataError(f"{shown(data.name)}: no pictures to look at")
         self.data = data
         generator = np.random.default_rng(seed)
         chosen = generator.permutation(len(data))[:count]
@@ -115,7 +118,8 @@ class Look:
     def table(self) -> Table:
         """Pictures and share of each class."""
         counts, n = self.data.counts(), len(self.data)
-        table = Table(title=f"{shown(self.data.name)}: {n:,} training pictures", title_style="bold")
+        title = f"{shown(self.data.name)}: {n:,} training pictures"
+        table = Table(title=title, title_style="bold", min_width=len(title))
         table.add_column("class")
         table.add_column("pictures", justify="right")
         table.add_column("share", justify="right")
