@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.logging import RichHandler
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -33,12 +32,15 @@ notices = logging.getLogger("eyebright")
 
 def show_notices() -> None:
     """Send notices to standard error as plain lines, for the command line."""
-    handler = RichHandler(
-        console=err, show_time=False, show_level=False, show_path=False, markup=False
-    )
-    handler.setFormatter(logging.Formatter("%(message)s"))
-    notices.handlers[:] = [handler]
+    notices.handlers[:] = [_NoticeHandler()]
     notices.propagate = False
+
+
+class _NoticeHandler(logging.Handler):
+    """Prints through the console, so that a running progress bar stays whole."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        err.print(record.getMessage(), soft_wrap=True)
 
 
 @contextmanager

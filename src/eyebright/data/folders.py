@@ -1,5 +1,6 @@
 """Class folders: a folder for each class, its name the label, pictures anywhere below it."""
 
+import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
