@@ -19,6 +19,7 @@ from eyebright.batches import (
 from eyebright.config import TrainConfig
 from eyebright.images import Pixels
 from eyebright.models import create_model
+from eyebright.runtime import memory_format
 
 CIFAR10 = Normalization((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616))
 
@@ -155,12 +156,14 @@ def test_tiny_batches_made_many_at_once_are_the_same(
     assert same(at_once, epoch_of(config))
 
 
-@pytest.mark.parametrize("batch_size", [4, 32])
+@pytest.mark.parametrize("batch_size", [4, 80])
 def test_batches_are_what_the_net_wants(batch_size: int) -> None:
-    for pictures, targets in epoch_of(TrainConfig(batch_size=batch_size)):
+    for pictures, targets in epoch_of(TrainConfig(batch_size=batch_size), n=160):
         assert pictures.shape == (batch_size, 3, 16, 16)
         assert pictures.dtype == torch.float32
-        assert pictures.is_contiguous(memory_format=torch.channels_last)
+        layout = memory_format(batch_size, 16, torch.device("cpu"))
+        assert (layout == torch.channels_last) == (batch_size > 4)
+        assert pictures.is_contiguous(memory_format=layout)
         assert targets.shape == (batch_size,)
         assert targets.dtype == torch.int64
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from eyebright.augment import mirror, parse_augment, sides_of_epoch
 from eyebright.config import TrainConfig
 from eyebright.images import Pixels
+from eyebright.runtime import memory_format
 
 CHUNK = 1024  # pictures that are gathered and normalised at once, where batches are smaller
 
@@ -88,7 +89,8 @@ def train_batches(
         epoch: counted from 1.
 
     Yields:
-        Normalised float32 (batch, 3, height, width), channels last, and int64 labels (batch,).
+        Normalised float32 (batch, 3, height, width), laid out as `memory_format` says, and int64
+        labels (batch,).
     """
     batch_size = config.batch_size
     mirrored, functions = parse_augment(config.augment)
@@ -97,6 +99,7 @@ def train_batches(
     order = epoch_order(len(images), config.seed, epoch).to(images.device)
     if config.drop_last:
         order = order[: len(order) - len(order) % batch_size]
+    layout = memory_format(batch_size, images.shape[1], images.device)
     # Tiny batches are prepared many at once: gathering four pictures costs as much as 400.
     chunk = max(1, CHUNK // batch_size) * batch_size
     for which in order.split(chunk) if len(order) else ():  # nothing splits into one empty part
@@ -106,7 +109,7 @@ def train_batches(
         for function in functions:
             pictures = function(pictures, generator)
         yield from zip(
-            normalization(pictures).split(batch_size),
+            normalization(pictures).contiguous(memory_format=layout).split(batch_size),
             labels[which].split(batch_size),
             strict=True,
         )

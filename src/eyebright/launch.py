@@ -31,6 +31,7 @@ from eyebright.runtime import (
     choose_device,
     choose_precision,
     describe,
+    memory_format,
     set_up,
 )
 from eyebright.training import EpochResult, fit
@@ -99,7 +100,7 @@ def train(
     if callable(whiten := getattr(net, "whiten", None)):
         whiten(normalization(torch.from_numpy(train_set.images[:5000])))
     check_logits(net, data, normalization)
-    net.to(device).to(memory_format=torch.channels_last)
+    net.to(device).to(memory_format=memory_format(config.batch_size, data.imgsz, device))
 
     folder = claim_folder(Path(runs), name or f"{data.name}-{recipe}")
     keeper = Keeper(folder, net, config, data.classes, normalization)

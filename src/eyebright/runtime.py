@@ -7,6 +7,8 @@ import platform
 import random
 import subprocess
 import sys
+import warnings
+from collections.abc import Iterator
 from importlib.metadata import version
 from typing import Any, Literal
 
@@ -92,6 +94,43 @@ def keep_freed_memory() -> None:
         libc = ctypes.CDLL(None)
         libc.mallopt(mmap_max, 0)
         libc.mallopt(trim_threshold, 2**31 - 1)
+
+
+def memory_format(batch_size: int, imgsz: int, device: torch.device) -> torch.memory_format:
+    """How pictures and filters lie in memory: channels last, but for tiny batches on a processor.
+
+    Args:
+        batch_size: pictures a batch.
+        imgsz: their side, in pixels.
+        device: where training runs.
+    """
+    tiny = device.type == "cpu" and batch_size * imgsz**2 <= 16 * 32 * 32
+    return torch.contiguous_format if tiny else torch.channels_last
+
+
+@contextlib.contextmanager
+def kernels_for(layout: torch.memory_format) -> Iterator[None]:
+    """While the block runs, tiny batches are convolved without oneDNN.
+
+    What it sets up at each call costs more than it saves on four small pictures
+    (`bench/notes.md`).
+
+    Args:
+        layout: what `memory_format` said.
+    """
+    if layout == torch.channels_last or not torch.backends.mkldnn.is_available():
+        yield
+        return
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch warns of TF32, which no processor has
+        switch = torch.backends.mkldnn.flags(enabled=False)
+        switch.__enter__()
+    try:
+        yield
+    finally:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            switch.__exit__(None, None, None)
 
 
 def describe(device: torch.device) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from eyebright.errors import NumbersError
 from eyebright.losses import cross_entropy
 from eyebright.metrics import Counts, confusion_matrix
 from eyebright.optim import create_optimizers, lr_at, set_lr
+from eyebright.runtime import kernels_for, memory_format
 
 REFRESH = 0.5  # seconds between looks at the losses, where no other rhythm is asked for
 
@@ -75,7 +76,8 @@ def fit(
         else contextlib.nullcontext()
     )
     step, seconds = 0, 0.0
-    with progress_bar("training", total_steps) as bar:
+    layout = memory_format(config.batch_size, train_set.imgsz, device)
+    with kernels_for(layout), progress_bar("training", total_steps) as bar:
         for epoch in range(1, config.epochs + 1):
             model.train()
             start = looked = time.perf_counter()
