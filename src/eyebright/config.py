@@ -15,6 +15,7 @@ TINY, HUGE = 1e-12, 1e38
 # setting -> lowest and highest value
 RANGES: dict[str, tuple[float, float]] = {
     "epochs": (1, 1e9),
+    "quick_epochs": (1, 1e9),
     "min_steps": (0, 1e9),
     "batch_size": (1, 1e9),
     "lr": (TINY, HUGE),
@@ -40,6 +41,8 @@ class TrainConfig:
     recipe: str = "fast"
     model: str = "white32"
     epochs: int = 6
+    quick_epochs: int = 12
+    """Epochs where there is hardware for matrices: a GPU, or a processor with AMX."""
     min_steps: int = 300
     """Where the pictures are few, epochs are added until there are so many steps."""
     batch_size: int = 500
@@ -49,7 +52,7 @@ class TrainConfig:
     lr: float = 0.12
     """Learning rate of the filters with Muon; of everything with SGD."""
     momentum: float = 0.6
-    rest_lr: float = 0.02
+    rest_lr: float = 0.01
     """With Muon: learning rate of biases and the last layer, which Adam moves."""
     schedule: Literal["constant", "linear"] = "linear"
     """``linear`` goes down to zero at the last step."""
@@ -150,6 +153,7 @@ RECIPES: dict[str, TrainConfig] = {
         recipe="tutorial",
         model="lesson",
         epochs=5,
+        quick_epochs=5,
         min_steps=0,
         batch_size=4,
         drop_last=False,

@@ -31,6 +31,7 @@ from eyebright.runtime import (
     choose_device,
     choose_precision,
     describe,
+    has_matrix_hardware,
     memory_format,
     set_up,
 )
@@ -174,6 +175,8 @@ def decide(
         n: pictures that are left to train on.
         device: where.
     """
+    if has_matrix_hardware(device):
+        config = config.replace(epochs=config.quick_epochs)
     config = fit_to_data(config, n, data.imgsz)
     if data.source == "digits":  # a mirrored 2 is no 2
         names = [name for name in config.augment.split("+") if name != MIRROR]

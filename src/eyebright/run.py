@@ -130,6 +130,7 @@ class Run:
             )
         evaluation = evaluate(classifier, data, "test")
         opening = {
+            "opening": self.test_openings() + 1,
             "time": datetime.now(UTC).isoformat(timespec="seconds"),
             "command": " ".join(map(shown, sys.argv)),
             "data": data.source or data.name,

@@ -55,6 +55,13 @@ def choose_precision(name: Literal["auto"] | Precision, device: torch.device) ->
     return "fp32"
 
 
+def has_matrix_hardware(device: torch.device) -> bool:
+    """Whether there is hardware for matrix products in bf16: a GPU, or a processor with AMX."""
+    if device.type == "cpu":
+        return bool(torch.cpu.get_capabilities().get("amx_bf16", False))
+    return True
+
+
 def set_up(device: torch.device, threads: int, seed: int) -> None:
     """Seed every generator, set the threads, and keep memory that was freed.
 
