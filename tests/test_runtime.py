@@ -1,0 +1,131 @@
+"""Device, precision, threads, seeds: what is decided, and that it is refused by name."""
+
+import random
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from eyebright import launch, runtime
+from eyebright.config import recipe_config
+from eyebright.data import Dataset
+from eyebright.errors import UsageError
+
+CPU = torch.device("cpu")
+
+
+def test_auto_takes_the_gpu_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert runtime.choose_device("auto") == CPU
+    with pytest.raises(UsageError, match=r"no device 'cuda'; it has: cpu$"):
+        runtime.choose_device("cuda")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert runtime.choose_device("auto") == torch.device("cuda:0")
+    assert runtime.choose_device("cuda") == torch.device("cuda:0")
+    assert runtime.choose_device("cuda:1") == torch.device("cuda:1")
+    assert runtime.choose_device("cpu") == CPU
+    with pytest.raises(UsageError, match=r"no device 'cuda:2'; it has: cpu, cuda, cuda:0, cuda:1"):
+        runtime.choose_device("cuda:2")
+
+
+@pytest.mark.parametrize(("avx512_bf16", "precision"), [(True, "bf16"), (False, "fp32")])
+def test_precision_follows_the_processor(
+    monkeypatch: pytest.MonkeyPatch, avx512_bf16: bool, precision: str
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": avx512_bf16})
+    assert runtime.choose_precision("auto", CPU) == precision
+    assert runtime.choose_precision("fp32", CPU) == "fp32"
+    assert runtime.choose_precision("bf16", CPU) == "bf16"
+
+
+@pytest.mark.parametrize(("amx", "epochs"), [(True, 12), (False, 6)])
+def test_matrix_hardware_gets_more_epochs(
+    monkeypatch: pytest.MonkeyPatch, amx: bool, epochs: int
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": amx})
+    data = Dataset(np.zeros((4, 32, 32, 3), np.uint8), [0, 1, 0, 1], ["a", "b"])
+
+    def epochs_of(recipe: str, n: int, **settings: int) -> int:
+        config = recipe_config(recipe).replace(**settings)
+        return launch.decide(config, settings, data, n, CPU).epochs
+
+    assert epochs_of("fast", 45_000) == epochs
+    assert epochs_of("fast", 45_000, epochs=3) == 3
+    assert epochs_of("tutorial", 50_000) == 5
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "imgsz", "layout"),
+    [
+        (4, 32, torch.contiguous_format),
+        (16, 32, torch.contiguous_format),
+        (17, 32, torch.channels_last),
+        (4, 224, torch.channels_last),
+        (500, 32, torch.channels_last),
+    ],
+)
+def test_tiny_batches_lie_differently(
+    batch_size: int, imgsz: int, layout: torch.memory_format
+) -> None:
+    assert runtime.memory_format(batch_size, imgsz, CPU) == layout
+    assert runtime.memory_format(batch_size, imgsz, torch.device("cuda")) == torch.channels_last
+
+
+def test_onednn_is_put_back() -> None:
+    def enabled() -> bool:
+        return bool(torch._C._get_mkldnn_enabled())
+
+    before = enabled()
+    with runtime.kernels_for(torch.channels_last):
+        assert enabled() == before
+    with runtime.kernels_for(torch.contiguous_format):
+        assert not enabled()
+    assert enabled() == before
+
+
+def test_set_up_seeds_everything() -> None:
+    draws = []
+    threads = torch.get_num_threads()
+    for seed in (3, 3, 4):
+        runtime.set_up(CPU, 1, seed)
+        draws.append((random.random(), np.random.random()  # noqa: NPY002, torch.rand(1).item()))
+    assert torch.get_num_threads() == 1
+    torch.set_num_threads(threads)
+    assert draws[0] == draws[1] != draws[2]
+
+
+def test_freed_memory_is_kept() -> None:
+    """A large block that is freed and taken again costs no new pages."""
+    if not sys.platform.startswith("linux"):
+        pytest.skip("page faults are counted on Linux")
+    code = """
+import resource, torch
+from eyebright.runtime import keep_freed_memory
+{call}
+faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(3):
+    torch.zeros(20_000_000)
+before = faults()
+for _ in range(10):
+    torch.zeros(20_000_000)
+print(faults() - before)
+"""
+    given_back, kept = (
+        int(subprocess.run([sys.executable, "-c", code.format(call=call)],
+                           capture_output=True, text=True, check=True).stdout)
+        for call in ("", "keep_freed_memory()")
+    )  # fmt: skip
+    assert kept < given_back / 2
+
+
+def test_describe_holds_what_a_reader_needs() -> None:
+    found = runtime.describe(CPU)
+    assert found["python"] == ".".join(map(str, sys.version_info[:3]))
+    assert set(found["packages"]) >= {"eyebright", "torch", "torchvision", "numpy", "pillow"}
+    assert found["device_name"]
+    assert found["cores"] >= 1
+    assert found["git"] is None or set(found["git"]) == {"commit", "changed"}
