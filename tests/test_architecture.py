@@ -39,6 +39,7 @@ ORDER = [
     "eyebright.classifier",
     "eyebright.evaluation",
     "eyebright.run",
+    "eyebright.keeper",
     "eyebright.launch",
     "eyebright.cli",
     "eyebright.__main__",

@@ -158,10 +158,10 @@ def test_tiny_batches_made_many_at_once_are_the_same(
 
 @pytest.mark.parametrize("batch_size", [4, 80])
 def test_batches_are_what_the_net_wants(batch_size: int) -> None:
-    for pictures, targets in epoch_of(TrainConfig(batch_size=batch_size), n=160):
+    for pictures, targets in epoch_of(TrainConfig(batch_size=batch_size, precision="fp32"), n=160):
         assert pictures.shape == (batch_size, 3, 16, 16)
         assert pictures.dtype == torch.float32
-        layout = memory_format(batch_size, 16, torch.device("cpu"))
+        layout = memory_format(batch_size, 16, "fp32", torch.device("cpu"))
         assert (layout == torch.channels_last) == (batch_size > 4)
         assert pictures.is_contiguous(memory_format=layout)
         assert targets.shape == (batch_size,)
@@ -213,16 +213,25 @@ def test_a_generator_is_made_anew_each_time() -> None:
 
 
 @pytest.mark.parametrize("name", ["lesson", "white16"])
-def test_pictures_are_judged_one_by_one(name: str) -> None:
+def test_pictures_are_judged_one_by_one(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     net, images = create_model(name, 10), pixels(11, 32)
     together = predict_logits(net, images, CIFAR10)
     for batch_size in (1, 4, 11):
-        parts = predict_logits(net, images, CIFAR10, batch_size)
+        monkeypatch.setattr(eyebright.batches, "BATCH_PIXELS", batch_size * 32 * 32)
+        parts = predict_logits(net, images, CIFAR10)
         torch.testing.assert_close(parts, together, rtol=0, atol=1e-6)
     torch.testing.assert_close(
         predict_logits(net, images[::-1].copy(), CIFAR10).flip(0), together, rtol=0, atol=1e-6
     )
+
+
+def test_large_pictures_come_in_small_batches() -> None:
+    sizes = []
+    net = create_model("white16", 10)
+    net.register_forward_pre_hook(lambda net, pictures: sizes.append(len(pictures[0])))
+    predict_logits(net, np.zeros((20, 512, 512, 3), np.uint8), CIFAR10)
+    assert sizes == [15, 5]  # at most four million pixels at once
 
 
 def test_logits_are_those_of_the_net_in_evaluation_mode() -> None:
@@ -230,7 +239,7 @@ def test_logits_are_those_of_the_net_in_evaluation_mode() -> None:
     net, images = create_model("white16", 10), pixels(6, 16)
     net.train()
     statistics = net.stages[0].norm1.running_mean.clone()
-    logits = predict_logits(net, torch.from_numpy(images), CIFAR10, 2)
+    logits = predict_logits(net, torch.from_numpy(images), CIFAR10)
     assert torch.equal(net.stages[0].norm1.running_mean, statistics)
     assert not net.training
     with torch.no_grad():

@@ -327,7 +327,7 @@ def test_classes_are_matched_by_name(tmp_path: Path) -> None:
 def test_an_unknown_class_is_refused(tmp_path: Path) -> None:
     folder = save_classes(tmp_path / "test", "ant", "wasp")
     message = refused(folder, classes=["ant", "bee"])
-    assert f"{folder / 'wasp'}: the model knows no class 'wasp', only: ant, bee" in message
+    assert f"{folder / 'wasp'}: there is no class 'wasp' among those known: ant, bee" in message
     save_classes(tmp_path / "d" / "train", "ant", "bee")
     save_classes(tmp_path / "d" / "val", "ant", "wasp")
     assert "no class 'wasp'" in refused(tmp_path / "d")

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 import eyebright
-from eyebright import Classifier, Dataset, Run, TrainConfig, launch
+from eyebright import Classifier, Dataset, Run, TrainConfig, keeper, launch
 from eyebright.errors import DataError, ModelError, NumbersError, StorageError, UsageError
 from eyebright.models import LessonNet
 from eyebright.training import EpochResult
@@ -74,7 +74,7 @@ def test_runs_are_never_overwritten(brightness: Dataset) -> None:
 @pytest.mark.parametrize("name", ["../x", "a/b", "", "..", ".hidden"])
 def test_a_run_is_never_written_elsewhere(brightness: Dataset, name: str) -> None:
     with pytest.raises(UsageError, match="--name"):
-        launch.claim_folder(Path("runs"), name)
+        keeper.claim_folder(Path("runs"), name)
 
 
 def test_train_is_reproducible(brightness: Dataset) -> None:
@@ -104,16 +104,16 @@ def test_balanced_accuracy_can_choose_the_best() -> None:
     many, few = np.array([[80, 10], [8, 2]]), np.array([[70, 20], [2, 8]])
     results = [EpochResult(i, i, 1.0, 1.0, (), c) for i, c in enumerate((many, few), start=1)]
 
-    class Counting(launch.Keeper):
+    class Counting(keeper.Keeper):
         def _save(self, epoch: int) -> None:
             self.saved = epoch
 
     for metric, epoch in (("accuracy", 1), ("balanced-accuracy", 2)):
         config = TrainConfig(metric=metric)  # type: ignore[arg-type]
-        keeper = Counting(Path(), LessonNet(2), config, ("a", "b"), eyebright.batches.HALF)
+        watcher = Counting(Path(), LessonNet(2), config, ("a", "b"), eyebright.batches.HALF)
         for result in results:
-            keeper.keep(result)
-        assert keeper.saved == epoch
+            watcher.keep(result)
+        assert watcher.saved == epoch
 
 
 def test_val_test_and_predict_agree(brightness: Dataset) -> None:
@@ -221,6 +221,10 @@ def test_an_own_net(brightness: Dataset) -> None:
         Classifier.load(run.path)
     loaded = Classifier.load(run.path, model=Tiny())
     assert loaded.classes == brightness.classes
+    later = Run(run.path, model=Tiny()).test(
+        Dataset(255 - brightness.images, brightness.labels, brightness.classes, name="t")
+    )
+    assert later.accuracy.n == 120
     with pytest.raises(UsageError, match="logits of shape"):
         eyebright.train(brightness, quiet=True, **{**FAST, "model": Tiny(5)})
 
@@ -240,9 +244,7 @@ def test_weights_load_in_plain_torch(brightness: Dataset) -> None:
 
 
 def test_digits_are_not_mirrored_but_pictures_are(brightness: Dataset) -> None:
-    digits = eyebright.load("digits")
-    few = digits.subset(range(60))
-    few.source = "digits"
+    few = eyebright.load("digits").subset(range(60))
     settings = {**FAST, "epochs": 1}
     assert eyebright.train(few, quiet=True, **settings).config.augment == "shift"
     assert eyebright.train(few, quiet=True, augment="mirror", **settings).config.augment == "mirror"
@@ -266,6 +268,56 @@ def test_ctrl_c_saves(brightness: Dataset, monkeypatch: pytest.MonkeyPatch, fini
     assert json.loads(Path("runs/stopped/model.json").read_text())["epoch"] == finished
 
 
+def test_a_broken_model_is_not_saved_at_an_interruption(
+    brightness: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def breaks(net: torch.nn.Module, *rest: Any) -> Any:
+        torch.nn.init.constant_(net.head.weight, float("nan"))
+        raise KeyboardInterrupt
+        yield
+
+    monkeypatch.setattr(launch, "fit", breaks)
+    with pytest.raises(KeyboardInterrupt):
+        eyebright.train(brightness, quiet=True, **FAST)
+    assert not list(Path("runs").iterdir())
+
+
+def test_a_sample_cannot_open_the_test_set(class_folders: Callable[..., Path]) -> None:
+    root = class_folders("all/train").parent
+    class_folders("all/test", count=40)
+    run = eyebright.train(root, quiet=True, **FAST)
+    with pytest.raises(UsageError, match="1 to 64"):
+        run.sample(65)
+    few = run.sample(8)
+    assert len(few) == 8
+    assert len(set(few.labels)) == 2  # by chance, not the first of one class
+    assert run.test_openings() == 0
+
+
+def test_a_named_folder_is_not_tested_on_its_training_part(
+    class_folders: Callable[..., Path],
+) -> None:
+    root = class_folders("all/train").parent
+    class_folders("all/val", count=4)
+    run = eyebright.train(root, quiet=True, **FAST)
+    for data in (None, root):
+        with pytest.raises(DataError, match="no test part"):
+            run.test(data)
+
+
+def test_the_batch_a_user_asks_for_keeps_the_number_of_steps(brightness: Dataset) -> None:
+    config = TrainConfig(device="cpu")
+    wide = launch.decide(config, {"batch_size": 60}, brightness, 120, torch.device("cpu"))
+    assert wide.batch_size == 60
+    assert wide.epochs * (120 // 60) >= config.min_steps
+
+
+def test_a_validation_part_with_other_classes_is_refused(brightness: Dataset) -> None:
+    other = Dataset(brightness.images, brightness.labels, ["x", "y", "z"])
+    with pytest.raises(DataError, match="other classes"):
+        Dataset(brightness.images, brightness.labels, brightness.classes, val=other)
+
+
 def test_a_diverged_run_keeps_the_last_good_model(
     brightness: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -283,7 +335,7 @@ def test_a_diverged_run_keeps_the_last_good_model(
 
 def test_a_run_that_never_had_a_model_leaves_no_folder(brightness: Dataset) -> None:
     settings = {**FAST, "model": "lesson", "imgsz": 32, "lr": 1e30}
-    with pytest.raises(NumbersError, match="No epoch was finished"):
+    with pytest.raises(NumbersError, match="no epoch was finished"):
         eyebright.train(brightness, recipe="tutorial", quiet=True, **settings)
     assert not list(Path("runs").iterdir())
 
@@ -304,7 +356,9 @@ def test_out_of_memory_says_what_to_lower(
         yield
 
     monkeypatch.setattr(launch, "fit", full)
-    with pytest.raises(StorageError, match=r"batches of 16 .*lower --batch-size or --imgsz"):
+    with pytest.raises(
+        StorageError, match=r"16 pictures of 16 px a batch .*lower --batch-size or --imgsz"
+    ):
         eyebright.train(brightness, quiet=True, **FAST)
     assert not list(Path("runs").iterdir())
 

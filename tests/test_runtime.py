@@ -3,6 +3,7 @@
 import random
 import subprocess
 import sys
+from typing import Any
 
 import numpy as np
 import pytest
@@ -46,15 +47,18 @@ def test_precision_follows_the_processor(
 def test_matrix_hardware_gets_more_epochs(
     monkeypatch: pytest.MonkeyPatch, amx: bool, epochs: int
 ) -> None:
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": amx})
+    monkeypatch.setattr(
+        torch.cpu, "get_capabilities", lambda: {"amx_bf16": amx, "avx512_bf16": True}
+    )
     data = Dataset(np.zeros((4, 32, 32, 3), np.uint8), [0, 1, 0, 1], ["a", "b"])
 
-    def epochs_of(recipe: str, n: int, **settings: int) -> int:
+    def epochs_of(recipe: str, n: int, **settings: Any) -> int:
         config = recipe_config(recipe).replace(**settings)
         return launch.decide(config, settings, data, n, CPU).epochs
 
     assert epochs_of("fast", 45_000) == epochs
     assert epochs_of("fast", 45_000, epochs=3) == 3
+    assert epochs_of("fast", 45_000, precision="fp32") == 6
     assert epochs_of("tutorial", 50_000) == 5
 
 
@@ -71,8 +75,11 @@ def test_matrix_hardware_gets_more_epochs(
 def test_tiny_batches_lie_differently(
     batch_size: int, imgsz: int, layout: torch.memory_format
 ) -> None:
-    assert runtime.memory_format(batch_size, imgsz, CPU) == layout
-    assert runtime.memory_format(batch_size, imgsz, torch.device("cuda")) == torch.channels_last
+    assert runtime.memory_format(batch_size, imgsz, "fp32", CPU) == layout
+    # bf16 has no kernels without oneDNN, and a GPU has its own.
+    assert runtime.memory_format(batch_size, imgsz, "bf16", CPU) == torch.channels_last
+    gpu = torch.device("cuda")
+    assert runtime.memory_format(batch_size, imgsz, "fp32", gpu) == torch.channels_last
 
 
 def test_onednn_is_put_back() -> None:

@@ -1,6 +1,7 @@
 """``python -m eyebright``, and what the command ``eyebright`` starts."""
 
 import os
+import signal
 import sys
 
 
@@ -9,6 +10,14 @@ def main() -> None:
     from eyebright.cli import run_app
     from eyebright.console import show_notices
 
+    terminated = False
+
+    def on_sigterm(signal_number: int, frame: object) -> None:
+        nonlocal terminated
+        terminated = True
+        raise KeyboardInterrupt  # saved like Ctrl-C; only the exit code differs
+
+    signal.signal(signal.SIGTERM, on_sigterm)
     show_notices()
     try:
         code = run_app()
@@ -16,7 +25,7 @@ def main() -> None:
     except BrokenPipeError:  # the reader, such as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
-    sys.exit(code)
+    sys.exit(143 if terminated and code == 130 else code)
 
 
 if __name__ == "__main__":

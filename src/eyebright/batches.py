@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from eyebright.augment import mirror, parse_augment, sides_of_epoch
-from eyebright.config import TrainConfig
+from eyebright.config import BATCH_PIXELS, TrainConfig
 from eyebright.images import Pixels
 from eyebright.runtime import memory_format
 
@@ -99,7 +99,7 @@ def train_batches(
     order = epoch_order(len(images), config.seed, epoch).to(images.device)
     if config.drop_last:
         order = order[: len(order) - len(order) % batch_size]
-    layout = memory_format(batch_size, images.shape[1], images.device)
+    layout = memory_format(batch_size, images.shape[1], config.precision, images.device)
     # Tiny batches are prepared many at once: gathering four pictures costs as much as 400.
     chunk = max(1, CHUNK // batch_size) * batch_size
     for which in order.split(chunk) if len(order) else ():  # nothing splits into one empty part
@@ -120,7 +120,6 @@ def predict_logits(
     model: nn.Module,
     images: Pixels | Tensor,
     normalization: Normalization,
-    batch_size: int = 500,
 ) -> Tensor:
     """What the net says of these pictures, in fp32.
 
@@ -128,15 +127,15 @@ def predict_logits(
         model: left in evaluation mode.
         images: uint8 (n, height, width, 3), on any device.
         normalization: the model's.
-        batch_size: pictures at once.
 
     Returns:
         float32 logits (n, classes), on the processor.
     """
     model.eval()
     device = next(model.parameters()).device
+    images = torch.as_tensor(images)
+    batch_size = max(1, min(500, BATCH_PIXELS // (images.shape[1] * images.shape[2])))
     parts = [
-        model(normalization(part.to(device))).float().cpu()
-        for part in torch.as_tensor(images).split(batch_size)
+        model(normalization(part.to(device))).float().cpu() for part in images.split(batch_size)
     ]
     return torch.cat(parts)

@@ -12,10 +12,10 @@ from torch import nn
 
 from eyebright.batches import predict_logits
 from eyebright.checkpoint import ModelCard, load_model
-from eyebright.console import shown
+from eyebright.console import notices, shown
 from eyebright.errors import DataError, ModelError
-from eyebright.images import Pixels, read_image
-from eyebright.runtime import choose_device
+from eyebright.images import Pixels, read_bytes, read_header, read_image
+from eyebright.runtime import choose_device, exact_fp32, memory_errors
 
 Picture = str | os.PathLike[str] | bytes | Pixels
 
@@ -46,8 +46,10 @@ class Classifier:
     """
 
     def __init__(self, model: nn.Module, card: ModelCard, device: str = "auto"):
+        exact_fp32()
         self.model = model.to(choose_device(device)).eval()
         self.card = card
+        self._animations = 0
 
     @classmethod
     def load(
@@ -96,8 +98,12 @@ class Classifier:
             return np.empty((0, len(self.classes)))
         ready = isinstance(pictures, np.ndarray) and pictures.shape[1:] == (size, size, 3)
         if not (ready and pictures.dtype == np.uint8):  # type: ignore[union-attr]
+            self._animations = 0
             pictures = np.stack([self._read(i, picture) for i, picture in enumerate(pictures)])
-        logits = predict_logits(self.model, pictures, self.card.normalization)  # type: ignore[arg-type]
+            if self._animations:
+                notices.warning("%d animations: the first frame of each is used", self._animations)
+        with memory_errors("name fewer pictures, or another --device"):
+            logits = predict_logits(self.model, pictures, self.card.normalization)  # type: ignore[arg-type]
         return torch.softmax(logits.double(), 1).numpy()
 
     def predict(self, pictures: Sequence[Picture] | Pixels) -> list[Prediction]:
@@ -114,7 +120,11 @@ class Classifier:
 
     def _read(self, position: int, picture: Picture) -> Pixels:
         try:
-            return read_image(picture, self.card.imgsz)
+            if isinstance(picture, np.ndarray):
+                return read_image(picture, self.card.imgsz)
+            content = picture if isinstance(picture, bytes) else read_bytes(picture)
+            self._animations += read_header(content).frames > 1
+            return read_image(content, self.card.imgsz)
         except DataError as error:
             named = isinstance(picture, str | os.PathLike)
             name = shown(picture) if named else f"picture {position}"

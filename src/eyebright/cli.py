@@ -74,14 +74,11 @@ def look(
     from eyebright.data import load
     from eyebright.data.look import terminal_grid
 
-    seen = load(data or "cifar10", imgsz=imgsz, skip_bad=skip_bad, workers=workers).look(
-        count, seed
-    )
+    seen = load(
+        "cifar10" if data is None else data, imgsz=imgsz, skip_bad=skip_bad, workers=workers
+    ).look(count, seed)
     path = output or Path(f"look-{seen.data.name}.png")
-    try:
-        seen.save(path)
-    except OSError as error:
-        raise StorageError(f"{shown(path)}: {error.strerror or error}") from None
+    _save_png(seen.image(), path)
     if out.is_terminal and out.color_system is not None:
         out.print(terminal_grid(seen.images, seen.labels, out.width))
     else:
@@ -135,7 +132,7 @@ def train(
     settings = {key: value for key, value in settings.items() if value is not None}
     recipe_config(recipe).replace(**settings)  # a mistyped setting is better known at once
     run = train_run(
-        data or _cifar10_or_digits(),
+        _cifar10_or_digits() if data is None else data,
         recipe=recipe,
         name=name,
         runs=runs,
@@ -231,6 +228,13 @@ def predict(
     return None
 
 
+def _save_png(image: Any, path: Path) -> None:
+    try:
+        image.save(path, "PNG")
+    except OSError as error:
+        raise StorageError(f"{shown(path)}: {error.strerror or error}") from None
+
+
 def _predict_sample(run: Any, count: int, as_json: bool, device: str) -> None:
     from eyebright.data.look import draw_grid, lesson_labels, terminal_grid
 
@@ -247,7 +251,7 @@ def _predict_sample(run: Any, count: int, as_json: bool, device: str) -> None:
     truth = [short.get(name, name) for name in (data.classes[label] for label in data.labels)]
     guess = [short.get(p.label, p.label) for p in predictions]
     path = run.path / "sample.png"
-    draw_grid(data.images, truth).save(path, "PNG")
+    _save_png(draw_grid(data.images, truth), path)
     if out.is_terminal and out.color_system is not None:
         out.print(terminal_grid(data.images, truth, out.width))
     say(f"GroundTruth:  {lesson_labels(truth)}")

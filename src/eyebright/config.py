@@ -124,7 +124,9 @@ class TrainConfig:
         return dataclasses.replace(cls().replace(**settings), **settings)
 
 
-def fit_to_data(config: TrainConfig, n: int, imgsz: int) -> TrainConfig:
+def fit_to_data(
+    config: TrainConfig, n: int, imgsz: int, batch_size: int | None = None
+) -> TrainConfig:
     """Batches and epochs for few or large pictures: recipes are made for many small ones.
 
     A batch is at most a twentieth of the pictures and `BATCH_PIXELS` in all; there are epochs
@@ -134,12 +136,12 @@ def fit_to_data(config: TrainConfig, n: int, imgsz: int) -> TrainConfig:
         config: a recipe's settings.
         n: training pictures.
         imgsz: their side, in pixels.
+        batch_size: the user's own, which is kept where there are so many pictures.
     """
-    most = min(n, max(n // 20, 16), max(BATCH_PIXELS // imgsz**2, 16))
-    batch_size = min(config.batch_size, most)
-    steps = max(1, n // batch_size)
-    epochs = max(config.epochs, math.ceil(config.min_steps / steps))
-    return config.replace(batch_size=batch_size, epochs=epochs)
+    most = n if batch_size else min(n, max(n // 20, 16), max(BATCH_PIXELS // imgsz**2, 16))
+    size = min(batch_size or config.batch_size, most)
+    epochs = max(config.epochs, math.ceil(config.min_steps / max(1, n // size)))
+    return config.replace(batch_size=size, epochs=epochs)
 
 
 def flag(name: str) -> str:

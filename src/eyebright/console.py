@@ -21,9 +21,13 @@ if not out.is_terminal:
     out.width = 120  # a file has no width; tables should not be squeezed into 80 columns
 
 
+_live: Progress | None = None  # the bar that is on the screen
+
+
 def say(text: str) -> None:
-    """Print a line of a result, however long."""
-    out.print(text, soft_wrap=True)
+    """Print a line of a result, however long; above the progress bar, if one is on the screen."""
+    console = _live.console if _live is not None and out.is_terminal else out
+    console.print(text, soft_wrap=True)
 
 
 # Notices (never results) go through Python's own logging, to standard error.
@@ -44,13 +48,13 @@ class _NoticeHandler(logging.Handler):
 
 
 @contextmanager
-def progress_bar(description: str, total: int | None, info: str = "") -> Iterator["Bar"]:
+def progress_bar(description: str, total: int | None, quiet: bool = False) -> Iterator["Bar"]:
     """A progress bar on standard error while the block runs; silent where there is no terminal.
 
     Args:
         description: what is being done.
         total: how many items there are; None if nobody knows yet.
-        info: shown behind the bar, until `Bar.update` changes it.
+        quiet: show none.
     """
     columns = (
         TextColumn("{task.description}"),
@@ -61,16 +65,22 @@ def progress_bar(description: str, total: int | None, info: str = "") -> Iterato
         TextColumn("left"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as progress:
-        yield Bar(progress, description, total, info)
+    global _live
+    visible = err.is_terminal and not quiet
+    with Progress(*columns, console=err, transient=True, disable=not visible) as progress:
+        _live = progress if visible else None
+        try:
+            yield Bar(progress, description, total)
+        finally:
+            _live = None
 
 
 class Bar:
     """One bar of a running `progress_bar`."""
 
-    def __init__(self, progress: Progress, description: str, total: int | None, info: str):
+    def __init__(self, progress: Progress, description: str, total: int | None):
         self.progress = progress
-        self.task = progress.add_task(description, total=total, info=info)
+        self.task = progress.add_task(description, total=total, info="")
 
     def advance(self, items: int = 1) -> None:
         """So many more items are done."""

@@ -75,7 +75,6 @@ class Evaluation:
             "fingerprint": self.fingerprint,
             "interval": INTERVAL,
             "accuracy": asdict(self.accuracy),
-            "balanced_accuracy": metrics.balanced_accuracy(self.confusion),
             "loss": self.loss,
             "classes": {
                 name: {key: asdict(figure) for key, figure in figures.items()}
@@ -119,22 +118,25 @@ class Evaluation:
 
     def table(self) -> Table:
         """Accuracy and each class's recall, precision and F1, with n and 95 % intervals."""
-        table = Table(caption="in brackets: 95 % intervals; n: pictures of the class")
+        table = Table(caption="in brackets: 95 % intervals; of: what the figure is counted over")
         table.add_column("class")
-        table.add_column("n", justify="right")
         for title in ("recall", "precision", "F1"):
             table.add_column(title, justify="right", no_wrap=True)
         for name, figures in self.per_class().items():
-            cells = [figures[key].percent() for key in ("recall", "precision", "f1")]
-            table.add_row(shown(name), f"{figures['recall'].n:,}", *cells)
+            table.add_row(shown(name), *(with_n(figures[k]) for k in ("recall", "precision", "f1")))
         table.add_section()
-        table.add_row("accuracy", f"{self.accuracy.n:,}", self.accuracy.percent(), "", "")
+        table.add_row("accuracy", with_n(self.accuracy), "", "")
         return table
 
     def __repr__(self) -> str:
         return (
             f"<{self.split}: accuracy {self.accuracy.percent()} on {len(self.labels):,} pictures>"
         )
+
+
+def with_n(figure: Figure) -> str:
+    """Such as ``61.0 % (60.0 to 62.0) of 10,000``."""
+    return f"{figure.percent()} of {figure.n:,}"
 
 
 def evaluate(classifier: Classifier, data: Dataset, split: str = "test") -> Evaluation:

@@ -144,6 +144,16 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
 }
 
 
+def check_name(name: str) -> None:
+    """See that there is a net of this name.
+
+    Raises:
+        UsageError: there is none; the message names those there are.
+    """
+    if name not in MODELS:
+        raise UsageError(f"no net is called '{name}'; choose one of: {', '.join(MODELS)}")
+
+
 def create_model(name: str, num_classes: int, imgsz: int = 32) -> nn.Module:
     """A new net from the table `MODELS`, with random weights.
 
@@ -155,6 +165,5 @@ def create_model(name: str, num_classes: int, imgsz: int = 32) -> nn.Module:
     Raises:
         UsageError: no such net, or the pictures are too small for it.
     """
-    if name not in MODELS:
-        raise UsageError(f"no net is called '{name}'; choose one of: {', '.join(MODELS)}")
+    check_name(name)
     return MODELS[name](num_classes=num_classes, imgsz=imgsz)

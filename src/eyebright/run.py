@@ -12,16 +12,18 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from eyebright.checkpoint import append_line, load_card, write_file, write_json
+from eyebright.checkpoint import ModelCard, append_line, load_card, write_file, write_json
 from eyebright.classifier import Classifier
 from eyebright.config import TrainConfig
 from eyebright.console import shown
 from eyebright.data import Dataset, load
 from eyebright.data.cifar import CLASSES as CIFAR10_CLASSES
+from eyebright.data.folders import find_parts
 from eyebright.data.sources import MissingPartError
 from eyebright.errors import DataError, ModelError, UsageError
 from eyebright.evaluation import Evaluation, evaluate
 
+MOST_SAMPLED = 64  # pictures of the test part that may be looked at without opening it
 # The lesson's names, for display only.
 LESSON_NAMES = {"airplane": "plane", "automobile": "car"}
 
@@ -31,27 +33,27 @@ class Run:
 
     Args:
         path: the folder.
+        model: the net to load the weights into, where it was your own.
 
     Raises:
         ModelError: no such folder, or no run in it.
     """
 
-    def __init__(self, path: str | os.PathLike[str]):
+    def __init__(self, path: str | os.PathLike[str], model: nn.Module | None = None):
         self.path = Path(path)
         if not self.path.is_dir():
             raise ModelError(f"{shown(path)}: no such run folder")
         if not (self.path / "config.json").is_file():
             raise ModelError(f"{shown(path)}: no run (config.json is missing)")
-        # Known where it was trained just now; see `remember`.
-        self._own_model: nn.Module | None = None
-        self._held_out: Dataset | None = None
+        self._own_model = model
+        self._held_out: Dataset | None = None  # known where it was trained just now
 
     def __repr__(self) -> str:
         return f"<run {self.path}>"
 
-    def remember(self, own_model: nn.Module | None, held_out: Dataset | None) -> None:
-        """Keep what was just trained on at hand: it may exist in memory alone."""
-        self._own_model, self._held_out = own_model, held_out
+    def remember(self, held_out: Dataset | None) -> None:
+        """Keep the pictures held out at hand: they may exist in memory alone."""
+        self._held_out = held_out
 
     @property
     def config(self) -> TrainConfig:
@@ -67,15 +69,25 @@ class Run:
         path = self.path / "data.json"
         try:
             record = json.loads(path.read_text(encoding="utf-8"))
-            for key in ("source", "fingerprint", "splits", "val"):
-                record[key]
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            whole = (
+                isinstance(record["source"], str | None)
+                and isinstance(record["fingerprint"], str)
+                and isinstance(record["splits"]["val"], list)
+                and isinstance(record["skipped_bad"], bool)
+                and record["val"] in ("own", "cut", "none")
+            )
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise ModelError(f"{shown(path)}: unreadable ({error})") from None
+        if not whole:
+            raise ModelError(f"{shown(path)}: no record of the data of a run")
         return dict(record)
 
     def log(self) -> list[dict[str, str]]:
         """The rows of ``log.csv``, one an epoch."""
-        with (self.path / "log.csv").open(encoding="utf-8", newline="") as file:
+        path = self.path / "log.csv"
+        if not path.is_file():
+            return []  # interrupted before the first epoch was over
+        with path.open(encoding="utf-8", newline="") as file:
             return list(csv.DictReader(file))
 
     def classifier(self, device: str = "auto") -> Classifier:
@@ -121,7 +133,7 @@ class Run:
         """
         record, classifier = self.data_record, self.classifier(device)
         if not isinstance(data, Dataset):
-            data = self._load_test(data, record, classifier, skip_bad)
+            data = self._load_test(data, record, classifier.card, skip_bad)
         data = data.resized(classifier.card.imgsz)
         if data.fingerprint == record["fingerprint"]:
             raise DataError(
@@ -148,9 +160,21 @@ class Run:
         return len(path.read_text(encoding="utf-8").splitlines()) if path.exists() else 0
 
     def sample(self, count: int = 4) -> Dataset:
-        """The first pictures of the test part, to look at; no figure is made of them."""
-        data = self._load_test(None, self.data_record, self.classifier("cpu"), skip_bad=True)
-        return data.subset(np.arange(min(count, len(data))))
+        """A few pictures of the test part, to look at; no figure is made of them.
+
+        CIFAR-10's are the first ones, as in the lesson; others are drawn by chance, because
+        folders are sorted by class.
+
+        Raises:
+            UsageError: more than `MOST_SAMPLED`, which would open the test set unseen.
+        """
+        if not 1 <= count <= MOST_SAMPLED:
+            raise UsageError(f"--sample takes 1 to {MOST_SAMPLED} pictures, not {count}")
+        data = self._load_test(None, self.data_record, load_card(self.path), skip_bad=True)
+        order = np.arange(len(data))
+        if isinstance(data.ids[0], str):
+            order = np.random.default_rng(0).permutation(order)
+        return data.subset(order[:count])
 
     def short_names(self) -> dict[str, str]:
         """How classes are shown: the lesson's recipe says plane and car, as the lesson does."""
@@ -162,12 +186,10 @@ class Run:
         self,
         source: str | os.PathLike[str] | None,
         record: dict[str, Any],
-        classifier: Classifier,
+        card: ModelCard,
         skip_bad: bool,
     ) -> Dataset:
-        load_part = partial(
-            load, imgsz=classifier.card.imgsz, classes=classifier.classes, skip_bad=skip_bad
-        )
+        load_part = partial(load, imgsz=card.imgsz, classes=card.classes, skip_bad=skip_bad)
         if source is None and record["source"] is None:
             raise DataError(f"{shown(self.path)}: trained on data from memory; name the test data")
         try:
@@ -178,6 +200,8 @@ class Run:
                     f"{shown(record['source'])}: no test part; name the test data: "
                     f"eyebright test {shown(self.path)} DATA"
                 ) from None
+            if find_parts(Path(source)):
+                raise
         # A flat folder that was named is a test set as a whole.
         return load_part(source)
 

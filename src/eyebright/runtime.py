@@ -5,6 +5,7 @@ import ctypes
 import os
 import platform
 import random
+import re
 import subprocess
 import sys
 import warnings
@@ -15,9 +16,10 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from eyebright.errors import UsageError
+from eyebright.errors import StorageError, UsageError
 
 Precision = Literal["fp32", "bf16"]
+OUT_OF_MEMORY = re.compile(r"out of memory|can't allocate memory|not enough memory", re.I)
 
 
 def choose_device(name: str = "auto") -> torch.device:
@@ -56,10 +58,10 @@ def choose_precision(name: Literal["auto"] | Precision, device: torch.device) ->
 
 
 def has_matrix_hardware(device: torch.device) -> bool:
-    """Whether there is hardware for matrix products in bf16: a GPU, or a processor with AMX."""
+    """Whether there is hardware for matrix products: an NVIDIA GPU, or a processor with AMX."""
     if device.type == "cpu":
         return bool(torch.cpu.get_capabilities().get("amx_bf16", False))
-    return True
+    return device.type == "cuda"
 
 
 def set_up(device: torch.device, threads: int, seed: int) -> None:
@@ -74,12 +76,31 @@ def set_up(device: torch.device, threads: int, seed: int) -> None:
     np.random.seed(seed)  # noqa: NPY002 - users' own nets may draw from it
     torch.manual_seed(seed)
     torch.set_num_threads(threads or available_cores())
-    # fp32 means fp32, on tensor cores too. (The module is an object that mypy cannot see into.)
-    torch.backends.fp32_precision = "ieee"  # type: ignore[attr-defined]
+    exact_fp32()
     if device.type == "cuda":
         torch.backends.cudnn.benchmark = True
     else:
         keep_freed_memory()
+
+
+def exact_fp32() -> None:
+    """Let fp32 mean fp32, on tensor cores too, where torch would take shortened factors."""
+    torch.backends.fp32_precision = "ieee"  # type: ignore[attr-defined]  # set by __setattr__
+
+
+@contextlib.contextmanager
+def memory_errors(advice: str) -> Iterator[None]:
+    """Turn running out of memory, on a processor or a GPU, into an error that says what to do.
+
+    Raises:
+        StorageError: with this advice.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, MemoryError) or OUT_OF_MEMORY.search(str(error)):
+            raise StorageError(f"out of memory; {advice}") from None
+        raise
 
 
 def available_cores() -> int:
@@ -103,15 +124,19 @@ def keep_freed_memory() -> None:
         libc.mallopt(trim_threshold, 2**31 - 1)
 
 
-def memory_format(batch_size: int, imgsz: int, device: torch.device) -> torch.memory_format:
+def memory_format(
+    batch_size: int, imgsz: int, precision: str, device: torch.device
+) -> torch.memory_format:
     """How pictures and filters lie in memory: channels last, but for tiny batches on a processor.
 
     Args:
         batch_size: pictures a batch.
         imgsz: their side, in pixels.
+        precision: of the arithmetic; only fp32 has kernels that do without oneDNN.
         device: where training runs.
     """
-    tiny = device.type == "cpu" and batch_size * imgsz**2 <= 16 * 32 * 32
+    tiny = batch_size * imgsz**2 <= 16 * 32 * 32
+    tiny = tiny and precision == "fp32" and device.type == "cpu"
     return torch.contiguous_format if tiny else torch.channels_last
 
 

@@ -3,7 +3,7 @@
 import contextlib
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 
 import torch
@@ -46,8 +46,8 @@ def fit(
     val_set: Dataset | None,
     config: TrainConfig,
     normalization: Normalization,
-    say: Callable[[str], None],
-) -> Iterator[EpochResult]:
+    say: Callable[[str], None] | None,
+) -> Generator[EpochResult]:
     """Train a net, an epoch at a time.
 
     Args:
@@ -56,7 +56,7 @@ def fit(
         val_set: pictures held out, to look at after each epoch.
         config: with nothing left to "auto".
         normalization: of the pictures, the same in training and validation.
-        say: told the running loss, where ``config.log_every`` asks for it.
+        say: told the running loss, where ``config.log_every`` asks for it; None: be silent.
 
     Yields:
         A result for each epoch, when it is over.
@@ -76,8 +76,11 @@ def fit(
         else contextlib.nullcontext()
     )
     step, seconds = 0, 0.0
-    layout = memory_format(config.batch_size, train_set.imgsz, device)
-    with kernels_for(layout), progress_bar("training", total_steps) as bar:
+    every = config.log_every
+    log_points = range(every, steps_per_epoch + 1, every) if every else ()
+    tell = say or (lambda line: None)
+    layout = memory_format(config.batch_size, train_set.imgsz, config.precision, device)
+    with progress_bar("training", total_steps, quiet=say is None) as bar:
         for epoch in range(1, config.epochs + 1):
             model.train()
             start = looked = time.perf_counter()
@@ -85,27 +88,29 @@ def fit(
             history: list[float] = []
             running: list[tuple[int, float]] = []
             batches = train_batches(images, labels, config, normalization, epoch)
-            for batch, (pictures, targets) in enumerate(batches, start=1):
-                set_lr(optimizers, lr_at(config, step, total_steps))
-                with autocast:
-                    logits = model(pictures)
-                loss = cross_entropy(logits, targets, config.label_smoothing)
-                loss.backward()
-                for optimizer in optimizers:
-                    optimizer.step()
-                    optimizer.zero_grad()
-                step += 1
-                losses.append(loss.detach())
-                log_now = config.log_every and batch % config.log_every == 0
-                if log_now or batch == steps_per_epoch or time.perf_counter() - looked > REFRESH:
-                    history += finite_losses(losses, step, total_steps, config)
-                    losses.clear()
-                    looked = time.perf_counter()
-                    speed = batch * config.batch_size / (looked - start)
-                    bar.update(step, f"loss {history[-1]:.3f}  {speed:,.0f} images/s")
-                if log_now:
-                    running.append((batch, mean(history[-config.log_every :])))
-                    say(f"[{epoch}, {batch:5d}] loss: {running[-1][1]:.3f}")
+            with kernels_for(layout):
+                for batch, (pictures, targets) in enumerate(batches, start=1):
+                    set_lr(optimizers, lr_at(config, step, total_steps))
+                    with autocast:
+                        logits = model(pictures)
+                    loss = cross_entropy(logits, targets, config.label_smoothing)
+                    loss.backward()
+                    for optimizer in optimizers:
+                        optimizer.step()
+                        optimizer.zero_grad()
+                    step += 1
+                    losses.append(loss.detach())
+                    now, log_now = time.perf_counter(), batch in log_points
+                    if log_now or now - looked > REFRESH:
+                        history += finite_losses(losses, step, total_steps, config)
+                        losses.clear()
+                        looked = now
+                        speed = batch * config.batch_size / (now - start)
+                        bar.update(step, f"loss {history[-1]:.3f}  {speed:,.0f} images/s")
+                    if log_now:
+                        running.append((batch, mean(history[-config.log_every :])))
+                        tell(f"[{epoch}, {batch:5d}] loss: {running[-1][1]:.3f}")
+            history += finite_losses(losses, step, total_steps, config)
             check_weights(model, step)
             seconds += time.perf_counter() - start
             confusion = validate(model, val_set, normalization) if val_set else None
@@ -130,7 +135,7 @@ def finite_losses(
     Raises:
         NumbersError: names the first step whose loss is not finite, and its learning rate.
     """
-    values: list[float] = torch.stack(losses).tolist()
+    values: list[float] = torch.stack(losses).tolist() if losses else []
     for i, value in enumerate(values):
         if not math.isfinite(value):
             bad_step = step - len(values) + i
@@ -147,8 +152,8 @@ def check_weights(model: nn.Module, step: int) -> None:
     Raises:
         NumbersError: it did not.
     """
-    for name, parameter in model.named_parameters():
-        if not torch.isfinite(parameter).all():
+    for name, tensor in model.state_dict().items():
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             raise NumbersError(f"the weights {name} are not finite after step {step}; lower --lr")
 
 

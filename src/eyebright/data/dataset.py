@@ -3,17 +3,39 @@
 import hashlib
 from collections.abc import Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from eyebright.errors import DataError
+from eyebright.console import shown
+from eyebright.errors import DataError, StorageError
 from eyebright.images import Pixels, fit
 
 if TYPE_CHECKING:
     from eyebright.data.look import Look
+
+
+def allocate_images(count: int, imgsz: int, name: str) -> Pixels:
+    """An array for so many pictures, uint8 (count, imgsz, imgsz, 3), with nothing in it yet.
+
+    Raises:
+        StorageError: more than the memory that is free; it is better not to find out half way.
+    """
+    needed = count * imgsz * imgsz * 3
+    try:
+        with Path("/proc/meminfo").open() as file:
+            available = next(int(line.split()[1]) for line in file if "MemAvailable" in line) << 10
+    except (OSError, StopIteration):  # not Linux: let the allocation itself decide
+        available = needed * 2
+    if needed > 0.8 * available:
+        raise StorageError(
+            f"{shown(name)}: {count:,} pictures of {imgsz} px need {needed / 1e9:.1f} GB of "
+            f"memory, {available / 1e9:.1f} GB are free; lower --imgsz"
+        )
+    return np.empty((count, imgsz, imgsz, 3), np.uint8)
 
 
 class Dataset(torch.utils.data.Dataset[tuple[torch.Tensor, int]]):
@@ -30,6 +52,7 @@ class Dataset(torch.utils.data.Dataset[tuple[torch.Tensor, int]]):
         val: the data's own validation part, if they have one.
         sizes: (n, 2) widths and heights before resizing. Default: the size of ``images``.
         modes: colour mode of each picture before conversion. Default: all RGB.
+        mirrors: whether a picture means the same with left and right swapped; digits do not.
 
     Raises:
         DataError: shapes or labels that do not fit together.
@@ -47,6 +70,7 @@ class Dataset(torch.utils.data.Dataset[tuple[torch.Tensor, int]]):
         val: "Dataset | None" = None,
         sizes: NDArray[Any] | None = None,
         modes: Sequence[str] | None = None,
+        mirrors: bool = True,
     ):
         images, labels = np.asarray(images), np.asarray(labels)
         n = len(images)
@@ -69,6 +93,9 @@ class Dataset(torch.utils.data.Dataset[tuple[torch.Tensor, int]]):
         self.name = name
         self.source = source
         self.val = val
+        self.mirrors = mirrors
+        if val is not None and val.classes != self.classes:
+            raise DataError(f"{name}: the validation part has other classes")
         own_size = (images.shape[2], images.shape[1])
         self.sizes = np.tile(own_size, (n, 1)) if sizes is None else np.asarray(sizes)
         self.modes = ["RGB"] * n if modes is None else list(modes)
@@ -119,13 +146,15 @@ class Dataset(torch.utils.data.Dataset[tuple[torch.Tensor, int]]):
             name=name or self.name,
             sizes=self.sizes[indices],
             modes=[self.modes[i] for i in indices],
+            mirrors=self.mirrors,
         )
 
     def resized(self, imgsz: int) -> "Dataset":
         """The same pictures at another size, by the policy of `eyebright.images`."""
-        if self.images.shape[1:3] == (imgsz, imgsz):
+        val = self.val and self.val.resized(imgsz)
+        if self.images.shape[1:3] == (imgsz, imgsz) and val is self.val:
             return self
-        images = np.empty((len(self), imgsz, imgsz, 3), np.uint8)
+        images = allocate_images(len(self), imgsz, self.name)
         for i, pixels in enumerate(self.images):
             images[i] = fit(pixels, imgsz)
         return Dataset(
@@ -135,9 +164,10 @@ class Dataset(torch.utils.data.Dataset[tuple[torch.Tensor, int]]):
             ids=self.ids,
             name=self.name,
             source=self.source,
-            val=self.val and self.val.resized(imgsz),
+            val=val,
             sizes=self.sizes,
             modes=self.modes,
+            mirrors=self.mirrors,
         )
 
     def look(self, count: int = 16, seed: int = 0) -> "Look":

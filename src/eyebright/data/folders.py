@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from eyebright.console import notices, progress_bar, shown
-from eyebright.data.dataset import Dataset
-from eyebright.errors import DataError, StorageError
+from eyebright.data.dataset import Dataset, allocate_images
+from eyebright.errors import DataError
 from eyebright.images import ENDINGS, Header, Pixels, decode, fit, read_bytes, read_header
 
 SPLITS = {
@@ -57,9 +57,14 @@ def find_parts(folder: Path) -> dict[str, Path]:
     """
     below = {entry.name.casefold(): entry for entry in _folders(folder)}
     parts = {
-        split: below[name] for split, names in SPLITS.items() for name in names if name in below
+        split: below[name]
+        for split, names in SPLITS.items()
+        for name in reversed(names)
+        if name in below
     }
-    return parts if "train" in parts or len(parts) == len(below) else {}
+    # A class may be called "train" too, beside "bus"; but then it holds pictures, not classes.
+    split = "train" in parts and _folders(parts["train"])
+    return parts if split or len(parts) == len(below) else {}
 
 
 def _walk(folder: Path, seen: set[tuple[int, int]]) -> Iterator[Path]:
@@ -114,7 +119,7 @@ def load_folder(
     with ThreadPoolExecutor(max(1, workers)) as pool:
         bad, headers = _read_headers(files, pool)
         size = imgsz or _choose_imgsz([headers[i] for i in sorted(headers)])
-        images = _allocate(len(files), size, folder)
+        images = allocate_images(len(files), size, str(folder))
         bad |= _decode_all(files, headers, images, pool)
     if bad:
         _complain(bad, files, skip_bad)
@@ -156,8 +161,8 @@ def _list_files(
     for class_folder in folders:
         if class_folder.name not in names:
             raise DataError(
-                f"{shown(class_folder)}: the model knows no class '{shown(class_folder.name)}', "
-                f"only: {', '.join(map(shown, names))}"
+                f"{shown(class_folder)}: there is no class '{shown(class_folder.name)}' among "
+                f"those known: {', '.join(map(shown, names))}"
             )
         found = []
         for file in _walk(class_folder, set()):
@@ -173,7 +178,7 @@ def _list_files(
         labels += [names.index(class_folder.name)] * len(found)
     if passed_over:
         kinds = ", ".join(f"{count} {shown(kind)}" for kind, count in passed_over.most_common(5))
-        notices.warning("files that are no pictures were passed over: %s", kinds)
+        notices.warning("files in no format that is read were passed over: %s", kinds)
     return files, labels
 
 
@@ -211,21 +216,6 @@ def _choose_imgsz(headers: list[Header]) -> int:
         return max(4, *sides)
     middle = np.median([min(header.width, header.height) for header in headers]) if headers else 0
     return 32 if middle <= SMALL else 224
-
-
-def _allocate(count: int, size: int, folder: Path) -> Pixels:
-    needed = count * size * size * 3
-    try:
-        with Path("/proc/meminfo").open() as file:
-            available = next(int(line.split()[1]) for line in file if "MemAvailable" in line) << 10
-    except (OSError, StopIteration):  # not Linux: let the allocation itself decide
-        available = needed * 2
-    if needed > 0.8 * available:
-        raise StorageError(
-            f"{shown(folder)}: {count:,} pictures of {size} px need {needed / 1e9:.1f} GB of "
-            f"memory, {available / 1e9:.1f} GB are free; lower --imgsz"
-        )
-    return np.empty((count, size, size, 3), np.uint8)
 
 
 def _decode_all(

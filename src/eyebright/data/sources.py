@@ -13,6 +13,7 @@ from eyebright.data.dataset import Dataset
 from eyebright.data.folders import find_parts, load_folder
 from eyebright.data.splits import stratified_split
 from eyebright.errors import DataError, UsageError
+from eyebright.runtime import available_cores
 
 NAMES = ("cifar10", "digits")
 LARGEST = 4096  # px
@@ -54,7 +55,7 @@ def load(
         raise UsageError(f"there is no split '{split}'; choose one of: train, val, test")
     if imgsz is not None and not 4 <= imgsz <= LARGEST:
         raise UsageError(f"--imgsz must be from 4 to {LARGEST} px, not {imgsz}")
-    workers = os.cpu_count() or 1 if workers is None else workers
+    workers = available_cores() if workers is None else workers
     name, path = str(source), Path(source)
     if name == "digits":
         data = load_digits(split)
@@ -126,6 +127,7 @@ def load_digits(split: str | None) -> Dataset:
     labels = bunch.target.astype(np.int64)
     train, test = stratified_split(labels, 0.2, seed=0)
     chosen = test if split == "test" else train
-    data = Dataset(images, labels, [str(c) for c in range(10)], name="digits").subset(chosen)
+    data = Dataset(images, labels, [str(c) for c in range(10)], name="digits", mirrors=False)
+    data = data.subset(chosen)
     data.source, data.modes = "digits", ["L"] * len(data)
     return data

@@ -1,0 +1,157 @@
+"""What training writes into the run folder: its description, its log, and the best model so far."""
+
+import contextlib
+import csv
+import io
+import itertools
+import shutil
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from eyebright import metrics
+from eyebright.batches import Normalization
+from eyebright.checkpoint import ModelCard, save_model, write_file
+from eyebright.config import TrainConfig
+from eyebright.console import shown
+from eyebright.data import Dataset
+from eyebright.errors import NumbersError, StorageError, UsageError
+from eyebright.training import EpochResult, check_weights
+
+
+def claim_folder(runs: Path, name: str) -> Path:
+    """Make a new folder of this name, or of the name with the next free number.
+
+    Raises:
+        UsageError: a name that would lie elsewhere.
+        StorageError: it cannot be made.
+    """
+    if not name or Path(name).name != name or name.startswith("."):
+        raise UsageError(f"--name must be a plain folder name, not '{shown(name)}'")
+    try:
+        runs.mkdir(parents=True, exist_ok=True)
+        for number in itertools.count(1):
+            folder = runs / (name if number == 1 else f"{name}-{number}")
+            try:
+                folder.mkdir()
+            except FileExistsError:
+                continue
+            return folder
+    except OSError as error:
+        raise StorageError(f"{shown(runs)}: {error.strerror or error}") from None
+    raise AssertionError("counting has no end")
+
+
+def describe_data(
+    data: Dataset, train_set: Dataset, val_set: Dataset | None, skip_bad: bool
+) -> dict[str, Any]:
+    """What ``data.json`` holds."""
+    return {
+        "name": data.name,
+        "source": data.source,
+        "fingerprint": data.fingerprint,
+        "classes": list(data.classes),
+        "counts": dict(zip(data.classes, train_set.counts().tolist(), strict=True)),
+        "imgsz": data.imgsz,
+        "skipped_bad": skip_bad,
+        "val": "none" if val_set is None else "cut" if data.val is None else "own",
+        "splits": {"train": train_set.ids, "val": val_set.ids if val_set else []},
+    }
+
+
+class Keeper:
+    """Saves the model of the best epoch so far into the run folder.
+
+    Args:
+        folder: the run folder.
+        net: the net that is being trained.
+        config: says by which metric.
+        classes: class names.
+        normalization: of the pictures.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        net: nn.Module,
+        config: TrainConfig,
+        classes: tuple[str, ...],
+        normalization: Normalization,
+    ):
+        self.folder, self.net, self.config = folder, net, config
+        self.classes, self.normalization = classes, normalization
+        self.best: EpochResult | None = None
+        self.saved: int | None = None  # the epoch whose model is on the disk
+
+    def keep(self, result: EpochResult) -> None:
+        """Save the model if this epoch is the best one, or if there is nothing to judge it by."""
+        if self.best is None or self._score(result) >= self._score(self.best):
+            self._save(result.epoch)
+            self.best = result
+
+    def save_interrupted(self, results: list[EpochResult]) -> None:
+        """Save the model as it is, unless a better one is there already or it is broken."""
+        if self.best is None or self.best.val_confusion is None:
+            with contextlib.suppress(NumbersError):
+                check_weights(self.net, results[-1].step if results else 0)
+                self._save(len(results))
+
+    def what_is_left(self) -> str:
+        """What to tell a user whose training broke off."""
+        if self.saved is None:
+            return "no epoch was finished, so no model is kept"
+        return f"the model of epoch {self.saved} is kept in {shown(self.folder)}"
+
+    def leave_nothing_half_done(self) -> None:
+        """Remove a run folder that has no model in it."""
+        if not (self.folder / "model.json").exists():
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+    def result_line(self) -> str:
+        """The figure that the kept model was chosen by."""
+        assert self.best is not None, "at least one epoch is over"
+        if self.best.val_confusion is None:
+            return "nothing was held out: 'eyebright test' will say how good it is"
+        figure = metrics.accuracy(self.best.val_confusion)
+        line = f"validation accuracy {figure.percent()} on {figure.n:,} pictures held out"
+        if self.config.metric == "balanced-accuracy":
+            line += f", balanced accuracy {100 * self._score(self.best):.1f} %"
+        return f"{line}, epoch {self.best.epoch}"
+
+    def _score(self, result: EpochResult) -> float:
+        if result.val_confusion is None:
+            return 0.0
+        if self.config.metric == "balanced-accuracy":
+            return metrics.balanced_accuracy(result.val_confusion)
+        return metrics.accuracy(result.val_confusion).value or 0.0
+
+    def _save(self, epoch: int) -> None:
+        assert self.config.imgsz is not None, "decided before training"
+        card = ModelCard(
+            architecture=self.config.model,
+            classes=self.classes,
+            imgsz=self.config.imgsz,
+            normalization=self.normalization,
+            recipe=self.config.recipe,
+            epoch=epoch,
+        )
+        save_model(self.folder, self.net.state_dict(), card)
+        self.saved = epoch
+
+
+def write_log(path: Path, results: list[EpochResult]) -> None:
+    """Write ``log.csv``, a row an epoch."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(
+        ["epoch", "step", "seconds", "train_loss", "val_accuracy", "val_balanced_accuracy", "val_n"]
+    )
+    for r in results:
+        row: list[Any] = [r.epoch, r.step, f"{r.seconds:.3f}", f"{r.train_loss:.6f}"]
+        if r.val_confusion is not None:
+            figure = metrics.accuracy(r.val_confusion)
+            balanced = metrics.balanced_accuracy(r.val_confusion)
+            row += [f"{figure.value:.6f}", f"{balanced:.6f}", figure.n]
+        writer.writerow(row + [""] * (7 - len(row)))
+    write_file(path, text.getvalue().encode())
