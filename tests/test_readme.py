@@ -39,7 +39,7 @@ def test_every_command_and_snippet_runs(
     class_folders("my-pictures/test", count=3)
     Image.new("RGB", (40, 30)).save("cat.jpg")
     ran = 0
-    names: dict[str, object] = {}  # a page is one session
+    names: dict[str, object] = {}  # a page is one program
     for language, code in code_blocks(page):
         if language == "python":
             exec(compile(code, page, "exec"), names)

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from eyebright.console import err, notices, out, say, shown
+from eyebright.console import err, notices, out, say, shown, waiting_for
 from eyebright.errors import EyebrightError, StorageError, UsageError
 
 app = typer.Typer(
@@ -71,6 +71,7 @@ def look(
     workers: Workers = None,
 ) -> None:
     """Look at training pictures with their labels, and at what there is of each class."""
+    waiting_for("reading the pictures")
     from eyebright.data import load
     from eyebright.data.look import terminal_grid
 
@@ -121,6 +122,7 @@ def train(
     workers: Workers = None,
 ) -> None:
     """Train a classifier: hold out a tenth, train, keep the best, write a run folder."""
+    waiting_for("reading the pictures")
     from eyebright.config import recipe_config
     from eyebright.launch import train as train_run
 
@@ -158,6 +160,7 @@ def _cifar10_or_digits() -> Any:
 @app.command()
 def val(run: RunArgument, device: Device = "auto") -> None:
     """Evaluate a run on the pictures that were held out of its training."""
+    waiting_for("reading the pictures and the model")
     from eyebright.run import Run
 
     opened = Run(run)
@@ -174,6 +177,7 @@ def test(
     skip_bad: SkipBad = False,
 ) -> None:
     """Open the test set, log that it was opened, and say how good the model is."""
+    waiting_for("reading the pictures and the model")
     from eyebright.run import Run
 
     opened = Run(run)

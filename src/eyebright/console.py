@@ -21,6 +21,12 @@ if not out.is_terminal:
     out.width = 120  # a file has no width; tables should not be squeezed into 80 columns
 
 
+def waiting_for(what: str) -> None:
+    """Say at once what takes the next seconds, to whoever sits before a terminal."""
+    if err.is_terminal:
+        err.print(f"{what} …", style="dim")
+
+
 _live: Progress | None = None  # the bar that is on the screen
 
 
