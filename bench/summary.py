@@ -12,8 +12,9 @@ from bench.rows import RESULTS
 HEAD = """# Results
 
 Written by `python -m bench.summary` from the rows beside it; each row holds its command, seed,
-versions and machine. Data: the JPEG copy of CIFAR-10 (all 60,000 pictures, quality 75; accuracy on it is
-about three points below the published pictures at the 94 % level), its own 10,000 test pictures, no test-time averaging. Seconds of the command are from the shell to its end.
+versions and machine. Data: the JPEG copy of CIFAR-10 (all 60,000 pictures at quality 75; accuracy
+on it is about three points below the published pictures at the 94 % level), its own 10,000 test
+pictures, no test-time averaging. Seconds of the command are from the shell to its end.
 
 """
 
