@@ -132,7 +132,7 @@ def predict_logits(
         float32 logits (n, classes), on the processor.
     """
     model.eval()
-    device = next(model.parameters()).device
+    device = next(model.parameters(), torch.empty(0)).device
     images = torch.as_tensor(images)
     batch_size = max(1, min(500, BATCH_PIXELS // (images.shape[1] * images.shape[2])))
     parts = [

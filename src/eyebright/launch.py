@@ -35,6 +35,8 @@ from eyebright.runtime import (
 )
 from eyebright.training import EpochResult, fit
 
+WHITENING_PIXELS = 5_000_000  # so many tell the statistics of patches
+
 
 def train(
     data: Dataset | str | os.PathLike[str] = "cifar10",
@@ -80,7 +82,9 @@ def train(
     config = recipe_config(recipe).replace(**settings)
     device = choose_device(config.device)
     parse_augment(config.augment)
-    if not isinstance(model, nn.Module):
+    if isinstance(model, nn.Module):
+        config = config.replace(model=type(model).__qualname__)
+    else:
         check_name(config.model)
     if not isinstance(data, Dataset):
         data = load(data, imgsz=config.imgsz, skip_bad=skip_bad, workers=workers)
@@ -94,21 +98,9 @@ def train(
     )
     with memory_errors(advice):
         set_up(device, config.threads, config.seed)
-        half = config.normalization == "half"
-        normalization = HALF if half else measure_normalization(train_set.images)
-        if isinstance(model, nn.Module):
-            net, config = model, config.replace(model=type(model).__qualname__)
-        else:
-            net = create_model(config.model, len(data.classes), data.imgsz)
-        if callable(whiten := getattr(net, "whiten", None)):
-            # By chance, because folders are sorted by class; so many that memory stays small.
-            few = np.random.default_rng(config.seed).permutation(len(train_set))
-            few = few[: max(1, 5_000_000 // data.imgsz**2)]
-            whiten(normalization(torch.from_numpy(train_set.images[few])))
-        check_logits(net, data, normalization)
+        net, normalization = prepare_net(model, config, data, train_set)
         layout = memory_format(config.batch_size, data.imgsz, config.precision, device)
         net.to(device).to(memory_format=layout)
-
         folder = claim_folder(Path(runs), name or f"{data.name}-{recipe}".lstrip("."))
         keeper = Keeper(folder, net, config, data.classes, normalization)
         results: list[EpochResult] = []
@@ -191,6 +183,35 @@ def decide(
         imgsz=data.imgsz,
         threads=config.threads or available_cores(),
     )
+
+
+def prepare_net(
+    model: nn.Module | str | None, config: TrainConfig, data: Dataset, train_set: Dataset
+) -> tuple[nn.Module, Normalization]:
+    """The net, ready for its first step, and the normalisation of its pictures.
+
+    Args:
+        model: the user's own net, if it is one.
+        config: names the net otherwise.
+        data: has the classes and the size.
+        train_set: what is measured for normalisation and whitening.
+
+    Raises:
+        UsageError: the net does not fit the data.
+    """
+    half = config.normalization == "half"
+    normalization = HALF if half else measure_normalization(train_set.images)
+    if isinstance(model, nn.Module):
+        net = model
+    else:
+        net = create_model(config.model, len(data.classes), data.imgsz)
+    if callable(whiten := getattr(net, "whiten", None)):
+        # By chance, because folders are sorted by class; so many that memory stays small.
+        few = np.random.default_rng(config.seed).permutation(len(train_set))
+        few = few[: max(1, WHITENING_PIXELS // data.imgsz**2)]
+        whiten(normalization(torch.from_numpy(train_set.images[few])))
+    check_logits(net, data, normalization)
+    return net, normalization
 
 
 def check_logits(net: nn.Module, data: Dataset, normalization: Normalization) -> None:

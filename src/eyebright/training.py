@@ -64,12 +64,12 @@ def fit(
     Raises:
         NumbersError: a loss or weight that is not finite; names the step and learning rate.
     """
+    optimizers = create_optimizers(model, config)
     device = next(model.parameters()).device
     images = torch.from_numpy(train_set.images).to(device)
     labels = torch.from_numpy(train_set.labels).to(device)
     steps_per_epoch = count_steps(len(images), config)
     total_steps = config.epochs * steps_per_epoch
-    optimizers = create_optimizers(model, config)
     autocast = (
         torch.autocast(device.type, torch.bfloat16)
         if config.precision == "bf16"
