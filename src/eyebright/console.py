@@ -94,7 +94,7 @@ class Bar:
 
     def update(self, completed: int, info: str, total: int | None = None) -> None:
         """Set how many items are done and what stands behind the bar."""
-        self.progress.update(self.task, completed=completed, info=info, total=total)
+        self.progress.update(self.task, completed=completed, info=info, total=total, refresh=True)
 
 
 def shown(name: object) -> str:

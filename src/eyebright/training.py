@@ -101,7 +101,7 @@ def fit(
                     step += 1
                     losses.append(loss.detach())
                     now, log_now = time.perf_counter(), batch in log_points
-                    if log_now or now - looked > REFRESH:
+                    if log_now or batch == steps_per_epoch or now - looked > REFRESH:
                         history += finite_losses(losses, step, total_steps, config)
                         losses.clear()
                         looked = now
@@ -110,7 +110,6 @@ def fit(
                     if log_now:
                         running.append((batch, mean(history[-config.log_every :])))
                         tell(f"[{epoch}, {batch:5d}] loss: {running[-1][1]:.3f}")
-            history += finite_losses(losses, step, total_steps, config)
             check_weights(model, step)
             seconds += time.perf_counter() - start
             confusion = validate(model, val_set, normalization) if val_set else None
@@ -135,7 +134,7 @@ def finite_losses(
     Raises:
         NumbersError: names the first step whose loss is not finite, and its learning rate.
     """
-    values: list[float] = torch.stack(losses).tolist() if losses else []
+    values: list[float] = torch.stack(losses).tolist()
     for i, value in enumerate(values):
         if not math.isfinite(value):
             bad_step = step - len(values) + i
