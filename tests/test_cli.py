@@ -54,6 +54,7 @@ def test_the_whole_way(eyebright_says: Callable, class_folders: Callable[..., Pa
     assert "validation accuracy" in lines[1]
     assert "Finished Training" in lines
     assert "run folder: runs/pets-fast" in lines
+    assert lines[-1] == "open the test set: eyebright test runs/pets-fast"
     code, out, _ = eyebright_says("val", "runs/pets-fast")
     assert code == 0
     assert out.startswith("Accuracy of the network on the 8 validation images: ")
@@ -88,7 +89,10 @@ def test_a_flat_folder_can_be_named_as_test_set(
     eyebright_says: Callable, class_folders: Callable[..., Path]
 ) -> None:
     data, other = class_folders(), class_folders("others", count=3)
-    assert eyebright_says("train", data, *QUICK)[0] == 0
+    code, out, _ = eyebright_says("train", data, *QUICK)
+    assert code == 0
+    assert out.splitlines()[-1] == "open the test set: eyebright test runs/pets-fast DATA"
+    assert "no test part" not in eyebright_says("val", "runs/pets-fast")[2]
     code, _, err = eyebright_says("test", "runs/pets-fast")
     assert code == 3
     assert "no test part; name the test data" in err
@@ -331,4 +335,9 @@ def test_help_and_version_and_a_broken_pipe() -> None:
     command = f"{sys.executable} -m eyebright look digits --count 1000 | head -1"
     done = subprocess.run(command, shell=True, capture_output=True, text=True, timeout=60)
     assert done.stdout.count("\n") == 1
+    command = f"{sys.executable} -m eyebright; exit $?"
+    assert (
+        "eyebright:"
+        not in subprocess.run(command, shell=True, capture_output=True, text=True).stderr
+    )
     assert "Traceback" not in done.stderr

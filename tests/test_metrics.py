@@ -1,5 +1,6 @@
 """Figures against published values, scikit-learn and exact enumeration."""
 
+import io
 import math
 
 import numpy as np
@@ -8,8 +9,10 @@ import sklearn.metrics
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from rich.console import Console
 from scipy import optimize, stats
 
+from eyebright.evaluation import Evaluation
 from eyebright.metrics import (
     Z95,
     Figure,
@@ -198,3 +201,18 @@ def test_log_loss_of_the_impossible_is_finite_and_large() -> None:
 )
 def test_a_figure_says_its_interval(successes: int, n: int, text: str) -> None:
     assert proportion(successes, n).percent() == text
+
+
+def test_the_table_fits_80_columns() -> None:
+    """No class name, figure or count is lost on the narrowest common terminal."""
+    labels = np.arange(3000) % 3
+    evaluation = Evaluation(
+        "test", ("cat", "automobile", "dog"), list(range(3000)), labels, np.eye(3)[labels], ""
+    )
+    console = Console(width=80, file=io.StringIO())
+    console.print(evaluation.table())
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "…" not in text
+    assert all(name in text for name in evaluation.classes)
+    assert text.count("–100.0)") == 10  # nine figures and the accuracy
+    assert text.count("of 1,000") == 9

@@ -4,6 +4,7 @@ Nothing heavy is imported here, so that ``--help`` answers at once; each verb im
 """
 
 import json
+import shlex
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -64,7 +65,7 @@ def look(
     count: Annotated[int, typer.Option("-n", "--count", min=1, help="Pictures to show.")] = 16,
     seed: Annotated[int, typer.Option(min=0, help="Of the random choice.")] = 0,
     output: Annotated[
-        Path | None, typer.Option("-o", "--out", help="PNG to write. [default: look-<data>.png]")
+        Path | None, typer.Option("-o", "--out", help="PNG to write. Default: look-<data>.png.")
     ] = None,
     imgsz: Imgsz = None,
     skip_bad: SkipBad = False,
@@ -142,7 +143,8 @@ def train(
         workers=workers,
         **settings,
     )
-    say(f"open the test set: eyebright test {shown(run.path)}")
+    others = "" if run.has_test_part() else " DATA"
+    say(f"open the test set: eyebright test {shlex.quote(shown(run.path))}{others}")
 
 
 def _cifar10_or_digits() -> Any:
@@ -284,6 +286,7 @@ def run_app(arguments: list[str] | None = None) -> int:
         # Usage errors: typer's own class, or click's in older releases; both explain themselves.
         if (explain := getattr(error, "format_message", None)) is None:
             raise
-        err.print(f"eyebright: {' '.join(explain().split())} (see --help)", soft_wrap=True)
+        if message := " ".join(explain().split()):  # none where the help was printed instead
+            err.print(f"eyebright: {message} (see --help)", soft_wrap=True)
         return int(getattr(error, "exit_code", 2))
     return code if isinstance(code, int) else 0

@@ -14,8 +14,14 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+
+class _Output(Console):
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError  # rich would exit with 1; `__main__` knows that `head` is content
+
+
 # Figures and class names are printed as they are: no markup, no automatic colours.
-out = Console(markup=False, highlight=False, emoji=False)
+out = _Output(markup=False, highlight=False, emoji=False)
 err = Console(markup=False, highlight=False, emoji=False, stderr=True)
 if not out.is_terminal:
     out.width = 120  # a file has no width; tables should not be squeezed into 80 columns

@@ -119,9 +119,9 @@ class Evaluation:
     def table(self) -> Table:
         """Accuracy and each class's recall, precision and F1, with n and 95 % intervals."""
         table = Table(caption="in brackets: 95 % intervals; of: what the figure is counted over")
-        table.add_column("class")
-        for title in ("recall", "precision", "F1"):
-            table.add_column(title, justify="right", no_wrap=True)
+        table.add_column("class", no_wrap=True)
+        for title in ("recall, %", "precision, %", "F1, %"):
+            table.add_column(title, justify="right")  # may wrap, so that 80 columns are enough
         for name, figures in self.per_class().items():
             table.add_row(shown(name), *(with_n(figures[k]) for k in ("recall", "precision", "f1")))
         table.add_section()
@@ -135,8 +135,11 @@ class Evaluation:
 
 
 def with_n(figure: Figure) -> str:
-    """Such as ``61.0 % (60.0 to 62.0) of 10,000``."""
-    return f"{figure.percent()} of {figure.n:,}"
+    """Such as ``61.0 (60.0–62.0) of 10,000``, in percent."""
+    if figure.value is None or figure.low is None or figure.high is None:
+        return f"– of {figure.n:,}"
+    interval = f"({100 * figure.low:.1f}–{100 * figure.high:.1f})"
+    return f"{100 * figure.value:.1f} {interval} of {figure.n:,}"
 
 
 def evaluate(classifier: Classifier, data: Dataset, split: str = "test") -> Evaluation:

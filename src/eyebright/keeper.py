@@ -101,6 +101,8 @@ class Keeper:
         """What to tell a user whose training broke off."""
         if self.saved is None:
             return "no epoch was finished, so no model is kept"
+        if self.saved == 0:
+            return f"a half-trained model, before its first epoch, is kept in {shown(self.folder)}"
         return f"the model of epoch {self.saved} is kept in {shown(self.folder)}"
 
     def leave_nothing_half_done(self) -> None:

@@ -18,8 +18,9 @@ from eyebright.config import TrainConfig
 from eyebright.console import shown
 from eyebright.data import Dataset, load
 from eyebright.data.cifar import CLASSES as CIFAR10_CLASSES
+from eyebright.data.cifar import official_copy
 from eyebright.data.folders import find_parts
-from eyebright.data.sources import MissingPartError
+from eyebright.data.sources import NAMES, MissingPartError
 from eyebright.errors import DataError, ModelError, UsageError
 from eyebright.evaluation import Evaluation, evaluate
 
@@ -153,6 +154,14 @@ class Run:
         append_line(self.path / "tests.jsonl", json.dumps(opening))
         self._write(evaluation)
         return evaluation
+
+    def has_test_part(self) -> bool:
+        """Whether the data trained on have a test part, as far as names can tell."""
+        source = self.data_record["source"]
+        if source in NAMES:
+            return True
+        path = Path(source or "")
+        return official_copy(path) is not None or (path.is_dir() and "test" in find_parts(path))
 
     def test_openings(self) -> int:
         """How often this run's test set has been opened."""
