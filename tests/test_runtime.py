@@ -1,7 +1,6 @@
 """Device, precision, threads, seeds: what is decided, and that it is refused by name."""
 
 import random
-import subprocess
 import sys
 from typing import Any
 
@@ -104,30 +103,6 @@ def test_set_up_seeds_everything() -> None:
     assert torch.get_num_threads() == 1
     torch.set_num_threads(threads)
     assert draws[0] == draws[1] != draws[2]
-
-
-def test_freed_memory_is_kept() -> None:
-    """A large block that is freed and taken again costs no new pages."""
-    if not sys.platform.startswith("linux"):
-        pytest.skip("page faults are counted on Linux")
-    code = """
-import resource, torch
-from eyebright.runtime import keep_freed_memory
-{call}
-faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-for _ in range(3):
-    torch.zeros(20_000_000)
-before = faults()
-for _ in range(10):
-    torch.zeros(20_000_000)
-print(faults() - before)
-"""
-    given_back, kept = (
-        int(subprocess.run([sys.executable, "-c", code.format(call=call)],
-                           capture_output=True, text=True, check=True).stdout)
-        for call in ("", "keep_freed_memory()")
-    )  # fmt: skip
-    assert kept < given_back / 2
 
 
 def test_describe_holds_what_a_reader_needs() -> None:
