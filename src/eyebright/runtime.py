@@ -114,7 +114,7 @@ def keep_freed_memory() -> None:
     """Tell glibc to keep large blocks that are freed, instead of giving them back at once.
 
     A step frees and allocates the same activations again and again; fresh pages from the kernel
-    must each be faulted in and cleared, which took 40 % of a step's time (`bench/notes.md`).
+    must each be faulted in and cleared, which took 38 % of a step's time (`bench/notes.md`).
     Elsewhere than on glibc nothing happens.
     """
     trim_threshold, mmap_max = -1, -4  # names of <malloc.h>

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from eyebright.config import RANGES
 from eyebright.console import shown
 from eyebright.data.cifar import find_cifar10, load_cifar10, official_copy
 from eyebright.data.dataset import Dataset
@@ -16,7 +17,6 @@ from eyebright.errors import DataError, UsageError
 from eyebright.runtime import available_cores
 
 NAMES = ("cifar10", "digits")
-LARGEST = 4096  # px
 
 
 class MissingPartError(DataError):
@@ -53,8 +53,9 @@ def load(
     """
     if split not in (None, "train", "val", "test"):
         raise UsageError(f"there is no split '{split}'; choose one of: train, val, test")
-    if imgsz is not None and not 4 <= imgsz <= LARGEST:
-        raise UsageError(f"--imgsz must be from 4 to {LARGEST} px, not {imgsz}")
+    low, high = RANGES["imgsz"]
+    if imgsz is not None and not low <= imgsz <= high:
+        raise UsageError(f"--imgsz must be from {low:g} to {high:g} px, not {imgsz}")
     workers = available_cores() if workers is None else workers
     name, path = str(source), Path(source)
     if name == "digits":
