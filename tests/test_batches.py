@@ -249,3 +249,14 @@ def test_logits_are_those_of_the_net_in_evaluation_mode() -> None:
     assert logits.dtype == torch.float32
     assert logits.device.type == "cpu"
     assert not logits.requires_grad
+
+
+def test_averaging_with_the_mirror_image() -> None:
+    torch.manual_seed(0)
+    net, images = create_model("white16", 10), pixels(9, 32)
+    plain = predict_logits(net, images, CIFAR10)
+    mirrored = predict_logits(net, images[:, :, ::-1].copy(), CIFAR10)
+    averaged = predict_logits(net, images, CIFAR10, tta="mirror")
+    torch.testing.assert_close(averaged, (plain + mirrored) / 2, rtol=0, atol=1e-6)
+    of_mirrored = predict_logits(net, images[:, :, ::-1].copy(), CIFAR10, tta="mirror")
+    torch.testing.assert_close(averaged, of_mirrored, rtol=0, atol=1e-6)

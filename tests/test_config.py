@@ -15,6 +15,7 @@ from eyebright.config import (
     TrainConfig,
     fit_to_data,
     flag,
+    parse_time,
     recipe_config,
 )
 from eyebright.errors import UsageError
@@ -25,6 +26,7 @@ BY_KIND: dict[Any, st.SearchStrategy[Any]] = {
     str: st.text(),
     bool: st.booleans(),
     int | None: st.none() | st.integers(4, 4096),
+    float | None: st.none() | st.floats(1e-6, 0.9),
 }
 
 
@@ -87,7 +89,7 @@ def test_a_configuration_cannot_be_changed() -> None:
 
 
 def test_an_unknown_recipe_names_the_choices() -> None:
-    with pytest.raises(UsageError, match=r"'slow'.*tutorial.*fast") as caught:
+    with pytest.raises(UsageError, match=r"'slow'.*tutorial.*quick.*fast.*best") as caught:
         recipe_config("slow")
     assert caught.value.exit_code == 2
 
@@ -282,3 +284,28 @@ def test_whatever_the_data_there_is_a_step_to_take(config: TrainConfig, n: int, 
 )
 def test_flags_are_spelt_as_on_the_command_line(setting: str, said: str) -> None:
     assert flag(setting) == said
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("90s", 90),
+        ("3m", 180),
+        ("2h", 7200),
+        ("1h30m", 5400),
+        ("1m30s", 90),
+        ("2.5s", 2.5),
+        (" 5M ", 300),
+    ],
+)
+def test_times_are_read_as_people_write_them(text: str, seconds: float) -> None:
+    assert parse_time(text) == seconds
+
+
+@pytest.mark.parametrize(
+    "text", ["", " ", "3", "m", "0s", "-3m", "3 minutes", "1m1h", "nan", "1e3s"]
+)
+def test_what_is_no_time_is_refused(text: str) -> None:
+    with pytest.raises(UsageError, match="--time cannot be") as caught:
+        parse_time(text)
+    assert caught.value.exit_code == 2

@@ -390,3 +390,44 @@ def test_damaged_records_are_named(brightness: Dataset) -> None:
     (run.path / "config.json").write_text("[1")
     with pytest.raises(ModelError, match=r"config\.json"):
         _ = run.config
+
+
+def test_averaging_belongs_to_the_model_and_figures_say_so(brightness: Dataset) -> None:
+    run = eyebright.train(brightness, quiet=True, tta="mirror", **FAST)
+    card = json.loads((run.path / "model.json").read_text())
+    assert card["tta"] == "mirror"
+    evaluation = run.val()
+    assert evaluation.tta == "mirror"
+    assert "mirror" in repr(evaluation)
+    assert "mirror image averaged" in str(evaluation.table().caption)
+    assert json.loads((run.path / "val.json").read_text())["tta"] == "mirror"
+    classifier = Classifier.load(run.path)
+    images = brightness.images[:20]
+    mirrored = np.ascontiguousarray(images[:, :, ::-1])
+    np.testing.assert_allclose(
+        classifier.predict_proba(images), classifier.predict_proba(mirrored), atol=1e-6
+    )
+
+
+def test_a_model_without_a_word_on_averaging_has_none(brightness: Dataset) -> None:
+    run = eyebright.train(brightness, quiet=True, **FAST)
+    card = json.loads((run.path / "model.json").read_text())
+    assert card.pop("tta") == "none"
+    (run.path / "model.json").write_text(json.dumps(card))
+    assert Classifier.load(run.path).card.tta == "none"
+    (run.path / "model.json").write_text(json.dumps(card | {"tta": "guess"}))
+    with pytest.raises(ModelError, match="test-time averaging"):
+        Classifier.load(run.path)
+
+
+def test_what_must_not_be_mirrored_is_not_averaged_either() -> None:
+    digits = eyebright.load("digits").subset(range(300))
+    assert not digits.mirrors
+    run = eyebright.train(digits, recipe="best", quiet=True, **FAST)
+    assert run.config.tta == "none"
+
+
+def test_epochs_that_are_asked_for_are_trained(brightness: Dataset) -> None:
+    assert eyebright.train(brightness, recipe="quick", quiet=True, epochs=2).config.max_steps == 0
+    run = eyebright.train(brightness, recipe="quick", quiet=True)
+    assert run.log()[-1]["step"] == str(run.config.max_steps) == "60"

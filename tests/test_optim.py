@@ -7,7 +7,14 @@ from torch import Tensor, nn
 from eyebright.config import TrainConfig
 from eyebright.errors import UsageError
 from eyebright.models import MODELS, create_model
-from eyebright.optim import Muon, create_optimizers, lr_at, orthogonalize, set_lr
+from eyebright.optim import (
+    Muon,
+    Schedule,
+    create_optimizers,
+    orthogonalize,
+    orthogonalize_filters,
+    set_lr,
+)
 
 SGD = TrainConfig(optimizer="sgd", lr=0.1, momentum=0.9)
 MUON = TrainConfig(optimizer="muon", lr=0.1, momentum=0.6, rest_lr=0.01)
@@ -213,9 +220,36 @@ def test_a_net_without_parameters_is_refused(config: TrainConfig) -> None:
 
 
 def test_the_learning_rate_follows_its_schedule() -> None:
-    constant, linear = SGD.replace(schedule="constant"), SGD.replace(schedule="linear")
-    assert [lr_at(constant, step, 4) for step in range(4)] == [1, 1, 1, 1]
-    assert [lr_at(linear, step, 4) for step in range(5)] == [1, 0.75, 0.5, 0.25, 0]
+    constant, linear = Schedule("constant", 4), Schedule("linear", 4)
+    assert [constant.share(step) for step in range(4)] == [1, 1, 1, 1]
+    assert [linear.share(step) for step in range(5)] == [1, 0.75, 0.5, 0.25, 0]
+
+
+def test_a_schedule_that_is_changed_goes_on_from_where_it_is() -> None:
+    schedule = Schedule("linear", 10)
+    schedule.change(4, 8)
+    assert schedule.total_steps == 8
+    assert [schedule.share(step) for step in (4, 6, 8)] == pytest.approx([0.6, 0.3, 0])
+    schedule.change(6, 12)
+    assert [schedule.share(step) for step in (6, 9, 12)] == pytest.approx([0.3, 0.15, 0])
+    schedule.change(9, 3)  # it cannot end before now
+    assert schedule.total_steps == 9
+
+
+def test_filters_are_orthogonalised_together_as_each_alone() -> None:
+    shapes = [(16, 24, 3, 3), (16, 16, 3, 3), (64, 6, 2, 2), (8, 3, 1, 1), (16, 27)]
+    filters = [normal(*shape, seed=i) for i, shape in enumerate(shapes)]
+    together = orthogonalize_filters(filters, torch.float32)
+    for one, result in zip(filters, together, strict=True):
+        assert result.shape == one.shape
+        matrix = one.flatten(1)
+        tall = len(matrix) > matrix.shape[1]
+        alone = orthogonalize(matrix.T).T if tall else orthogonalize(matrix)
+        torch.testing.assert_close(result.flatten(1), alone, rtol=1e-4, atol=1e-5)
+    rough = orthogonalize_filters(filters, torch.bfloat16)
+    for one, result in zip(together, rough, strict=True):
+        assert result.dtype == torch.float32
+        assert (one - result).norm() < 0.03 * one.norm()
 
 
 def test_set_lr_gives_a_share_of_the_first_rate_each_time() -> None:

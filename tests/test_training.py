@@ -1,18 +1,22 @@
 """The loop: the lesson to the letter, and what it does when numbers go wrong."""
 
 import math
+from collections import Counter
 from collections.abc import Iterator
 
 import numpy as np
 import pytest
 import torch
 import torch.nn as nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from eyebright import kernels, training
 from eyebright.batches import HALF, epoch_order, measure_normalization
 from eyebright.config import TrainConfig, recipe_config
 from eyebright.data import Dataset
 from eyebright.errors import NumbersError
 from eyebright.models import LessonNet, create_model
+from eyebright.optim import Schedule
 from eyebright.training import EpochResult, count_steps, fit
 
 
@@ -198,3 +202,82 @@ def test_32_pictures_are_learned_by_heart(recipe: str) -> None:
     confusion = results[-1].val_confusion
     assert confusion is not None
     assert np.trace(confusion) == 32
+
+
+def test_a_run_of_so_many_steps_may_end_within_an_epoch() -> None:
+    config = recipe_config("fast").replace(
+        model="white16", batch_size=16, max_steps=7, precision="fp32", epochs=50
+    )
+    results, _ = run(made_data(64), config, create_model("white16", 10))
+    assert [(r.epoch, r.step) for r in results] == [(1, 4), (2, 7)]
+
+
+def test_whoever_holds_the_schedule_may_change_a_runs_length() -> None:
+    config = recipe_config("fast").replace(model="white16", batch_size=16, precision="fp32")
+    schedule = Schedule("linear", 12)
+    steps = []
+    net = create_model("white16", 10)
+    for result in fit(net, made_data(64), None, config, HALF, None, schedule):
+        steps.append(result.step)
+        if result.step == 4:
+            schedule.change(4, 9)
+    assert steps == [4, 8, 9]
+
+
+class CountedSteps(TorchDispatchMode):
+    """Counts the operations that reach a device."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: Counter[str] = Counter()
+        self.copied = 0  # values in copies of the size of features
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        result = func(*args, **(kwargs or {}))
+        name = func.overloadpacket.__name__
+        self.names[name] += 1
+        if name in ("_to_copy", "clone", "copy_", "contiguous"):
+            self.copied += args[0].numel()
+        return result
+
+
+def count_a_step(model: str, steps: int) -> CountedSteps:
+    """What the steps of a run do, those of the first two left out."""
+    counts = []
+    for total in (2, 2 + steps):
+        config = TrainConfig(
+            model=model, batch_size=40, max_steps=total, precision="bf16", device="cpu"
+        )
+        net = create_model(model, 10).to(memory_format=torch.channels_last)
+        net.whiten(torch.randn(8, 3, 32, 32))
+        with CountedSteps() as counted:
+            list(fit(net, made_data(400), None, config, HALF, None))
+        counts.append(counted)
+    difference = CountedSteps()
+    difference.names = counts[1].names - counts[0].names
+    difference.copied = counts[1].copied - counts[0].copied
+    return difference
+
+
+@pytest.mark.parametrize("model", ["patch48", "wide32"])
+def test_a_step_never_waits_for_a_number(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training, "REFRESH", 1e9)
+    counted = count_a_step(model, 6)
+    assert not counted.names["_local_scalar_dense"]  # what .item() and comparisons come down to
+    assert not counted.names["is_nonzero"]
+
+
+@pytest.mark.skipif(kernels.library() is None, reason="no compiled kernels")
+def test_a_step_is_a_known_number_of_operations(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training, "REFRESH", 1e9)
+    steps = 6
+    counted = count_a_step("wide32", steps)
+    per_step = {name: count / steps for name, count in counted.names.items()}
+    assert per_step["convolution"] == 7
+    # Each stage's first convolution passes its gradient on; weights have one of their own.
+    assert per_step["convolution_backward"] == 12
+    for slow in ("gelu", "gelu_backward", "max_pool2d_with_indices", "native_batch_norm"):
+        assert slow not in per_step
+    assert sum(per_step.values()) < 560
+    # Copies: the pictures to bf16, weights to bf16 and back, gradients laid side by side.
+    assert counted.copied / steps < 4_000_000

@@ -41,6 +41,8 @@ class ModelCard:
     epoch: int
     """Whose weights these are."""
     policy: str = POLICY
+    tta: str = "none"
+    """Test-time averaging, part of every prediction: ``none`` or ``mirror``."""
     format: int = FORMAT
 
 
@@ -140,6 +142,7 @@ def load_card(folder: Path) -> ModelCard:
             recipe=str(content["recipe"]),
             epoch=int(content["epoch"]),
             policy=str(content["policy"]),
+            tta=str(content.get("tta", "none")),
         )
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise ModelError(f"{shown(path)}: no model card ({error})") from None
@@ -147,6 +150,8 @@ def load_card(folder: Path) -> ModelCard:
         raise ModelError(f"{shown(path)}: pictures of {card.imgsz} px are out of range")
     if card.policy != POLICY:
         raise ModelError(f"{shown(path)}: an unknown way to resize pictures: {shown(card.policy)}")
+    if card.tta not in ("none", "mirror"):
+        raise ModelError(f"{shown(path)}: unknown test-time averaging: {shown(card.tta)}")
     return card
 
 

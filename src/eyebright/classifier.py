@@ -103,7 +103,12 @@ class Classifier:
             if self._animations:
                 notices.warning("%d animations: the first frame of each is used", self._animations)
         with memory_errors("name fewer pictures, or another --device"):
-            logits = predict_logits(self.model, pictures, self.card.normalization)  # type: ignore[arg-type]
+            logits = predict_logits(
+                self.model,
+                pictures,  # type: ignore[arg-type]
+                self.card.normalization,
+                self.card.tta,
+            )
         return torch.softmax(logits.double(), 1).numpy()
 
     def predict(self, pictures: Sequence[Picture] | Pixels) -> list[Prediction]:

@@ -6,6 +6,7 @@ Nothing heavy is imported here, so that ``--help`` answers at once; each verb im
 import json
 import shlex
 from pathlib import Path
+from time import monotonic
 from typing import Annotated, Any
 
 import typer
@@ -95,9 +96,21 @@ def look(
 @app.command()
 def train(
     data: DataArgument = None,
-    recipe: Annotated[str, typer.Option(help="fast, or tutorial (the lesson).")] = "fast",
-    model: Annotated[str | None, typer.Option(help="lesson, white16, white32, white64.")] = None,
+    recipe: Annotated[
+        str, typer.Option(help="quick, fast, best, or tutorial (the lesson).")
+    ] = "fast",
+    model: Annotated[
+        str | None, typer.Option(help="patch48, white16, white32, wide32, white64, wide64, lesson.")
+    ] = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the pictures.")] = None,
+    time: Annotated[
+        str | None,
+        typer.Option(help="What the whole command may take, as 90s, 3m or 2h: chooses the net."),
+    ] = None,
+    target: Annotated[
+        float | None,
+        typer.Option(help="Stop when the pictures held out reach this accuracy, as 0.9."),
+    ] = None,
     batch_size: Annotated[
         int | None, typer.Option("-b", "--batch-size", help="Pictures a mini-batch.")
     ] = None,
@@ -106,6 +119,10 @@ def train(
     augment: Annotated[
         str | None,
         typer.Option(help="none, or any of mirror, shift, cutout joined by +, as mirror+shift."),
+    ] = None,
+    tta: Annotated[
+        str | None,
+        typer.Option(help="Average each prediction with the mirror image's: none or mirror."),
     ] = None,
     val: Annotated[
         float | None, typer.Option(help="Share held out, where the data have no val part.")
@@ -124,12 +141,14 @@ def train(
 ) -> None:
     """Train a classifier: hold out a tenth, train, keep the best, write a run folder."""
     waiting_for("reading the pictures")
-    from eyebright.config import recipe_config
+    from eyebright.config import parse_time, recipe_config
     from eyebright.launch import train as train_run
+    from eyebright.runtime import process_age
 
     settings: dict[str, Any] = {
-        "model": model, "epochs": epochs, "batch_size": batch_size, "lr": lr, "imgsz": imgsz,
-        "augment": augment, "val": val, "metric": metric, "device": device,
+        "model": model, "epochs": epochs, "time": parse_time(time) if time else None,
+        "target": target, "batch_size": batch_size, "lr": lr, "imgsz": imgsz,
+        "augment": augment, "tta": tta, "val": val, "metric": metric, "device": device,
         "precision": precision, "threads": threads, "seed": seed,
     }  # fmt: skip
     settings = {key: value for key, value in settings.items() if value is not None}
@@ -141,6 +160,7 @@ def train(
         runs=runs,
         skip_bad=skip_bad,
         workers=workers,
+        started=monotonic() - process_age(),
         **settings,
     )
     others = "" if run.has_test_part() else " DATA"

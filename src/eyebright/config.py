@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import re
 from dataclasses import dataclass
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -17,6 +18,9 @@ RANGES: dict[str, tuple[float, float]] = {
     "epochs": (1, 1e9),
     "quick_epochs": (1, 1e9),
     "min_steps": (0, 1e9),
+    "max_steps": (0, 1e12),
+    "time": (TINY, 1e9),
+    "target": (TINY, 1),
     "batch_size": (1, 1e9),
     "lr": (TINY, HUGE),
     "rest_lr": (TINY, HUGE),
@@ -39,12 +43,18 @@ class TrainConfig:
     """
 
     recipe: str = "fast"
-    model: str = "white32"
-    epochs: int = 6
-    quick_epochs: int = 12
+    model: str = "wide32"
+    epochs: int = 4
+    quick_epochs: int = 11
     """Epochs where there is hardware for matrices: a GPU, or a processor with AMX."""
     min_steps: int = 300
     """Where the pictures are few, epochs are added until there are so many steps."""
+    max_steps: int = 0
+    """Stop after so many mini-batches, wherever in an epoch that is; 0: whole epochs."""
+    time: float | None = None
+    """Seconds that the whole command may take; it decides net and length (`eyebright.plan`)."""
+    target: float | None = None
+    """Stop at the end of the epoch that reaches this figure on the pictures held out."""
     batch_size: int = 500
     drop_last: bool = True
     """Leave out an epoch's last batch if it is smaller than the others."""
@@ -60,6 +70,9 @@ class TrainConfig:
     augment: str = "mirror+shift"
     normalization: Literal["data", "half"] = "data"
     """``data``: mean and deviation of the training pictures; ``half``: to [-1, 1]."""
+    tta: Literal["none", "mirror"] = "none"
+    """Test-time averaging: ``mirror`` predicts each picture and its mirror image. The model keeps
+    it: whatever is measured or predicted later includes it."""
     imgsz: int | None = None
     """Side of the square pictures that the net sees, in pixels; None: from the data."""
     val: float = 0.1
@@ -87,7 +100,7 @@ class TrainConfig:
                     choices = ", ".join(get_args(kind))
                     raise UsageError(f"{flag(name)} cannot be {value!r}; choose one of: {choices}")
                 continue
-            if kind is float and type(value) is int and abs(value) < 2**53:
+            if kind in (float, float | None) and type(value) is int and abs(value) < 2**53:
                 object.__setattr__(self, name, float(value))
             elif not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
                 takes = getattr(kind, "__name__", kind)
@@ -144,6 +157,20 @@ def fit_to_data(
     return config.replace(batch_size=size, epochs=epochs)
 
 
+def parse_time(text: str) -> float:
+    """Seconds of a time such as ``90s``, ``3m``, ``2h`` or ``1h30m``.
+
+    Raises:
+        UsageError: it is none, or zero.
+    """
+    match = re.fullmatch(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+(?:\.\d+)?)s)?", text.strip().lower())
+    parts = [float(part or 0) for part in match.groups()] if match and text.strip() else [0.0]
+    seconds = sum(part * unit for part, unit in zip(parts, (3600, 60, 1), strict=False))
+    if not seconds:
+        raise UsageError(f"--time cannot be '{text}'; say 90s, 3m, 2h or 1h30m")
+    return seconds
+
+
 def flag(name: str) -> str:
     """The command line's name of a setting: ``batch_size`` is ``--batch-size``."""
     return "--" + name.replace("_", "-")
@@ -171,7 +198,18 @@ RECIPES: dict[str, TrainConfig] = {
         log_every=2000,
         precision="fp32",
     ),
+    # What the lesson reaches, in about a second.
+    "quick": TrainConfig(
+        recipe="quick",
+        model="patch48",
+        max_steps=60,
+        batch_size=200,
+        lr=0.2,
+        rest_lr=0.02,
+        augment="none",
+    ),
     "fast": TrainConfig(recipe="fast"),
+    "best": TrainConfig(recipe="best", model="wide64", epochs=5, quick_epochs=13, tta="mirror"),
 }
 
 

@@ -34,6 +34,8 @@ class Evaluation:
     """Of shape (n, classes)."""
     fingerprint: str
     """Of the pictures and labels."""
+    tta: str = "none"
+    """Test-time averaging that the figures include."""
 
     @cached_property
     def predictions(self) -> NDArray[np.int64]:
@@ -74,6 +76,7 @@ class Evaluation:
             "n": len(self.labels),
             "fingerprint": self.fingerprint,
             "interval": INTERVAL,
+            "tta": self.tta,
             "accuracy": asdict(self.accuracy),
             "loss": self.loss,
             "classes": {
@@ -118,7 +121,10 @@ class Evaluation:
 
     def table(self) -> Table:
         """Accuracy and each class's recall, precision and F1, with n and 95 % intervals."""
-        table = Table(caption="in brackets: 95 % intervals; of: what the figure is counted over")
+        caption = "in brackets: 95 % intervals; of: what the figure is counted over"
+        if self.tta == "mirror":
+            caption += "; each picture and its mirror image averaged"
+        table = Table(caption=caption)
         table.add_column("class", no_wrap=True)
         for title in ("recall, %", "precision, %", "F1, %"):
             table.add_column(title, justify="right")  # may wrap, so that 80 columns are enough
@@ -130,7 +136,8 @@ class Evaluation:
 
     def __repr__(self) -> str:
         return (
-            f"<{self.split}: accuracy {self.accuracy.percent()} on {len(self.labels):,} pictures>"
+            f"<{self.split}: accuracy {self.accuracy.percent()} on {len(self.labels):,} pictures"
+            f"{', averaged with their mirror images' if self.tta == 'mirror' else ''}>"
         )
 
 
@@ -168,4 +175,5 @@ def evaluate(classifier: Classifier, data: Dataset, split: str = "test") -> Eval
         labels=data.labels,
         probabilities=classifier.predict_proba(data.images),
         fingerprint=data.fingerprint,
+        tta=classifier.card.tta,
     )

@@ -86,7 +86,7 @@ class Keeper:
 
     def keep(self, result: EpochResult) -> None:
         """Save the model if this epoch is the best one, or if there is nothing to judge it by."""
-        if self.best is None or self._score(result) >= self._score(self.best):
+        if self.best is None or self.score(result) >= self.score(self.best):
             self._save(result.epoch)
             self.best = result
 
@@ -118,10 +118,20 @@ class Keeper:
         figure = metrics.accuracy(self.best.val_confusion)
         line = f"validation accuracy {figure.percent()} on {figure.n:,} pictures held out"
         if self.config.metric == "balanced-accuracy":
-            line += f", balanced accuracy {100 * self._score(self.best):.1f} %"
+            line += f", balanced accuracy {100 * self.score(self.best):.1f} %"
         return f"{line}, epoch {self.best.epoch}"
 
-    def _score(self, result: EpochResult) -> float:
+    def target_line(self, last: EpochResult, target: float, seconds: float) -> str:
+        """Whether a target was reached, and when: training alone, and the whole command so far."""
+        score = self.score(last)
+        return (
+            f"target {100 * target:.1f} % {'reached' if score >= target else 'not reached'}: "
+            f"{100 * score:.1f} % on the pictures held out, after {last.seconds:.1f} s of "
+            f"training, {seconds:.1f} s in all"
+        )
+
+    def score(self, result: EpochResult) -> float:
+        """The figure on the pictures held out that epochs are compared by; 0 without any."""
         if result.val_confusion is None:
             return 0.0
         if self.config.metric == "balanced-accuracy":
@@ -137,6 +147,7 @@ class Keeper:
             normalization=self.normalization,
             recipe=self.config.recipe,
             epoch=epoch,
+            tta=self.config.tta,
         )
         save_model(self.folder, self.net.state_dict(), card)
         self.saved = epoch

@@ -1,8 +1,10 @@
 """`train`: decides what is open, makes the run folder, drives the loop and keeps the best."""
 
 import contextlib
+import math
 import os
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +17,14 @@ from eyebright import metrics
 from eyebright.augment import MIRROR, parse_augment
 from eyebright.batches import HALF, Normalization, measure_normalization, predict_logits
 from eyebright.checkpoint import write_file, write_json
-from eyebright.config import TrainConfig, fit_to_data, recipe_config
+from eyebright.config import TrainConfig, fit_to_data, parse_time, recipe_config
 from eyebright.console import out, say, shown
 from eyebright.data import Dataset, load
 from eyebright.data.splits import stratified_split
 from eyebright.errors import DataError, NumbersError, UsageError
 from eyebright.keeper import Keeper, claim_folder, describe_data, write_log
 from eyebright.models import check_name, create_model
+from eyebright.plan import CURVES, Pacer, make_plan
 from eyebright.run import Run
 from eyebright.runtime import (
     available_cores,
@@ -33,7 +36,7 @@ from eyebright.runtime import (
     memory_format,
     set_up,
 )
-from eyebright.training import EpochResult, fit
+from eyebright.training import EpochResult, count_steps, fit, plain_schedule
 
 WHITENING_PIXELS = 5_000_000  # so many tell the statistics of patches
 
@@ -48,6 +51,7 @@ def train(
     skip_bad: bool = False,
     workers: int | None = None,
     quiet: bool = False,
+    started: float | None = None,
     **settings: Any,
 ) -> Run:
     """Train a classifier and write a run folder.
@@ -63,7 +67,8 @@ def train(
         skip_bad: go on without pictures that cannot be read.
         workers: threads that decode pictures; None: one a processor core.
         quiet: print nothing.
-        **settings: any other setting of `TrainConfig`.
+        started: when the clock of ``time`` began to run, of ``time.monotonic``; None: now.
+        **settings: any other setting of `TrainConfig`; ``time`` also as text, such as ``"3m"``.
 
     Returns:
         The run, with the model of the best epoch on the pictures held out (of the last epoch
@@ -77,8 +82,11 @@ def train(
         KeyboardInterrupt: interrupted, after what there was to save has been saved.
     """
     tell: Callable[[str], None] = (lambda text: None) if quiet else say
+    started = time.monotonic() if started is None else started
     if isinstance(model, str):
         settings["model"] = model
+    if isinstance(limit := settings.get("time"), str):
+        settings["time"] = parse_time(limit)
     config = recipe_config(recipe).replace(**settings)
     device = choose_device(config.device)
     parse_augment(config.augment)
@@ -90,6 +98,8 @@ def train(
         data = load(data, imgsz=config.imgsz, skip_bad=skip_bad, workers=workers)
     data = data.resized(config.imgsz or data.imgsz)
     train_set, val_set = hold_out(data, config)
+    if config.target is not None and val_set is None:
+        raise UsageError("--target needs pictures held out to see it reached; use --val 0.1")
     config = decide(config, settings, data, len(train_set), device)
 
     advice = (
@@ -98,9 +108,18 @@ def train(
     )
     with memory_errors(advice):
         set_up(device, config.threads, config.seed)
+        plan, deadline = None, None if config.time is None else started + config.time
+        if is_to_be_planned(config, settings):
+            nets = nets_to_compare(model, config, settings, data, device)
+            plan = make_plan(nets, train_set, val_set, config, deadline)
+            config = config.replace(model=plan.chosen.model, max_steps=plan.chosen.steps)
+            tell(plan.line(len(train_set), config))
+            set_up(device, config.threads, config.seed)  # as if nothing had been tried
         net, normalization = prepare_net(model, config, data, train_set)
-        layout = memory_format(config.batch_size, data.imgsz, config.precision, device)
-        net.to(device).to(memory_format=layout)
+        net = to_device(net, config, device)
+        schedule = plain_schedule(len(train_set), config)
+        steps_per_epoch = count_steps(len(train_set), config)
+        pacer = Pacer(plan, deadline, schedule, steps_per_epoch) if plan and deadline else None
         folder = claim_folder(Path(runs), name or f"{data.name}-{recipe}".lstrip("."))
         keeper = Keeper(folder, net, config, data.classes, normalization)
         results: list[EpochResult] = []
@@ -109,14 +128,21 @@ def train(
             write_json(folder / "env.json", describe(device))
             write_json(folder / "data.json", describe_data(data, train_set, val_set, skip_bad))
             tell(f"model will be trained on device: '{device}'")
-            epochs = fit(net, train_set, val_set, config, normalization, None if quiet else say)
+            hear = None if quiet else say
+            epochs = fit(net, train_set, val_set, config, normalization, hear, schedule)
             with contextlib.closing(epochs):
                 for result in epochs:
                     results.append(result)
                     keeper.keep(result)
                     write_log(folder / "log.csv", results)
+                    if pacer:
+                        pacer.epoch_is_over(result)
+                    if plan:
+                        plan.write(folder)
                     if not result.running_losses:
-                        tell(epoch_line(results, config.epochs))
+                        tell(epoch_line(results, math.ceil(schedule.total_steps / steps_per_epoch)))
+                    if config.target is not None and keeper.score(result) >= config.target:
+                        break
         except KeyboardInterrupt:
             keeper.save_interrupted(results)
             tell(f"interrupted; {keeper.what_is_left()}")
@@ -130,10 +156,50 @@ def train(
     if results[0].running_losses and not quiet:
         out.print(loss_table(results))
     tell(keeper.result_line())
+    seconds = time.monotonic() - started
+    if config.target is not None:
+        tell(keeper.target_line(results[-1], config.target, seconds))
+    if plan:
+        pictures = results[-1].step * config.batch_size
+        for line in plan.closing_lines(keeper.score(results[-1]), pictures, seconds):
+            tell(line)
     tell(f"run folder: {shown(folder)}")
     run = Run(folder, model if isinstance(model, nn.Module) else None)
     run.remember(val_set)
     return run
+
+
+def is_to_be_planned(config: TrainConfig, settings: dict[str, Any]) -> bool:
+    """Whether time or target decides net and length, and not the recipe or the user."""
+    if config.time is not None:
+        return True
+    length_is_set = settings.keys() & {"epochs", "max_steps"}
+    return config.target is not None and config.model in CURVES and not length_is_set
+
+
+def nets_to_compare(
+    model: nn.Module | str | None,
+    config: TrainConfig,
+    settings: dict[str, Any],
+    data: Dataset,
+    device: torch.device,
+) -> Iterator[tuple[str, nn.Module]]:
+    """The nets that a plan may choose from: one if the user named it, or the recipe has its own."""
+    free = "model" not in settings and model is None and config.model in CURVES
+    for name in CURVES if free else [config.model]:
+        if isinstance(model, nn.Module):
+            check_logits(model, data, HALF)
+            net = model
+        else:
+            net = create_model(name, len(data.classes), data.imgsz)
+        yield name, to_device(net, config, device)
+
+
+def to_device(net: nn.Module, config: TrainConfig, device: torch.device) -> nn.Module:
+    """The net on its device, its filters laid out as its pictures will be."""
+    assert config.imgsz is not None, "decided before"
+    layout = memory_format(config.batch_size, config.imgsz, config.precision, device)
+    return net.to(device).to(memory_format=layout)
 
 
 def hold_out(data: Dataset, config: TrainConfig) -> tuple[Dataset, Dataset | None]:
@@ -174,8 +240,12 @@ def decide(
     config = fit_to_data(config, n, data.imgsz, settings.get("batch_size"))
     if not data.mirrors:
         names = [name for name in config.augment.split("+") if name != MIRROR]
-        config = config.replace(augment="+".join(names) or "none")
-    wanted = {key: settings[key] for key in ("epochs", "augment") if key in settings}
+        config = config.replace(augment="+".join(names) or "none", tta="none")
+    wanted: dict[str, Any] = {
+        key: settings[key] for key in ("epochs", "augment", "tta") if key in settings
+    }
+    if "epochs" in settings and "max_steps" not in settings:
+        wanted["max_steps"] = 0
     return config.replace(
         **wanted,
         device=str(device),

@@ -6,12 +6,16 @@ shape (batch, classes): no softmax at its end, because cross-entropy brings its 
 
 from collections.abc import Callable
 from functools import partial
+from itertools import pairwise, starmap
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from eyebright import kernels
 from eyebright.errors import UsageError
+
+MOST_WHITENING = 48  # filters of the first layer
 
 
 class LessonNet(nn.Module):
@@ -46,91 +50,124 @@ class LessonNet(nn.Module):
         return logits
 
 
-class Norm(nn.BatchNorm2d):
-    """Batch normalisation with a bias but no scale: the next filters can learn the scale."""
+class NormGelu(nn.BatchNorm2d):
+    """Batch normalisation with a bias but no scale, since the next filters learn it, and GELU."""
 
     def __init__(self, channels: int):
         # Short runs see few steps: statistics must follow within a few of them.
         super().__init__(channels, eps=1e-5, momentum=0.4)
         self.weight.requires_grad_(False)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Features of the same shape, each channel with mean 0 and deviation 1 over the batch."""
+    def forward(self, x: Tensor, pool: bool = False) -> Tensor:
+        """Activations of features, each channel with mean 0 and deviation 1 over the batch.
+
+        Args:
+            x: (batch, channels, height, width).
+            pool: halve height and width first, by max-pooling, so that the rest touches a quarter
+                of the values.
+        """
+        # Sides under 7 round up, so that small pictures (8 px) never shrink to nothing.
+        up = x.shape[-1] < 7
+        if self.training and kernels.ready(x) and not (pool and up) and x.numel() > x.shape[1]:
+            return kernels.norm_gelu(x, self, pool)
+        if pool:
+            x = F.max_pool2d(x, 2, ceil_mode=up)
         if self.training and x.numel() > x.shape[1]:
-            return super().forward(x)
+            return F.gelu(super().forward(x))
         # One value a channel has no deviation: the running statistics stand in, as in evaluation.
-        return F.batch_norm(
-            x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps
-        )
+        mean, variance = self.running_mean, self.running_var
+        return F.gelu(F.batch_norm(x, mean, variance, self.weight, self.bias, eps=self.eps))
+
+
+class Conv3x3(nn.Conv2d):
+    """3×3 convolution without bias that keeps height and width."""
+
+    def __init__(self, channels_in: int, channels_out: int):
+        super().__init__(channels_in, channels_out, 3, padding=1, bias=False)
+        # The first filters pass their input on unchanged (partial Dirac), the rest are random.
+        nn.init.dirac_(self.weight[:channels_in])
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Features (batch, channels_out, height, width)."""
+        return kernels.conv3x3(x, self.weight) if kernels.ready(x) else super().forward(x)
 
 
 class Stage(nn.Module):
-    """Convolution, halving by max-pooling, norm, activation; convolution, norm, activation.
-
-    Pooling comes before norm and activation, so that these touch a quarter of the values.
-    """
+    """Convolution, halving by max-pooling, norm and activation; convolution, norm, activation."""
 
     def __init__(self, channels_in: int, channels_out: int):
         super().__init__()
-        self.conv1 = nn.Conv2d(channels_in, channels_out, 3, padding=1, bias=False)
-        self.norm1 = Norm(channels_out)
-        self.conv2 = nn.Conv2d(channels_out, channels_out, 3, padding=1, bias=False)
-        self.norm2 = Norm(channels_out)
-        for conv in (self.conv1, self.conv2):
-            # The first filters pass their input on unchanged (partial Dirac), the rest are random.
-            nn.init.dirac_(conv.weight[:channels_in])
+        self.conv1 = Conv3x3(channels_in, channels_out)
+        self.norm1 = NormGelu(channels_out)
+        self.conv2 = Conv3x3(channels_out, channels_out)
+        self.norm2 = NormGelu(channels_out)
 
     def forward(self, x: Tensor) -> Tensor:
         """Features (batch, channels_out, height / 2, width / 2)."""
-        x = self.conv1(x)
-        # Sides under 7 round up, so that small pictures (8 px) never shrink to nothing.
-        x = F.max_pool2d(x, 2, ceil_mode=x.shape[-1] < 7)
-        x = F.gelu(self.norm1(x))
-        return F.gelu(self.norm2(self.conv2(x)))
+        x = self.norm1(self.conv1(x), pool=True)
+        return self.norm2(self.conv2(x))  # type: ignore[no-any-return]
 
 
 class WhiteNet(nn.Module):
-    """A small net whose first layer whitens 2×2 patches, followed by three stages.
+    """A small net whose first layer whitens patches of the picture, followed by stages.
 
     After the nets of tysam's hlb-CIFAR10 (2023) and Keller Jordan's airbench (2024,
     arXiv:2404.00498). The whitening filters are computed from training pictures by
     `whiten` and stay fixed; only their bias is learned. Takes pictures from 4 px up.
+
+    Args:
+        num_classes: how many logits it gives.
+        imgsz: side of its pictures, in pixels; it takes any.
+        widths: channels of each stage; each halves height and width.
+        patch: side of the patches, in pixels.
+        stride: pixels from one patch to the next; 2 makes everything after it four times cheaper.
     """
 
-    def __init__(self, num_classes: int, imgsz: int = 32, widths: tuple[int, int, int] = (0, 0, 0)):
+    def __init__(
+        self,
+        num_classes: int,
+        imgsz: int = 32,
+        widths: tuple[int, ...] = (),
+        patch: int = 2,
+        stride: int = 1,
+    ):
         super().__init__()
-        self.whitening = nn.Conv2d(3, 24, 2)
+        self.patch, self.stride = patch, stride
+        filters = min(2 * 3 * patch**2, MOST_WHITENING)
+        self.whitening = nn.Conv2d(3, filters, patch, stride)
         self.whitening.weight.requires_grad_(False)
-        self.stages = nn.Sequential(
-            Stage(24, widths[0]), Stage(widths[0], widths[1]), Stage(widths[1], widths[2])
-        )
-        self.head = nn.Linear(widths[2], num_classes, bias=False)
+        self.stages = nn.Sequential(*starmap(Stage, pairwise((filters, *widths))))
+        self.head = nn.Linear(widths[-1], num_classes, bias=False)
         # Small logits at first: the net starts neutral, with a loss of ln(classes).
-        nn.init.normal_(self.head.weight, std=1 / widths[2])
+        nn.init.normal_(self.head.weight, std=1 / widths[-1])
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits (batch, classes) of pictures (batch, 3, height, width)."""
-        x = F.gelu(self.whitening(x))
+        x = F.conv2d(x, self.whitening.weight, stride=self.stride)
+        bias = self.whitening.bias
+        assert bias is not None
+        x = kernels.bias_gelu(x, bias) if kernels.ready(x) else F.gelu(x + bias[:, None, None])
         x = self.stages(x)
         logits: Tensor = self.head(x.amax((2, 3)))
         return logits
 
     @torch.no_grad()
     def whiten(self, images: Tensor, eps: float = 5e-4) -> None:
-        """Set the first filters from the eigenvectors of the 2×2 patches of training pictures.
+        """Set the first filters from the eigenvectors of the patches of training pictures.
 
-        Each of the 12 whitening filters appears twice, with both signs, because the activation
-        after it lets only one sign through.
+        The filters of the largest eigenvalues are taken, each twice, with both signs, because the
+        activation after it lets only one sign through.
 
         Args:
             images: normalised pictures, float (n, 3, height, width); a few thousand are plenty.
             eps: added to the eigenvalues, so that flat directions are not blown up to noise.
         """
-        patches = images.float().unfold(2, 2, 1).unfold(3, 2, 1)
-        patches = patches.permute(0, 2, 3, 1, 4, 5).reshape(-1, 12)
+        size, half = self.patch, len(self.whitening.weight) // 2
+        patches = images.float().unfold(2, size, self.stride).unfold(3, size, self.stride)
+        patches = patches.permute(0, 2, 3, 1, 4, 5).reshape(-1, 3 * size**2)
         covariance = (patches.T @ patches / len(patches)).double().cpu()
-        values, vectors = torch.linalg.eigh(covariance)
-        filters = (vectors / (values + eps).sqrt()).T.reshape(12, 3, 2, 2).float()
+        values, vectors = torch.linalg.eigh(covariance)  # in ascending order
+        filters = (vectors / (values + eps).sqrt()).T[-half:].float().reshape(half, 3, size, size)
         self.whitening.weight.copy_(torch.cat((filters, -filters)))
         nn.init.zeros_(self.whitening.bias)  # type: ignore[arg-type]
 
@@ -138,9 +175,12 @@ class WhiteNet(nn.Module):
 # name -> factory(num_classes=..., imgsz=...). A new net is a new line here.
 MODELS: dict[str, Callable[..., nn.Module]] = {
     "lesson": LessonNet,
+    "patch48": partial(WhiteNet, widths=(48, 48), patch=4, stride=2),
     "white16": partial(WhiteNet, widths=(16, 32, 64)),
     "white32": partial(WhiteNet, widths=(32, 128, 128)),
     "white64": partial(WhiteNet, widths=(64, 256, 256)),
+    "wide32": partial(WhiteNet, widths=(32, 128, 256)),
+    "wide64": partial(WhiteNet, widths=(64, 256, 512)),
 }
 
 

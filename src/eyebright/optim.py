@@ -1,4 +1,4 @@
-"""Optimizers: Muon for filters beside Adam for the rest, or SGD; the learning rate at a step."""
+"""Optimizers: Muon for filters beside Adam for the rest, or SGD; the schedule of a run."""
 
 from collections.abc import Iterable
 
@@ -9,25 +9,22 @@ from eyebright.config import TrainConfig
 from eyebright.errors import UsageError
 
 
-def orthogonalize(matrix: Tensor, steps: int = 3) -> Tensor:
-    """The nearest semi-orthogonal matrix, roughly, by a quintic Newton-Schulz iteration.
+def orthogonalize(matrices: Tensor, steps: int = 3) -> Tensor:
+    """The nearest semi-orthogonal matrices, roughly, by a quintic Newton-Schulz iteration.
 
     Singular values that are not tiny end between about 0.3 and 1.3, which is close enough for an
-    update direction (Jordan et al. 2024, "Muon").
+    update direction (Jordan et al. 2024, "Muon"). Columns of zeros stay as they are.
 
     Args:
-        matrix: float (rows, columns), any scale.
+        matrices: float (..., rows, columns), any scale, with no more rows than columns to be quick.
         steps: iterations; three are enough for filters.
     """
     a, b, c = 3.4445, -4.7750, 2.0315
-    x = matrix / (matrix.norm() + 1e-7)
-    if tall := x.shape[0] > x.shape[1]:
-        x = x.T
+    x: Tensor = matrices / (matrices.norm(dim=(-2, -1), keepdim=True) + 1e-7)
     for _ in range(steps):
-        gram = x @ x.T
+        gram = x @ x.mT
         x = a * x + (b * gram + c * gram @ gram) @ x
-    result: Tensor = x.T if tall else x
-    return result
+    return x
 
 
 class Muon(torch.optim.Optimizer):
@@ -41,26 +38,64 @@ class Muon(torch.optim.Optimizer):
         params: filters, each with two dimensions or more.
         lr: step length as a share of the (fixed) weight norm.
         momentum: Nesterov momentum.
+        dtype: of the matrix products; bf16 is precise enough (Jordan et al. 2024).
     """
 
-    def __init__(self, params: Iterable[Tensor], lr: float, momentum: float):
+    def __init__(
+        self,
+        params: Iterable[Tensor],
+        lr: float,
+        momentum: float,
+        dtype: torch.dtype = torch.float32,
+    ):
         super().__init__(params, {"lr": lr, "momentum": momentum})
+        self.dtype = dtype
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
         """Take one step from the gradients at hand."""
         for group in self.param_groups:
-            for p in group["params"]:
-                if p.grad is None:
-                    continue
+            params = [p for p in group["params"] if p.grad is not None]
+            if not params:
+                continue
+            gradients = [p.grad for p in params]
+            for p in params:
                 if "velocity" not in self.state[p]:
                     self.state[p]["velocity"] = torch.zeros_like(p)
-                velocity = self.state[p]["velocity"]
-                velocity.mul_(group["momentum"]).add_(p.grad)
-                ahead = p.grad.add(velocity, alpha=group["momentum"])
-                p.mul_(len(p) ** 0.5 / p.norm().clamp_min(1e-7))
-                update = orthogonalize(ahead.reshape(len(p), -1)).view_as(p)
-                p.add_(update, alpha=-group["lr"])
+            velocities = [self.state[p]["velocity"] for p in params]
+            torch._foreach_mul_(velocities, group["momentum"])
+            torch._foreach_add_(velocities, gradients)
+            ahead = torch._foreach_add(gradients, velocities, alpha=group["momentum"])
+            norms = torch._foreach_norm(params)
+            updates = orthogonalize_filters(list(ahead), self.dtype)
+            for p, norm, update in zip(params, norms, updates, strict=True):
+                p.mul_(len(p) ** 0.5 / norm.clamp_min(1e-7)).add_(update, alpha=-group["lr"])
+
+
+def orthogonalize_filters(filters: list[Tensor], dtype: torch.dtype) -> list[Tensor]:
+    """Filter banks (out, ...), each orthogonalised as a matrix (out, rest).
+
+    Those with as many rows are padded with columns of zeros and go through the iteration as one
+    batch: a few large products instead of many small ones.
+
+    Args:
+        filters: float32 tensors.
+        dtype: of the products.
+    """
+    matrices = [f.reshape(len(f), -1) for f in filters]
+    matrices = [m.T if len(m) > m.shape[1] else m for m in matrices]
+    results: list[Tensor] = [torch.empty(0)] * len(filters)
+    for rows in {len(m) for m in matrices}:
+        which = [i for i, m in enumerate(matrices) if len(m) == rows]
+        columns = max(matrices[i].shape[1] for i in which)
+        batch = matrices[which[0]].new_zeros((len(which), rows, columns), dtype=dtype)
+        for place, i in enumerate(which):
+            batch[place, :, : matrices[i].shape[1]] = matrices[i]
+        for i, matrix in zip(which, orthogonalize(batch).float(), strict=True):
+            matrix = matrix[:, : matrices[i].shape[1]]
+            tall = len(filters[i]) > filters[i][0].numel()
+            results[i] = (matrix.T if tall else matrix).reshape(filters[i].shape)
+    return results
 
 
 def create_optimizers(model: nn.Module, config: TrainConfig) -> list[torch.optim.Optimizer]:
@@ -83,20 +118,36 @@ def create_optimizers(model: nn.Module, config: TrainConfig) -> list[torch.optim
         ]
     filters = [p for p in parameters if p.ndim == 4]
     rest = [p for p in parameters if p.ndim != 4]
-    muon = Muon(filters, config.lr, config.momentum) if filters else None
+    dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
+    muon = Muon(filters, config.lr, config.momentum, dtype) if filters else None
     others = torch.optim.Adam(rest, lr=config.rest_lr, betas=(0.85, 0.95)) if rest else None
     return [optimizer for optimizer in (muon, others) if optimizer is not None]
 
 
-def lr_at(config: TrainConfig, step: int, total_steps: int) -> float:
-    """Share of the full learning rate at a step: 1, or going down to zero in a line.
+class Schedule:
+    """How long a run is, in steps, and the share of the learning rate at each of them.
 
     Args:
-        config: says which schedule.
-        step: counted from 0.
-        total_steps: of the whole run.
+        kind: ``constant``, or ``linear``, which goes down to zero at the end.
+        total_steps: of the whole run, at least 1.
     """
-    return 1.0 if config.schedule == "constant" else 1 - step / total_steps
+
+    def __init__(self, kind: str, total_steps: int):
+        self.kind = kind
+        self.total_steps = total_steps
+        self.start = (0, 1.0)  # the step and share from which it goes down
+
+    def share(self, step: int) -> float:
+        """Share of the full learning rate at a step, counted from 0."""
+        if self.kind == "constant":
+            return 1.0
+        start, share = self.start
+        return share * (self.total_steps - step) / max(1, self.total_steps - start)
+
+    def change(self, step: int, total_steps: int) -> None:
+        """From this step on, take so many steps in all: the rest goes down from where it is."""
+        self.start = (step, self.share(step))
+        self.total_steps = max(step, total_steps)
 
 
 def set_lr(optimizers: list[torch.optim.Optimizer], share: float) -> None:

@@ -5,6 +5,7 @@ import math
 import time
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
+from itertools import islice
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +17,7 @@ from eyebright.data import Dataset
 from eyebright.errors import NumbersError
 from eyebright.losses import cross_entropy
 from eyebright.metrics import Counts, confusion_matrix
-from eyebright.optim import create_optimizers, lr_at, set_lr
+from eyebright.optim import Schedule, create_optimizers, set_lr
 from eyebright.runtime import kernels_for, memory_format
 
 REFRESH = 0.5  # seconds between looks at the losses, where no other rhythm is asked for
@@ -47,6 +48,7 @@ def fit(
     config: TrainConfig,
     normalization: Normalization,
     say: Callable[[str], None] | None,
+    schedule: Schedule | None = None,
 ) -> Generator[EpochResult]:
     """Train a net, an epoch at a time.
 
@@ -57,9 +59,11 @@ def fit(
         config: with nothing left to "auto".
         normalization: of the pictures, the same in training and validation.
         say: told the running loss, where ``config.log_every`` asks for it; None: be silent.
+        schedule: steps and learning rate; whoever holds it may change its length between epochs.
+            Default: what config says.
 
     Yields:
-        A result for each epoch, when it is over.
+        A result for each epoch, when it is over; the last one may be cut short.
 
     Raises:
         NumbersError: a loss or weight that is not finite; names the step and learning rate.
@@ -69,28 +73,30 @@ def fit(
     images = torch.from_numpy(train_set.images).to(device)
     labels = torch.from_numpy(train_set.labels).to(device)
     steps_per_epoch = count_steps(len(images), config)
-    total_steps = config.epochs * steps_per_epoch
+    schedule = schedule or plain_schedule(len(images), config)
     autocast = (
         torch.autocast(device.type, torch.bfloat16)
         if config.precision == "bf16"
         else contextlib.nullcontext()
     )
-    step, seconds = 0, 0.0
+    epoch, step, seconds = 0, 0, 0.0
     every = config.log_every
     log_points = range(every, steps_per_epoch + 1, every) if every else ()
     tell = say or (lambda line: None)
     layout = memory_format(config.batch_size, train_set.imgsz, config.precision, device)
-    with progress_bar("training", total_steps, quiet=say is None) as bar:
-        for epoch in range(1, config.epochs + 1):
+    with progress_bar("training", schedule.total_steps, quiet=say is None) as bar:
+        while step < schedule.total_steps:
+            epoch += 1
             model.train()
+            steps = min(steps_per_epoch, schedule.total_steps - step)
             start = looked = time.perf_counter()
             losses: list[Tensor] = []  # left on the device: asking for one waits for the device
             history: list[float] = []
             running: list[tuple[int, float]] = []
             batches = train_batches(images, labels, config, normalization, epoch)
             with kernels_for(layout):
-                for batch, (pictures, targets) in enumerate(batches, start=1):
-                    set_lr(optimizers, lr_at(config, step, total_steps))
+                for batch, (pictures, targets) in enumerate(islice(batches, steps), start=1):
+                    set_lr(optimizers, schedule.share(step))
                     with autocast:
                         logits = model(pictures)
                     loss = cross_entropy(logits, targets, config.label_smoothing)
@@ -101,18 +107,19 @@ def fit(
                     step += 1
                     losses.append(loss.detach())
                     now, log_now = time.perf_counter(), batch in log_points
-                    if log_now or batch == steps_per_epoch or now - looked > REFRESH:
-                        history += finite_losses(losses, step, total_steps, config)
+                    if log_now or batch == steps or now - looked > REFRESH:
+                        history += finite_losses(losses, step, config.lr, schedule)
                         losses.clear()
                         looked = now
                         speed = batch * config.batch_size / (now - start)
-                        bar.update(step, f"loss {history[-1]:.3f}  {speed:,.0f} images/s")
+                        info = f"loss {history[-1]:.3f}  {speed:,.0f} images/s"
+                        bar.update(step, info, schedule.total_steps)
                     if log_now:
                         running.append((batch, mean(history[-config.log_every :])))
                         tell(f"[{epoch}, {batch:5d}] loss: {running[-1][1]:.3f}")
             check_weights(model, step)
             seconds += time.perf_counter() - start
-            confusion = validate(model, val_set, normalization) if val_set else None
+            confusion = validate(model, val_set, normalization, config.tta) if val_set else None
             yield EpochResult(epoch, step, seconds, mean(history), tuple(running), confusion)
 
 
@@ -121,13 +128,19 @@ def count_steps(n: int, config: TrainConfig) -> int:
     return n // config.batch_size if config.drop_last else math.ceil(n / config.batch_size)
 
 
+def plain_schedule(n: int, config: TrainConfig) -> Schedule:
+    """The schedule of a run whose length is known beforehand, with n pictures."""
+    steps = config.max_steps or config.epochs * count_steps(n, config)
+    return Schedule(config.schedule, steps)
+
+
 def mean(values: list[float]) -> float:
     """Arithmetic mean, without rounding errors that add up."""
     return math.fsum(values) / len(values)
 
 
 def finite_losses(
-    losses: list[Tensor], step: int, total_steps: int, config: TrainConfig
+    losses: list[Tensor], step: int, full_lr: float, schedule: Schedule
 ) -> list[float]:
     """The losses of the last steps as numbers.
 
@@ -138,7 +151,7 @@ def finite_losses(
     for i, value in enumerate(values):
         if not math.isfinite(value):
             bad_step = step - len(values) + i
-            lr = config.lr * lr_at(config, bad_step, total_steps)
+            lr = full_lr * schedule.share(bad_step)
             raise NumbersError(
                 f"the loss is {value} at step {bad_step + 1} (learning rate {lr:.3g}); lower --lr"
             )
@@ -156,7 +169,7 @@ def check_weights(model: nn.Module, step: int) -> None:
             raise NumbersError(f"the weights {name} are not finite after step {step}; lower --lr")
 
 
-def validate(model: nn.Module, val_set: Dataset, normalization: Normalization) -> Counts:
+def validate(model: nn.Module, val_set: Dataset, normalization: Normalization, tta: str) -> Counts:
     """The confusion matrix of the net on these pictures, in fp32."""
-    predictions = predict_logits(model, val_set.images, normalization).argmax(1).numpy()
+    predictions = predict_logits(model, val_set.images, normalization, tta).argmax(1).numpy()
     return confusion_matrix(val_set.labels, predictions, len(val_set.classes))

@@ -1,0 +1,260 @@
+"""The compiled kernels against PyTorch's functions in float64, and what happens without them."""
+
+import subprocess
+import sys
+from pathlib import Path
+from unittest.mock import patch
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from eyebright import kernels
+from eyebright.models import NormGelu, WhiteNet, create_model
+
+needs_kernels = pytest.mark.skipif(
+    kernels.library() is None, reason="no gcc, or not Linux on x86-64: no compiled kernels"
+)
+
+
+def features(*shape: int, seed: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    x = (2 * torch.randn(shape, generator=generator) + 1).bfloat16()
+    return x.contiguous(memory_format=torch.channels_last)
+
+
+def reference(x: Tensor, bias: Tensor, pool: bool) -> Tensor:
+    """Pooling, batch norm and GELU as PyTorch has them."""
+    x = F.max_pool2d(x, 2) if pool else x
+    mean, variance = torch.zeros_like(bias), torch.ones_like(bias)
+    return F.gelu(F.batch_norm(x, mean, variance, None, bias, training=True, eps=1e-5))
+
+
+SHAPES = [
+    (6, 32, 31, 31),
+    (5, 24, 15, 15),
+    (4, 128, 7, 7),
+    (3, 200, 8, 6),
+    (2, 3, 2, 2),
+    (9, 1, 5, 4),
+]
+
+
+@needs_kernels
+@pytest.mark.parametrize("pool", [True, False])
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_norm_gelu_and_its_gradient(shape: tuple[int, ...], pool: bool) -> None:
+    norm = NormGelu(shape[1])
+    with torch.no_grad():
+        norm.bias.copy_(torch.linspace(-1, 1, shape[1]))
+    x = features(*shape).requires_grad_()
+    out = kernels.norm_gelu(x, norm, pool)
+    gradient = features(*out.shape, seed=1)
+    out.backward(gradient)
+
+    exact = x.detach().double().requires_grad_()
+    bias = norm.bias.detach().double().requires_grad_()
+    wanted = reference(exact, bias, pool)
+    wanted.backward(gradient.double())
+    # One rounding to bf16: half of 2**-7 of the value.
+    torch.testing.assert_close(out.double(), wanted, rtol=2**-8, atol=4e-4)
+    assert x.grad is not None
+    assert exact.grad is not None
+    torch.testing.assert_close(x.grad.double(), exact.grad, rtol=2**-7, atol=1e-3)
+    torch.testing.assert_close(norm.bias.grad.double(), bias.grad, rtol=1e-3, atol=1e-2)
+
+
+@needs_kernels
+def test_running_statistics_follow_as_torch_has_them() -> None:
+    norm, other = NormGelu(8), torch.nn.BatchNorm2d(8, momentum=0.4)
+    for seed in range(3):
+        x = features(4, 8, 6, 6, seed=seed)
+        kernels.norm_gelu(x, norm, pool=False)
+        other(x.float())
+    torch.testing.assert_close(norm.running_mean, other.running_mean, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(norm.running_var, other.running_var, rtol=1e-4, atol=1e-5)
+
+
+@needs_kernels
+def test_pooling_gives_the_gradient_to_the_first_of_equals() -> None:
+    x = torch.ones(1, 1, 2, 2, dtype=torch.bfloat16).contiguous(memory_format=torch.channels_last)
+    pooled = torch.empty(1, 1, 1, 1, dtype=torch.bfloat16)
+    which = torch.full((1, 1, 1, 1), 9, dtype=torch.int16)
+    kernels._call("pool", x, pooled, which, torch.empty(1, 2, 1), 1, 2, 2, 1)
+    assert which.item() == 0
+    assert pooled.item() == 1
+
+
+@needs_kernels
+def test_pooling_knows_negative_numbers_zeros_and_infinities() -> None:
+    values = torch.tensor([-3.0, -0.5, 0.0, -0.0, float("inf"), -float("inf"), 1e30, 2.0])
+    x = torch.stack([values, values.roll(1), values.roll(3), -values]).bfloat16()
+    x = x.view(1, 2, 2, 8).permute(0, 3, 1, 2)
+    pooled = torch.empty(1, 8, 1, 1, dtype=torch.bfloat16)
+    kernels._call("pool", x, pooled, torch.empty(8, dtype=torch.int16), torch.empty(16), 1, 2, 2, 8)
+    assert torch.equal(pooled, F.max_pool2d(x.float(), 2).bfloat16())
+
+
+@needs_kernels
+def test_what_is_not_a_number_stays_visible() -> None:
+    x = features(2, 8, 4, 4)
+    x[0, 3, 1, 1] = float("nan")
+    assert kernels.norm_gelu(x, NormGelu(8), pool=False)[:, 3].isnan().any()
+    whitened = kernels.bias_gelu(x, torch.zeros(8))
+    assert whitened[0, 3, 1, 1].isnan()
+
+
+@needs_kernels
+@pytest.mark.parametrize("shape", [(3, 24, 31, 31), (5, 7, 3, 4)], ids=str)
+def test_bias_gelu_and_its_gradient(shape: tuple[int, ...]) -> None:
+    x = features(*shape)
+    bias = torch.linspace(-1, 1, shape[1]).requires_grad_()
+    out = kernels.bias_gelu(x, bias)
+    gradient = features(*shape, seed=1)
+    out.backward(gradient)
+    exact = bias.detach().double().requires_grad_()
+    wanted = F.gelu(x.double() + exact[:, None, None])
+    wanted.backward(gradient.double())
+    torch.testing.assert_close(out.double(), wanted, rtol=2**-8, atol=4e-4)
+    torch.testing.assert_close(bias.grad.double(), exact.grad, rtol=1e-3, atol=1e-2)
+
+
+@needs_kernels
+@pytest.mark.parametrize("side", [15, 7, 4, 3, 1])
+@pytest.mark.parametrize("n", [20, 7])
+def test_conv3x3_has_torchs_gradients(n: int, side: int) -> None:
+    x = features(n, 16, side, side).requires_grad_()
+    weight = (0.1 * torch.randn(32, 16, 3, 3)).requires_grad_()
+    out = kernels.conv3x3(x, weight)
+    gradient = features(*out.shape, seed=1)
+    out.backward(gradient)
+    exact, filters = x.detach().double(), weight.detach().bfloat16().double()
+    exact.requires_grad_()
+    filters.requires_grad_()
+    F.conv2d(exact, filters, padding=1).backward(gradient.double())
+    assert weight.grad is not None
+    assert x.grad is not None
+    assert (weight.grad - filters.grad).norm() < 0.01 * filters.grad.norm()
+    assert (x.grad - exact.grad).norm() < 0.01 * exact.grad.norm()
+
+
+@pytest.mark.parametrize(
+    ("n", "width", "times"),
+    [(500, 7, 4), (500, 3, 20), (125, 3, 5), (500, 15, 1), (7, 7, 1)],
+)
+def test_pictures_are_laid_side_by_side_where_rows_are_short(
+    n: int, width: int, times: int
+) -> None:
+    assert kernels._side_by_side(n, width) == times
+    x = torch.randn(n, 2, 3, width)
+    laid = kernels._lay_side_by_side(x, times)
+    if times == 1:
+        assert laid is x
+        return
+    assert laid.shape == (n // times, 2, 3, times * (width + 1))
+    pieces = laid.unflatten(3, (times, width + 1))
+    assert not pieces[..., width].any()
+    torch.testing.assert_close(pieces[..., :width].permute(0, 3, 1, 2, 4).reshape(x.shape), x)
+
+
+def train_gradients(net: WhiteNet, pictures: Tensor, compiled: bool) -> list[Tensor]:
+    ready = kernels.ready if compiled else lambda features: False
+    net.zero_grad()
+    with patch.object(kernels, "ready", ready), torch.autocast("cpu", torch.bfloat16):
+        logits = net(pictures)
+    F.cross_entropy(logits.float(), torch.arange(len(pictures)) % 10).backward()
+    return [p.grad.clone() for p in net.parameters() if p.grad is not None]
+
+
+@needs_kernels
+@pytest.mark.parametrize("size", [32, 20, 8, 4])
+def test_a_net_has_the_same_gradients_with_and_without(size: int) -> None:
+    torch.manual_seed(0)
+    net = create_model("white16", 10, size).to(memory_format=torch.channels_last)
+    assert isinstance(net, WhiteNet)
+    pictures = torch.randn(40, 3, size, size).contiguous(memory_format=torch.channels_last)
+    net.whiten(pictures)
+    net.float()
+    with_them, without = (train_gradients(net, pictures, compiled) for compiled in (True, False))
+    exact = [g.clone() for g in without]
+    net.zero_grad()
+    F.cross_entropy(net(pictures), torch.arange(40) % 10).backward()
+    exact = [p.grad for p in net.parameters() if p.grad is not None]
+    for ours, torchs, wanted in zip(with_them, without, exact, strict=True):
+        # Both are off by bf16's roundings; ours, which rounds less often, by no more.
+        assert (ours - wanted).norm() < 1.2 * (torchs - wanted).norm() + 0.02 * wanted.norm()
+
+
+@needs_kernels
+def test_results_do_not_depend_on_the_number_of_threads() -> None:
+    threads = torch.get_num_threads()
+    results = []
+    try:
+        for count in (1, 2):
+            torch.set_num_threads(count)
+            x = features(7, 32, 9, 9).requires_grad_()
+            norm = NormGelu(32)
+            out = kernels.norm_gelu(x, norm, pool=True)
+            out.backward(features(*out.shape, seed=1))
+            results.append((out, x.grad, norm.bias.grad, norm.running_var))
+    finally:
+        torch.set_num_threads(threads)
+    for one, two in zip(*results, strict=True):
+        assert torch.equal(one, two)
+
+
+def test_what_the_kernels_do_not_take_goes_another_way() -> None:
+    x = features(2, 8, 4, 4)
+    assert kernels.ready(x) == (kernels.library() is not None)
+    assert not kernels.ready(x.float())
+    assert not kernels.ready(x.contiguous())
+    with torch.no_grad():
+        assert not kernels.ready(x)
+
+
+@pytest.mark.parametrize(
+    "system", [("Darwin", "arm64"), ("Linux", "aarch64"), ("Windows", "AMD64")]
+)
+def test_other_systems_do_without(system: tuple[str, str]) -> None:
+    with patch("platform.system", lambda: system[0]), patch("platform.machine", lambda: system[1]):
+        assert kernels.library.__wrapped__() is None
+
+
+TRAIN = """
+import torch
+from eyebright import kernels
+from eyebright.models import NormGelu
+x = torch.randn(2, 8, 4, 4).bfloat16().contiguous(memory_format=torch.channels_last)
+assert NormGelu(8)(x).shape == x.shape
+print("kernels" if kernels.library() else "without")
+"""
+
+
+def run_script(tmp_path: Path, path: str) -> str:
+    env = {"XDG_CACHE_HOME": str(tmp_path), "PATH": path, "HOME": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", TRAIN], env=env, capture_output=True, text=True, check=True
+    )
+    return done.stdout.strip()
+
+
+def test_without_a_compiler_torch_does_the_work(tmp_path: Path) -> None:
+    assert run_script(tmp_path, str(tmp_path)) == "without"
+    assert not list(tmp_path.rglob("*.so"))
+
+
+@needs_kernels
+def test_they_are_compiled_once_and_kept(tmp_path: Path) -> None:
+    assert run_script(tmp_path, "/usr/bin:/bin") == "kernels"
+    [kept] = tmp_path.rglob("*.so")
+    before = kept.stat().st_mtime_ns
+    # No compiler is needed any more.
+    assert run_script(tmp_path, str(tmp_path)) == "kernels"
+    assert kept.stat().st_mtime_ns == before
+
+
+@needs_kernels
+def test_a_cache_that_cannot_be_written_is_no_obstacle(tmp_path: Path) -> None:
+    (tmp_path / "eyebright").write_text("a file in the folder's place")
+    assert run_script(tmp_path, "/usr/bin:/bin") == "kernels"
