@@ -49,15 +49,12 @@ def latest_rows(table: str) -> dict[str, list[dict[str, str]]]:
 
 
 def mean_curve(rows: list[dict[str, str]]) -> Points:
-    """The mean over the seeds, epoch by epoch."""
+    """The line of the seed that was watched, its end at the mean over all seeds."""
     runs = [[point.split(":") for point in row["curve"].split(";")] for row in rows]
-    return [
-        (
-            statistics.mean(float(seconds) for seconds, _ in points),
-            100 * statistics.mean(float(accuracy) for _, accuracy in points),
-        )
-        for points in zip(*runs, strict=True)
-    ]
+    longest = max(runs, key=len)
+    line = [(float(seconds), 100 * float(accuracy)) for seconds, accuracy in longest[:-1]]
+    ends = [(float(points[-1][0]), 100 * float(points[-1][1])) for points in runs]
+    return [*line, (statistics.mean(x for x, _ in ends), statistics.mean(y for _, y in ends))]
 
 
 def in_words(seconds: float) -> str:
@@ -104,7 +101,7 @@ def plot(table: str = "race") -> None:
     axes.set_ylabel("accuracy on the 10,000 test pictures (%)", fontsize=12)
     last = [of_program[-1] for of_program in rows.values()]
     runs = sorted({len(of_program) for of_program in rows.values()})
-    seeds = "one seed" if runs == [1] else f"mean over {' to '.join(map(str, runs))} seeds"
+    seeds = "one seed" if runs == [1] else f"ends: means over {' to '.join(map(str, runs))} seeds"
     where = f"CIFAR-10, trained on all 50,000 pictures; {last[-1]['machine']}; {seeds}"
     figure.text(0.065, 0.945, finding(curves), fontsize=14, fontweight="bold")
     figure.text(0.065, 0.905, where, fontsize=11, color="#555555")

@@ -117,7 +117,7 @@ def test_bias_gelu_and_its_gradient(shape: tuple[int, ...]) -> None:
     wanted = F.gelu(x.double() + exact[:, None, None])
     wanted.backward(gradient.double())
     torch.testing.assert_close(out.double(), wanted, rtol=2**-8, atol=4e-4)
-    torch.testing.assert_close(bias.grad.double(), exact.grad, rtol=1e-3, atol=1e-2)
+    torch.testing.assert_close(bias.grad.double(), exact.grad, rtol=1e-3, atol=5e-2)
 
 
 @needs_kernels

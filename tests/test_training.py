@@ -278,6 +278,7 @@ def test_a_step_is_a_known_number_of_operations(monkeypatch: pytest.MonkeyPatch)
     assert per_step["convolution_backward"] == 12
     for slow in ("gelu", "gelu_backward", "max_pool2d_with_indices", "native_batch_norm"):
         assert slow not in per_step
-    assert sum(per_step.values()) < 560
-    # Copies: the pictures to bf16, weights to bf16 and back, gradients laid side by side.
-    assert counted.copied / steps < 4_000_000
+    assert sum(per_step.values()) < 620
+    # Copies: pictures to bf16; weights to bf16, their gradients back, into the optimizer's batch
+    # and out of it (1.1 million each); small features laid side by side.
+    assert counted.copied / steps < 8_000_000

@@ -40,19 +40,20 @@ def shift(images: Tensor, generator: Generator) -> Tensor:
     n, height, width, channels = images.shape
     if not n:
         return images
-    offsets, inside = [], []
-    for size in (height, width):
-        reach = max(1, size // 16)
-        offset = torch.randint(0, 2 * reach + 1, (n, 1), generator=generator, device=images.device)
-        position = torch.arange(-reach, size + reach, device=images.device)
-        offsets.append(offset)
-        inside.append(((size - 1) - ((size - 1) - position.abs()).abs()).clamp_min(0))
+    reaches = [min(max(1, size // 16), size - 1) for size in (height, width)]
+    up, left = (
+        torch.randint(0, 2 * reach + 1, (n, 1), generator=generator, device=images.device)
+        for reach in reaches
+    )
     # Widened by the reflected edges, a row of the result lies in memory in one piece: rows are
     # gathered whole, which is quicker than pixel by pixel.
-    wider = images.index_select(2, inside[1])
-    lines = torch.arange(height, device=images.device)
-    rows = inside[0][lines + offsets[0]] + height * torch.arange(n, device=images.device)[:, None]
-    starts = rows * wider.shape[2] + offsets[1]
+    reach = reaches[1]
+    edges = images[:, :, 1 : reach + 1].flip(2), images[:, :, width - reach - 1 : width - 1].flip(2)
+    wider = torch.cat((edges[0], images, edges[1]), dim=2)
+    row = torch.arange(height, device=images.device) + (up - reaches[0])
+    row = (height - 1) - ((height - 1) - row.abs()).abs()
+    row += height * torch.arange(n, device=images.device)[:, None]
+    starts = row * wider.shape[2] + left
     pieces = wider.flatten().unfold(0, width * channels, channels)
     return pieces[starts].view(images.shape)
 

@@ -200,7 +200,8 @@ def _lay_side_by_side(x: Tensor, times: int) -> Tensor:
     if times == 1:
         return x
     n, channels, height, width = x.shape
-    out = x.new_zeros(n // times, height, times, width + 1, channels)
+    out = x.new_empty(n // times, height, times, width + 1, channels)
+    out[:, :, :, width] = 0
     parts = x.permute(0, 2, 3, 1).reshape(n // times, times, height, width, channels)
     out[:, :, :, :width] = parts.transpose(1, 2)
     return out.view(n // times, height, times * (width + 1), channels).permute(0, 3, 1, 2)
@@ -261,6 +262,8 @@ def _compiled() -> Path:
     command = ["gcc", *FLAGS.split(), str(SOURCE), "-o", temporary]
     try:
         subprocess.run(command, check=True, capture_output=True, timeout=60)
+        with Path(temporary).open("rb") as file:
+            os.fsync(file.fileno())
         Path(temporary).replace(target)  # whole or not at all, whoever else compiles it
     except BaseException:
         Path(temporary).unlink(missing_ok=True)

@@ -13,12 +13,12 @@ import torch
 from rich.table import Table
 from torch import nn
 
-from eyebright import metrics
+from eyebright import kernels, metrics
 from eyebright.augment import MIRROR, parse_augment
 from eyebright.batches import HALF, Normalization, measure_normalization, predict_logits
 from eyebright.checkpoint import write_file, write_json
 from eyebright.config import TrainConfig, fit_to_data, parse_time, recipe_config
-from eyebright.console import out, say, shown
+from eyebright.console import notices, out, say, shown
 from eyebright.data import Dataset, load
 from eyebright.data.splits import stratified_split
 from eyebright.errors import DataError, NumbersError, UsageError
@@ -38,7 +38,8 @@ from eyebright.runtime import (
 )
 from eyebright.training import EpochResult, count_steps, fit, plain_schedule
 
-WHITENING_PIXELS = 5_000_000  # so many tell the statistics of patches
+MEASURED_PIXELS = 10_000_000  # so many tell the mean and deviation of all
+WHITENING_PIXELS = 2_000_000  # so many tell the statistics of patches
 
 
 def train(
@@ -108,6 +109,11 @@ def train(
     )
     with memory_errors(advice):
         set_up(device, config.threads, config.seed)
+        compiled = None
+        if config.precision == "bf16" and device.type == "cpu":
+            compiled = kernels.library() is not None
+            if not compiled:
+                notices.warning("without gcc, training is up to a third slower; do install it")
         plan, deadline = None, None if config.time is None else started + config.time
         if is_to_be_planned(config, settings):
             nets = nets_to_compare(model, config, settings, data, device)
@@ -125,7 +131,7 @@ def train(
         results: list[EpochResult] = []
         try:
             write_file(folder / "config.json", config.to_json().encode())
-            write_json(folder / "env.json", describe(device))
+            write_json(folder / "env.json", describe(device) | {"compiled_kernels": compiled})
             write_json(folder / "data.json", describe_data(data, train_set, val_set, skip_bad))
             tell(f"model will be trained on device: '{device}'")
             hear = None if quiet else say
@@ -264,22 +270,22 @@ def prepare_net(
         model: the user's own net, if it is one.
         config: names the net otherwise.
         data: has the classes and the size.
-        train_set: what is measured for normalisation and whitening.
+        train_set: some of its pictures are measured for normalisation and whitening.
 
     Raises:
         UsageError: the net does not fit the data.
     """
-    half = config.normalization == "half"
-    normalization = HALF if half else measure_normalization(train_set.images)
+    # By chance, because folders are sorted by class; so many that it takes no time.
+    order = np.random.default_rng(config.seed).permutation(len(train_set))
+    few = train_set.images[order[: max(1, MEASURED_PIXELS // data.imgsz**2)]]
+    normalization = HALF if config.normalization == "half" else measure_normalization(few)
     if isinstance(model, nn.Module):
         net = model
     else:
         net = create_model(config.model, len(data.classes), data.imgsz)
     if callable(whiten := getattr(net, "whiten", None)):
-        # By chance, because folders are sorted by class; so many that memory stays small.
-        few = np.random.default_rng(config.seed).permutation(len(train_set))
         few = few[: max(1, WHITENING_PIXELS // data.imgsz**2)]
-        whiten(normalization(torch.from_numpy(train_set.images[few])))
+        whiten(normalization(torch.from_numpy(few)))
     check_logits(net, data, normalization)
     return net, normalization
 

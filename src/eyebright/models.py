@@ -121,6 +121,7 @@ class WhiteNet(nn.Module):
         widths: channels of each stage; each halves height and width.
         patch: side of the patches, in pixels.
         stride: pixels from one patch to the next; 2 makes everything after it four times cheaper.
+        learn_bias: of the whitening filters; in very short runs it is not worth its time.
     """
 
     def __init__(
@@ -130,12 +131,14 @@ class WhiteNet(nn.Module):
         widths: tuple[int, ...] = (),
         patch: int = 2,
         stride: int = 1,
+        learn_bias: bool = True,
     ):
         super().__init__()
         self.patch, self.stride = patch, stride
         filters = min(2 * 3 * patch**2, MOST_WHITENING)
         self.whitening = nn.Conv2d(3, filters, patch, stride)
         self.whitening.weight.requires_grad_(False)
+        self.whitening.bias.requires_grad_(learn_bias)  # type: ignore[union-attr]
         self.stages = nn.Sequential(*starmap(Stage, pairwise((filters, *widths))))
         self.head = nn.Linear(widths[-1], num_classes, bias=False)
         # Small logits at first: the net starts neutral, with a loss of ln(classes).
@@ -175,7 +178,7 @@ class WhiteNet(nn.Module):
 # name -> factory(num_classes=..., imgsz=...). A new net is a new line here.
 MODELS: dict[str, Callable[..., nn.Module]] = {
     "lesson": LessonNet,
-    "patch48": partial(WhiteNet, widths=(48, 48), patch=4, stride=2),
+    "patch48": partial(WhiteNet, widths=(48, 48), patch=4, stride=2, learn_bias=False),
     "white16": partial(WhiteNet, widths=(16, 32, 64)),
     "white32": partial(WhiteNet, widths=(32, 128, 128)),
     "white64": partial(WhiteNet, widths=(64, 256, 256)),

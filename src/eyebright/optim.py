@@ -8,6 +8,8 @@ from torch import Tensor, nn
 from eyebright.config import TrainConfig
 from eyebright.errors import UsageError
 
+LARGE = 300_000  # values of a matrix that keeps the processor busy by itself
+
 
 def orthogonalize(matrices: Tensor, steps: int = 3) -> Tensor:
     """The nearest semi-orthogonal matrices, roughly, by a quintic Newton-Schulz iteration.
@@ -21,10 +23,13 @@ def orthogonalize(matrices: Tensor, steps: int = 3) -> Tensor:
     """
     a, b, c = 3.4445, -4.7750, 2.0315
     x: Tensor = matrices / (matrices.norm(dim=(-2, -1), keepdim=True) + 1e-7)
+    x = x.reshape(-1, *matrices.shape[-2:])
     for _ in range(steps):
         gram = x @ x.mT
-        x = a * x + (b * gram + c * gram @ gram) @ x
-    return x
+        # a x + (b gram + c gram²) x: sums within the products save passes over memory.
+        polynomial = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
+        x = torch.baddbmm(x, polynomial, x, beta=a)
+    return x.reshape(matrices.shape)
 
 
 class Muon(torch.optim.Optimizer):
@@ -75,8 +80,8 @@ class Muon(torch.optim.Optimizer):
 def orthogonalize_filters(filters: list[Tensor], dtype: torch.dtype) -> list[Tensor]:
     """Filter banks (out, ...), each orthogonalised as a matrix (out, rest).
 
-    Those with as many rows are padded with columns of zeros and go through the iteration as one
-    batch: a few large products instead of many small ones.
+    Small ones with as many rows are padded with columns of zeros and go through the iteration as
+    one batch: a few large products instead of many small ones.
 
     Args:
         filters: float32 tensors.
@@ -85,9 +90,10 @@ def orthogonalize_filters(filters: list[Tensor], dtype: torch.dtype) -> list[Ten
     matrices = [f.reshape(len(f), -1) for f in filters]
     matrices = [m.T if len(m) > m.shape[1] else m for m in matrices]
     results: list[Tensor] = [torch.empty(0)] * len(filters)
-    for rows in {len(m) for m in matrices}:
-        which = [i for i, m in enumerate(matrices) if len(m) == rows]
-        columns = max(matrices[i].shape[1] for i in which)
+    sizes = [m.shape if m.numel() > LARGE else (len(m), 0) for m in matrices]
+    for size in dict.fromkeys(sizes):
+        which = [i for i, other in enumerate(sizes) if other == size]
+        rows, columns = size[0], max(matrices[i].shape[1] for i in which)
         batch = matrices[which[0]].new_zeros((len(which), rows, columns), dtype=dtype)
         for place, i in enumerate(which):
             batch[place, :, : matrices[i].shape[1]] = matrices[i]
@@ -107,20 +113,15 @@ def create_optimizers(model: nn.Module, config: TrainConfig) -> list[torch.optim
     parameters = [p for p in model.parameters() if p.requires_grad]
     if not parameters:
         raise UsageError("the net has no parameters to train")
+    fused = parameters[0].device.type in ("cpu", "cuda")
     if config.optimizer == "sgd":
-        return [
-            torch.optim.SGD(
-                parameters,
-                lr=config.lr,
-                momentum=config.momentum,
-                fused=parameters[0].device.type in ("cpu", "cuda"),
-            )
-        ]
+        return [torch.optim.SGD(parameters, config.lr, config.momentum, fused=fused)]
     filters = [p for p in parameters if p.ndim == 4]
     rest = [p for p in parameters if p.ndim != 4]
     dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
     muon = Muon(filters, config.lr, config.momentum, dtype) if filters else None
-    others = torch.optim.Adam(rest, lr=config.rest_lr, betas=(0.85, 0.95)) if rest else None
+    # Fused, it counts its steps on the device: the others ask for the number at every step.
+    others = torch.optim.Adam(rest, config.rest_lr, (0.85, 0.95), fused=fused) if rest else None
     return [optimizer for optimizer in (muon, others) if optimizer is not None]
 
 
