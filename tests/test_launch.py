@@ -430,4 +430,4 @@ def test_what_must_not_be_mirrored_is_not_averaged_either() -> None:
 def test_epochs_that_are_asked_for_are_trained(brightness: Dataset) -> None:
     assert eyebright.train(brightness, recipe="quick", quiet=True, epochs=2).config.max_steps == 0
     run = eyebright.train(brightness, recipe="quick", quiet=True)
-    assert run.log()[-1]["step"] == str(run.config.max_steps) == "54"
+    assert run.log()[-1]["step"] == str(run.config.max_steps) == "56"

@@ -202,14 +202,22 @@ RECIPES: dict[str, TrainConfig] = {
     "quick": TrainConfig(
         recipe="quick",
         model="patch48",
-        max_steps=54,
+        max_steps=56,
         batch_size=200,
         lr=0.2,
         rest_lr=0.02,
         augment="none",
     ),
     "fast": TrainConfig(recipe="fast"),
-    "best": TrainConfig(recipe="best", model="wide64", epochs=5, quick_epochs=12, tta="mirror"),
+    "best": TrainConfig(
+        recipe="best",
+        model="wide64",
+        epochs=5,
+        quick_epochs=13,
+        batch_size=1000,
+        lr=0.17,
+        tta="mirror",
+    ),
 }
 
 
