@@ -119,6 +119,7 @@ def run_program(program: str, seed: int, command: list[str], unit: float) -> dic
         "training_seconds": round(result["training_seconds"], 2),
         "process_seconds": round(seconds, 1),
         "peak_memory_mb": round(peak),
+        "private_memory_mb": round(result["private_memory_mb"]),
         "test_accuracy": round(result["test_accuracy"], 4),
         "test_accuracy_averaged": "" if averaged is None else round(averaged, 4),
         "lesson_unit": round(unit, 3),

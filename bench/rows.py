@@ -1,6 +1,7 @@
 """Rows of results: appended to a CSV with the machine, the versions and the command beside them."""
 
 import csv
+import os
 import platform
 import sys
 from datetime import UTC, datetime
@@ -22,10 +23,12 @@ def append_row(name: str, row: dict[str, Any]) -> None:
         name: of the table; all its rows have the same columns.
         row: what was measured; where and with what is added.
     """
+    amx = torch.cpu.get_capabilities().get("amx_bf16")
+    held_back = os.environ.get("ONEDNN_MAX_CPU_ISA", "")
     where = {
         "date": datetime.now(UTC).date().isoformat(),
         "machine": f"{describe(torch.device('cpu'))['device_name']}, {available_cores()} cores",
-        "bf16": "amx" if torch.cpu.get_capabilities().get("amx_bf16") else "avx512",
+        "bf16": "amx" if amx and not held_back else held_back or "avx512",
         "python": platform.python_version(),
         "torch": version("torch"),
         "eyebright": version("eyebright"),

@@ -92,7 +92,7 @@ def race_line(target: str, program: str) -> str:
     times = statistics.mean(float(r["times_lesson"]) for r in rows)
     reached = f"**{spread(plain)}** in **{seconds:.3g} s**, 1/{times:.3g} of the lesson's time"
     reached += f"; averaged with mirror images {spread(averaged)}"
-    command = f"`python -m bench.race --programs {program} --seeds 5`"
+    command = f"`python -m bench.race --programs {program} --seeds {len(rows)}`"
     return f"| {target} | {reached} | {command} | {len(rows)} | {rows[-1]['machine']} |"
 
 
@@ -106,12 +106,12 @@ def targets_table() -> str:
     lines.append(race_line("61 % in 1/200 of the lesson's time (1/100 at least)", "quick"))
     lines.append(race_line("recipe `fast`: 88.5 % in 180 s of training", "fast"))
     lines.append(race_line("recipe `best`: 91 % in 600 s of training", "best"))
-    latest = {row["recipe"]: row for row in read("profile")}
-    for recipe, row in latest.items():
+    latest = {(row["recipe"], row["bf16"]): row for row in read("profile")}
+    for (recipe, _), row in latest.items():
         command = f"`python -m bench.profile --recipe {recipe}`"
         share = f"{100 * float(row['share_of_peak']):.0f} %"
         speed = f"({row['gflops']} of {row['convolution_peak_gflops']} GFLOP/s, {row['model']})"
-        machine = f"{row['machine']}, {row['precision']}"
+        machine = f"{row['machine']}, {row['precision']} ({row['bf16']})"
         lines.append(
             f"| `{recipe}`: 70 % of the convolutions' peak | **{share}** {speed} | {command} | – | "
             f"{machine} |"
@@ -120,13 +120,15 @@ def targets_table() -> str:
             f"| `{recipe}`: data take less than 3 % of a step | "
             f"**{100 * float(row['data_share']):.1f} %** | {command} | – | {machine} |"
         )
-    memory = [float(r["peak_memory_mb"]) for r in race_rows("fast")]
-    if memory:
-        lines.append(
-            f"| `fast`: peak memory under 1.5 GB | **{max(memory):,.0f} MB** (whole process) | "
-            f"`python -m bench.race --programs fast` | {len(memory)} | "
-            f"{race_rows('fast')[-1]['machine']} |"
-        )
+    for recipe in ("fast", "best"):
+        rows = [row for row in race_rows(recipe) if row["private_memory_mb"]]
+        if rows:
+            most = max(float(row["private_memory_mb"]) for row in rows) * 1.024**2 / 1000
+            lines.append(
+                f"| `{recipe}`: peak of private memory under 1.5 GB | **{most:.2f} GB** | "
+                f"`python -m bench.race --programs {recipe}` | {len(rows)} | "
+                f"{rows[-1]['machine']} |"
+            )
     for row in read("start")[-1:]:
         lines.append(
             f"| first step within 6 s of the shell, `--help` within 0.5 s | "

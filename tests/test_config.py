@@ -60,7 +60,6 @@ def test_the_tutorial_is_the_lesson_to_the_letter() -> None:
         recipe="tutorial",
         model="lesson",
         epochs=5,
-        quick_epochs=5,
         min_steps=0,
         batch_size=4,
         drop_last=False,

@@ -31,9 +31,7 @@ def test_every_command_and_snippet_runs(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     for name, recipe in config.RECIPES.items():
-        short = recipe.replace(
-            epochs=1, quick_epochs=1, min_steps=0, log_every=recipe.log_every and 20
-        )
+        short = recipe.replace(epochs=1, min_steps=0, log_every=recipe.log_every and 20)
         monkeypatch.setitem(config.RECIPES, name, short)
     class_folders("my-pictures/train")
     class_folders("my-pictures/test", count=3)

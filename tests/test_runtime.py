@@ -2,6 +2,7 @@
 
 import random
 import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -42,23 +43,26 @@ def test_precision_follows_the_processor(
     assert runtime.choose_precision("bf16", CPU) == "bf16"
 
 
-@pytest.mark.parametrize(("amx", "epochs"), [(True, 11), (False, 4)])
-def test_matrix_hardware_gets_more_epochs(
-    monkeypatch: pytest.MonkeyPatch, amx: bool, epochs: int
+@pytest.mark.parametrize(("amx", "epochs", "batch"), [(True, 12, 1000), (False, 4, 500)])
+def test_matrix_hardware_gets_more_epochs_and_larger_batches(
+    monkeypatch: pytest.MonkeyPatch, amx: bool, epochs: int, batch: int
 ) -> None:
     monkeypatch.setattr(
         torch.cpu, "get_capabilities", lambda: {"amx_bf16": amx, "avx512_bf16": True}
     )
     data = Dataset(np.zeros((4, 32, 32, 3), np.uint8), [0, 1, 0, 1], ["a", "b"])
 
-    def epochs_of(recipe: str, n: int, **settings: Any) -> int:
+    def decided(recipe: str, n: int = 45_000, **settings: Any) -> tuple[int, int]:
         config = recipe_config(recipe).replace(**settings)
-        return launch.decide(config, settings, data, n, CPU).epochs
+        config = launch.decide(config, settings, data, n, CPU)
+        return config.epochs, config.batch_size
 
-    assert epochs_of("fast", 45_000) == epochs
-    assert epochs_of("fast", 45_000, epochs=3) == 3
-    assert epochs_of("fast", 45_000, precision="fp32") == 4
-    assert epochs_of("tutorial", 50_000) == 5
+    assert decided("fast") == (epochs, batch)
+    assert decided("fast", epochs=3) == (3, batch)
+    assert decided("fast", batch_size=250) == (epochs, 250)
+    assert decided("fast", time=60.0)[1] == 500  # the plan's own
+    assert decided("fast", precision="fp32") == (4, 500)
+    assert decided("tutorial") == (5, 4)
 
 
 @pytest.mark.parametrize(
@@ -81,14 +85,29 @@ def test_tiny_batches_lie_differently(
     assert runtime.memory_format(batch_size, imgsz, "fp32", gpu) == torch.channels_last
 
 
+def test_the_age_of_the_process() -> None:
+    assert 0 < runtime.process_age() < 600
+
+
+@pytest.mark.parametrize("uptime", ["5.0 1.0", "1e9 1.0", "?", ""])
+def test_an_age_that_cannot_be_is_none(monkeypatch: pytest.MonkeyPatch, uptime: str) -> None:
+    read = Path.read_text
+
+    def read_other(path: Path) -> str:
+        return uptime if path == Path("/proc/uptime") else read(path)
+
+    monkeypatch.setattr(Path, "read_text", read_other)
+    assert runtime.process_age() == 0
+
+
 def test_onednn_is_put_back() -> None:
     def enabled() -> bool:
         return bool(torch._C._get_mkldnn_enabled())
 
     before = enabled()
-    with runtime.kernels_for(torch.channels_last):
+    with runtime.onednn_for(torch.channels_last):
         assert enabled() == before
-    with runtime.kernels_for(torch.contiguous_format):
+    with runtime.onednn_for(torch.contiguous_format):
         assert not enabled()
     assert enabled() == before
 

@@ -224,6 +224,23 @@ def test_whoever_holds_the_schedule_may_change_a_runs_length() -> None:
     assert steps == [4, 8, 9]
 
 
+def test_a_run_may_be_cut_short_within_an_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training, "REFRESH", -1.0)
+    config = recipe_config("fast").replace(model="white16", batch_size=16, precision="fp32")
+    schedule = Schedule("linear", 12)
+    seen = []
+
+    def look(step: int) -> None:
+        seen.append(step)
+        if step == 5:
+            schedule.change(5, 7)
+
+    net = create_model("white16", 10)
+    results = list(fit(net, made_data(64), None, config, HALF, None, schedule, look))
+    assert [r.step for r in results] == [4, 7]
+    assert seen == [1, 2, 3, 5, 6]  # not at ends of epochs: there the results tell
+
+
 class CountedSteps(TorchDispatchMode):
     """Counts the operations that reach a device."""
 
@@ -262,7 +279,12 @@ def count_a_step(model: str, steps: int) -> CountedSteps:
 @pytest.mark.parametrize("model", ["patch48", "wide32"])
 def test_a_step_never_waits_for_a_number(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(training, "REFRESH", 1e9)
+    looks, finite_losses = [], training.finite_losses
+    monkeypatch.setattr(
+        training, "finite_losses", lambda *given: looks.append(1) or finite_losses(*given)
+    )
     counted = count_a_step(model, 6)
+    assert len(looks) == 2  # at the end of either run
     assert not counted.names["_local_scalar_dense"]  # what .item() and comparisons come down to
     assert not counted.names["is_nonzero"]
 

@@ -8,7 +8,9 @@ each takes after every epoch. The last epoch counts, none is chosen.
 
 import argparse
 import json
+import re
 from importlib.metadata import version
+from pathlib import Path
 
 from bench.lesson import AnyCIFAR10
 from eyebright.data.cache import data_home
@@ -52,6 +54,8 @@ def report(packages: str, settings: str, curve: Curve, averaged: float | None = 
         averaged: test accuracy with averaging over several views of each picture, if there is any.
     """
     seconds, accuracy = curve[-1]
+    status = Path("/proc/self/status").read_text()
+    kilobytes = {name: int(size) for name, size in re.findall(r"(\w+):\s+(\d+) kB", status)}
     result = {
         "versions": ", ".join(f"{name} {version(name)}" for name in packages.split()),
         "settings": settings,
@@ -59,5 +63,7 @@ def report(packages: str, settings: str, curve: Curve, averaged: float | None = 
         "test_accuracy": accuracy,
         "test_accuracy_averaged": averaged,
         "curve": curve,
+        # Without the pages of libraries, which all processes share.
+        "private_memory_mb": (kilobytes["VmHWM"] - kilobytes["RssFile"]) / 1024,
     }
     print(json.dumps(result), flush=True)

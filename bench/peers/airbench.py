@@ -96,7 +96,8 @@ def main() -> None:
     [bias_group, *sgd_groups] = sgd.param_groups
     [whitening_bias] = bias_group["params"]
     filters = [p for p in net.parameters() if p.requires_grad and p.ndim == 4]
-    muon = Muon(filters, lr=FILTER_LR, momentum=0.6)
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    muon = Muon(filters, FILTER_LR, 0.6, dtype)
     seconds = time.perf_counter() - start
 
     steps_per_epoch = len(images) // batch_size

@@ -30,6 +30,8 @@ def main() -> None:
     settings = {"model": arguments.model, "max_steps": arguments.steps, "epochs": arguments.epochs}
     settings = {name: value for name, value in settings.items() if value}
     config = config.replace(**settings)
+    if arguments.steps:  # as in a plan, whatever the hardware
+        settings |= {"batch_size": config.batch_size, "lr": config.lr}
     config = decide(config, settings, data, len(data), device)
     set_up(device, config.threads, config.seed)
     start = time.perf_counter()

@@ -4,6 +4,7 @@ Pictures stay uint8 on the device, (n, height, width, 3). The order of an epoch 
 for its augmentation are functions of (seed, epoch, position), with no state between epochs.
 """
 
+import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -35,11 +36,17 @@ class Normalization:
         Returns:
             float32 (n, 3, height, width), channels last in memory.
         """
-        width = images.shape[2]  # repeated to a row's length: loops over three channels are slow
-        scale = torch.tensor(self.std, device=images.device).mul_(255).reciprocal_().repeat(width)
-        offset = torch.tensor(self.mean, device=images.device).mul_(255).repeat(width)
+        offset, scale = _rows(self, images.shape[2], images.device)
         rows = images.flatten(2).float()
         return rows.sub_(offset).mul_(scale).view(images.shape).permute(0, 3, 1, 2)
+
+
+@functools.lru_cache(maxsize=8)  # else a GPU would wait for them at every batch
+def _rows(of: Normalization, width: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """What to subtract and to multiply by, repeated to a row: loops over channels are slow."""
+    offset = torch.tensor(of.mean, device=device).mul_(255).repeat(width)
+    scale = torch.tensor(of.std, device=device).mul_(255).reciprocal_().repeat(width)
+    return offset, scale
 
 
 HALF = Normalization((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))  # the lesson's: to [-1, 1]

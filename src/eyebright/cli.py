@@ -146,7 +146,7 @@ def train(
     from eyebright.runtime import process_age
 
     settings: dict[str, Any] = {
-        "model": model, "epochs": epochs, "time": parse_time(time) if time else None,
+        "model": model, "epochs": epochs, "time": None if time is None else parse_time(time),
         "target": target, "batch_size": batch_size, "lr": lr, "imgsz": imgsz,
         "augment": augment, "tta": tta, "val": val, "metric": metric, "device": device,
         "precision": precision, "threads": threads, "seed": seed,

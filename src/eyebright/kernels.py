@@ -9,6 +9,7 @@ runs on PyTorch's own functions, only slower.
 Functions here take and give bf16 features, channels last, for which `ready` says yes.
 """
 
+import contextlib
 import ctypes
 import functools
 import hashlib
@@ -24,6 +25,8 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
+from eyebright.console import notices
+
 SOURCE = Path(__file__).with_name("kernels.c")
 # Not -ffast-math: linked into a library, it would change how all of the process rounds.
 FLAGS = "-O3 -march=native -mprefer-vector-width=512 -ffp-contract=fast -fno-math-errno"
@@ -33,12 +36,13 @@ LONG_ROW = 128  # channels that make an inner loop long enough by themselves
 
 @functools.cache
 def library() -> ctypes.CDLL | None:
-    """The compiled kernels; None where they cannot be had."""
+    """The compiled kernels; None where they cannot be had, which is said once."""
     if platform.system() != "Linux" or platform.machine() != "x86_64":
         return None
     try:
-        return ctypes.CDLL(str(_compiled()))
-    except (OSError, subprocess.SubprocessError):
+        return _load()
+    except (OSError, subprocess.SubprocessError) as error:
+        notices.warning("no compiled kernels, so training is up to a third slower: %s", error)
         return None
 
 
@@ -96,7 +100,7 @@ class _BiasGelu(Function):
     def forward(ctx: Any, x: Tensor, bias: Tensor) -> Tensor:
         n, _, height, width = x.shape
         out = torch.empty_like(x)
-        offset = bias.repeat(width)
+        offset = bias.float().repeat(width)
         _call("norm_gelu", x, torch.ones_like(offset), offset, out, n * height, len(offset))
         ctx.save_for_backward(x, bias)
         return out
@@ -106,9 +110,9 @@ class _BiasGelu(Function):
     def backward(ctx: Any, gradient: Tensor) -> Any:
         x, bias = ctx.saved_tensors
         n, channels, height, width = x.shape
-        offset = bias.repeat(width)
+        offset = bias.float().repeat(width)
         one, zero = torch.ones_like(offset), torch.zeros_like(offset)
-        sums = torch.empty(n, 2, len(offset))
+        sums = torch.empty(n, 2, len(offset), dtype=torch.float32)
         gradient = gradient.contiguous(memory_format=torch.channels_last)
         _call("gradient_sums", gradient, x, one, zero, offset, sums, n, height, len(offset))
         return None, sums[:, 0].sum(0).view(width, channels).sum(0)
@@ -120,7 +124,7 @@ class _NormGelu(Function):
         ctx: Any, x: Tensor, bias: Tensor, norm: torch.nn.BatchNorm2d, pool: bool
     ) -> Tensor:
         n, channels, height, width = x.shape
-        sums = torch.empty(n, 2, channels)
+        sums = torch.empty(n, 2, channels, dtype=torch.float32)
         features, which = x, None
         if pool:
             shape = (n, channels, height // 2, width // 2)
@@ -136,7 +140,7 @@ class _NormGelu(Function):
         scale = (variance + norm.eps).rsqrt()
         centre = -mean * scale
         times = _pixels_a_row(features)
-        rows = _repeat(times, scale.float(), centre.float(), bias)
+        rows = _repeat(times, scale.float(), centre.float(), bias.float())
         out = torch.empty_like(features)
         _call("norm_gelu", features, rows[0], rows[1] + rows[2], out, count // times, len(rows[0]))
         ctx.save_for_backward(features, which, *rows)
@@ -151,7 +155,7 @@ class _NormGelu(Function):
         gradient = gradient.contiguous(memory_format=torch.channels_last)
         count, length = features.numel() // channels, len(rows[0])
         times = length // channels
-        sums = torch.empty(n, 2, length)
+        sums = torch.empty(n, 2, length, dtype=torch.float32)
         _call("gradient_sums", gradient, features, *rows, sums, n, count // n // times, length)
         totals = sums.sum(0).view(2, times, channels).sum(1)
         rows += _repeat(times, *(totals / count))
@@ -187,11 +191,14 @@ class _Conv3x3(Function):
 _GEOMETRY = ([1, 1], [1, 1], [1, 1], False, [0, 0], 1)
 
 
+# Rows of pixels up to so wide gain from lying side by side, and so many pictures at most: rows of
+# 32 pixels (7 × 4 with zeros between) fill the hardware once, of 80 (3 × 20) often enough.
+GAINS = {4: 20, 7: 4}
+
+
 def _side_by_side(n: int, width: int) -> int:
     """How many of n pictures to lay side by side: a divisor of n."""
-    if width > 7:
-        return 1
-    most = 20 if width < 5 else 4
+    most = next((most for widest, most in GAINS.items() if width <= widest), 1)
     return max(times for times in range(1, most + 1) if n % times == 0)
 
 
@@ -212,8 +219,8 @@ def _follow(norm: torch.nn.BatchNorm2d, mean: Tensor, variance: Tensor) -> None:
     assert norm.running_mean is not None
     assert norm.running_var is not None
     assert norm.momentum is not None
-    norm.running_mean.lerp_(mean.float(), norm.momentum)
-    norm.running_var.lerp_(variance.float(), norm.momentum)
+    norm.running_mean.lerp_(mean.to(norm.running_mean), norm.momentum)
+    norm.running_var.lerp_(variance.to(norm.running_var), norm.momentum)
 
 
 def _pixels_a_row(features: Tensor) -> int:
@@ -236,8 +243,8 @@ def _call(name: str, *arguments: Tensor | int) -> None:
     )
 
 
-def _compiled() -> Path:
-    """The library on disk, compiled for this very processor if it is not there yet.
+def _load() -> ctypes.CDLL:
+    """The library, compiled for this very processor if the user's cache does not have it.
 
     Raises:
         OSError, subprocess.SubprocessError: it cannot be compiled.
@@ -248,24 +255,32 @@ def _compiled() -> Path:
         if line.startswith(("model name", "flags"))
     ][:2]
     key = hashlib.sha256("\n".join([SOURCE.read_text(), FLAGS, *processor]).encode()).hexdigest()
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "eyebright"
-    target = cache / f"kernels-{key[:16]}.so"
-    if target.is_file() and target.stat().st_uid == os.getuid():
-        return target
     try:
-        cache.mkdir(parents=True, exist_ok=True, mode=0o700)
-        handle, temporary = tempfile.mkstemp(dir=cache, suffix=".so")
-    except OSError:  # no home to write to: compile for this process alone
-        handle, temporary = tempfile.mkstemp(suffix=".so")
-        target = Path(temporary)
-    os.close(handle)
-    command = ["gcc", *FLAGS.split(), str(SOURCE), "-o", temporary]
-    try:
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "eyebright"
+    except RuntimeError:  # a user without a home
+        cache = Path(os.devnull)
+    kept = cache / f"kernels-{key[:16]}.so"
+    if kept.is_file() and kept.stat().st_uid == os.getuid():
+        with contextlib.suppress(OSError):  # damaged, or made beside another C library
+            return ctypes.CDLL(str(kept))
+    with tempfile.TemporaryDirectory() as private:
+        made = Path(private) / "kernels.so"
+        command = ["gcc", *FLAGS.split(), str(SOURCE), "-o", str(made)]
         subprocess.run(command, check=True, capture_output=True, timeout=60)
-        with Path(temporary).open("rb") as file:
-            os.fsync(file.fileno())
-        Path(temporary).replace(target)  # whole or not at all, whoever else compiles it
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-    return target
+        _keep(made, kept)
+        return ctypes.CDLL(str(made))
+
+
+def _keep(made: Path, kept: Path) -> None:
+    """Put the library into the cache, whole or not at all, whoever else does the same just now."""
+    temporary = kept.with_name(f".{kept.name}.{os.getpid()}")
+    with contextlib.suppress(OSError):  # without a cache, each process compiles for itself
+        kept.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        try:
+            with temporary.open("wb") as file:
+                file.write(made.read_bytes())
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(kept)
+        finally:
+            temporary.unlink(missing_ok=True)

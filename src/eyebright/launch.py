@@ -17,14 +17,20 @@ from eyebright import kernels, metrics
 from eyebright.augment import MIRROR, parse_augment
 from eyebright.batches import HALF, Normalization, measure_normalization, predict_logits
 from eyebright.checkpoint import write_file, write_json
-from eyebright.config import TrainConfig, fit_to_data, parse_time, recipe_config
-from eyebright.console import notices, out, say, shown
+from eyebright.config import (
+    WITH_MATRIX_HARDWARE,
+    TrainConfig,
+    fit_to_data,
+    parse_time,
+    recipe_config,
+)
+from eyebright.console import out, say, shown
 from eyebright.data import Dataset, load
 from eyebright.data.splits import stratified_split
 from eyebright.errors import DataError, NumbersError, UsageError
 from eyebright.keeper import Keeper, claim_folder, describe_data, write_log
 from eyebright.models import check_name, create_model
-from eyebright.plan import CURVES, Pacer, make_plan
+from eyebright.plan import CURVES, Pacer, Plan, make_plan
 from eyebright.run import Run
 from eyebright.runtime import (
     available_cores,
@@ -88,6 +94,9 @@ def train(
         settings["model"] = model
     if isinstance(limit := settings.get("time"), str):
         settings["time"] = parse_time(limit)
+    settings = {key: value for key, value in settings.items() if value is not None}
+    if "time" in settings and settings.keys() & {"epochs", "max_steps"}:
+        raise UsageError("--time decides how many epochs there are: leave --epochs out")
     config = recipe_config(recipe).replace(**settings)
     device = choose_device(config.device)
     parse_augment(config.augment)
@@ -107,43 +116,40 @@ def train(
         f"{config.batch_size} pictures of {data.imgsz} px a batch are too many: lower "
         "--batch-size or --imgsz"
     )
+    plan, pacer = None, None
     with memory_errors(advice):
         set_up(device, config.threads, config.seed)
-        compiled = None
-        if config.precision == "bf16" and device.type == "cpu":
-            compiled = kernels.library() is not None
-            if not compiled:
-                notices.warning("without gcc, training is up to a third slower; do install it")
-        plan, deadline = None, None if config.time is None else started + config.time
         if is_to_be_planned(config, settings):
             nets = nets_to_compare(model, config, settings, data, device)
-            plan = make_plan(nets, train_set, val_set, config, deadline)
+            plan = make_plan(nets, train_set, val_set, config, started)
             config = config.replace(model=plan.chosen.model, max_steps=plan.chosen.steps)
             tell(plan.line(len(train_set), config))
             set_up(device, config.threads, config.seed)  # as if nothing had been tried
         net, normalization = prepare_net(model, config, data, train_set)
         net = to_device(net, config, device)
-        schedule = plain_schedule(len(train_set), config)
-        steps_per_epoch = count_steps(len(train_set), config)
-        pacer = Pacer(plan, deadline, schedule, steps_per_epoch) if plan and deadline else None
         folder = claim_folder(Path(runs), name or f"{data.name}-{recipe}".lstrip("."))
         keeper = Keeper(folder, net, config, data.classes, normalization)
         results: list[EpochResult] = []
         try:
             write_file(folder / "config.json", config.to_json().encode())
-            write_json(folder / "env.json", describe(device) | {"compiled_kernels": compiled})
+            write_json(folder / "env.json", describe_machine(config, device))
             write_json(folder / "data.json", describe_data(data, train_set, val_set, skip_bad))
             tell(f"model will be trained on device: '{device}'")
-            hear = None if quiet else say
-            epochs = fit(net, train_set, val_set, config, normalization, hear, schedule)
+            schedule = plain_schedule(len(train_set), config)
+            steps_per_epoch = count_steps(len(train_set), config)
+            if plan:
+                plan.write(folder)
+            if plan and config.time:
+                pacer = Pacer(plan, started + config.time, schedule, steps_per_epoch)
+            hear, look = None if quiet else say, pacer.look if pacer else None
+            epochs = fit(net, train_set, val_set, config, normalization, hear, schedule, look)
             with contextlib.closing(epochs):
                 for result in epochs:
                     results.append(result)
                     keeper.keep(result)
                     write_log(folder / "log.csv", results)
-                    if pacer:
+                    if plan and pacer:
                         pacer.epoch_is_over(result)
-                    if plan:
                         plan.write(folder)
                     if not result.running_losses:
                         tell(epoch_line(results, math.ceil(schedule.total_steps / steps_per_epoch)))
@@ -161,15 +167,8 @@ def train(
     tell("Finished Training")
     if results[0].running_losses and not quiet:
         out.print(loss_table(results))
-    tell(keeper.result_line())
-    seconds = time.monotonic() - started
-    if config.target is not None:
-        tell(keeper.target_line(results[-1], config.target, seconds))
-    if plan:
-        pictures = results[-1].step * config.batch_size
-        for line in plan.closing_lines(keeper.score(results[-1]), pictures, seconds):
-            tell(line)
-    tell(f"run folder: {shown(folder)}")
+    for line in closing_lines(keeper, results, plan, time.monotonic() - started):
+        tell(line)
     run = Run(folder, model if isinstance(model, nn.Module) else None)
     run.remember(val_set)
     return run
@@ -241,8 +240,13 @@ def decide(
         device: where.
     """
     precision = choose_precision(config.precision, device)
-    if precision == "bf16" and has_matrix_hardware(device):
-        config = config.replace(epochs=config.quick_epochs)
+    if (
+        precision == "bf16"
+        and has_matrix_hardware(device)
+        and not is_to_be_planned(config, settings)
+    ):
+        suited = WITH_MATRIX_HARDWARE.get(config.recipe, {})
+        config = config.replace(**{k: v for k, v in suited.items() if k not in settings})
     config = fit_to_data(config, n, data.imgsz, settings.get("batch_size"))
     if not data.mirrors:
         names = [name for name in config.augment.split("+") if name != MIRROR]
@@ -302,6 +306,27 @@ def check_logits(net: nn.Module, data: Dataset, normalization: Normalization) ->
             f"the net gives logits of shape {shape} for two pictures; ({min(2, len(data))}, "
             f"{len(data.classes)}) is needed for {len(data.classes)} classes"
         )
+
+
+def describe_machine(config: TrainConfig, device: torch.device) -> dict[str, Any]:
+    """What ``env.json`` holds."""
+    on_cpu = config.precision == "bf16" and device.type == "cpu"
+    compiled = kernels.library() is not None if on_cpu else None
+    return describe(device) | {"compiled_kernels": compiled}
+
+
+def closing_lines(
+    keeper: Keeper, results: list[EpochResult], plan: Plan | None, seconds: float
+) -> list[str]:
+    """What came of a training, after so many seconds of the whole command."""
+    last, config = results[-1], keeper.config
+    lines = [keeper.result_line()]
+    if config.target is not None:
+        lines.append(keeper.target_line(last, config.target, seconds))
+    if plan:
+        pictures = last.step * config.batch_size
+        lines += plan.closing_lines(keeper.score(last), pictures, seconds)
+    return [*lines, f"run folder: {shown(keeper.folder)}"]
 
 
 def epoch_line(results: list[EpochResult], epochs: int) -> str:

@@ -149,7 +149,10 @@ class WhiteNet(nn.Module):
         x = F.conv2d(x, self.whitening.weight, stride=self.stride)
         bias = self.whitening.bias
         assert bias is not None
-        x = kernels.bias_gelu(x, bias) if kernels.ready(x) else F.gelu(x + bias[:, None, None])
+        if kernels.ready(x) and not x.requires_grad:
+            x = kernels.bias_gelu(x, bias)
+        else:
+            x = F.gelu(x + bias[:, None, None])
         x = self.stages(x)
         logits: Tensor = self.head(x.amax((2, 3)))
         return logits

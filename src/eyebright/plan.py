@@ -6,6 +6,7 @@ which net is worth its time depends on the pictures that it can see, and that is
 """
 
 import copy
+import math
 import time
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
@@ -17,13 +18,18 @@ from eyebright.batches import HALF
 from eyebright.checkpoint import write_json
 from eyebright.config import TrainConfig
 from eyebright.data import Dataset
+from eyebright.errors import UsageError
 from eyebright.optim import Schedule
 from eyebright.training import EpochResult, count_steps, fit, validate
 
 CLOSING = 1.0  # seconds from the last step to the end of the command, without validation
-VALIDATED = 500  # pictures
-MOST_EPOCHS = 40
-NEARLY = 1e-3  # of accuracy: steps are whole numbers
+SETTING_UP = 0.5  # seconds from the plan to the first step
+FEWEST_STEPS = 20  # in less time than they take nothing is learned
+VALIDATED = 500  # pictures, to see how long all of them take
+MARGIN = 0.01  # of accuracy, by which a target is to be passed: forecasts are off, either way
+MOST_EPOCHS, MOST_STEPS = 40, 3000  # towards a target that is never reached; the larger counts
+LATE = 0.02  # of the steps left; to be later than that is put right before the epoch is over ...
+SURE = 5  # ... but not before so many steps, and seconds, of it: the first ones are slow
 
 # net -> (floor, slope, power): test error = floor + slope * epochs ** -power, on CIFAR-10
 CURVES: dict[str, tuple[float, float, float]] = {
@@ -60,14 +66,14 @@ class Candidate:
 
 @dataclass
 class Plan:
-    """What was planned and how it went; ``plan.json`` holds it, and a replay needs no clock."""
+    """What was planned and how it went; ``plan.json`` holds it."""
 
     asked_seconds: float | None
     target: float | None
     candidates: list[Candidate]
     chosen: Candidate
     changes: list[tuple[int, int]] = field(default_factory=list)
-    """(step, steps in all from there on), decided at ends of epochs."""
+    """(step, steps in all from there on), decided on the way."""
 
     def line(self, n: int, config: TrainConfig) -> str:
         """The plan in words, for a training set of n pictures."""
@@ -75,7 +81,7 @@ class Plan:
         seconds = self.chosen.steps * self.chosen.step_seconds
         line = f"plan: {self.chosen.model}, {epochs:.1f} epochs in about {seconds:.0f} s"
         expected = self.chosen.expected_accuracy
-        if self.target is not None and expected is not None and expected < self.target - NEARLY:
+        if self.target is not None and expected is not None and expected < self.target:
             line += f"; {100 * self.target:.1f} % is more than it is likely to reach"
         return line
 
@@ -103,9 +109,9 @@ class Plan:
         known = [c for c in self.candidates if c.model in CURVES]
         if not known or not score or self.chosen.model not in CURVES:
             return 0.0
-        seconds = 2 * pictures * self.chosen.step_seconds
         now = expected_error(self.chosen.model, pictures)
-        then = min(expected_error(c.model, seconds / c.step_seconds) for c in known)
+        twice = [2 * pictures * self.chosen.step_seconds / c.step_seconds for c in known]
+        then = min(expected_error(c.model, p) for c, p in zip(known, twice, strict=True))
         return max(0.0, (1 - score) * (1 - then / now))
 
     def write(self, folder: Path) -> None:
@@ -118,7 +124,7 @@ def make_plan(
     train_set: Dataset,
     val_set: Dataset | None,
     config: TrainConfig,
-    deadline: float | None,
+    started: float,
 ) -> Plan:
     """Measure nets on this machine and choose the one that is expected to be best.
 
@@ -127,28 +133,64 @@ def make_plan(
         train_set: a few of its pictures are trained on.
         val_set: which takes its time after each epoch.
         config: has ``time``, ``target`` or both, and all else of the run but net and length.
-        deadline: when the command shall be over, of ``time.monotonic``.
+        started: when the clock began to run, of ``time.monotonic``.
+
+    Raises:
+        UsageError: the time is over before anything could be learned.
     """
-    speeds: list[tuple[str, float]] = []
+    steps_per_epoch = count_steps(len(train_set), config)
     candidates: list[Candidate] = []
     for name, net in nets:
         pause = 0.0 if val_set is None else measure_validation(net, val_set, config)
-        pause_a_step = pause / count_steps(len(train_set), config)
-        speeds.append((name, measure(net, train_set, config) + pause_a_step))
-        if deadline is not None:
-            left = deadline - time.monotonic() - CLOSING - pause
-            candidates = in_time(speeds, left, config)
-            expected = [c.expected_accuracy or 0 for c in candidates]
-            if expected[-1] < max(expected):
-                break  # too slow for this time, and the nets that come after it are slower still
-    if config.target is not None and all(name in CURVES for name, _ in speeds):
-        most = candidates[-1].steps if candidates else MOST_EPOCHS * EPOCH // config.batch_size
-        candidates = to_target(speeds, config.target, config, most)
-        enough = [c for c in candidates if (c.expected_accuracy or 0) >= config.target - NEARLY]
-        chosen = min(enough, key=lambda c: c.steps * c.step_seconds) if enough else candidates[-1]
-    else:
-        chosen = max(candidates, key=lambda c: c.expected_accuracy or 0)
-    return Plan(config.time, config.target, candidates, chosen)
+        step_seconds = measure(net, train_set, config) + pause / steps_per_epoch
+        most = max(MOST_EPOCHS * steps_per_epoch, MOST_STEPS)
+        if config.time is not None:
+            spent = time.monotonic() - started + SETTING_UP + CLOSING + pause
+            most = int((config.time - spent) / step_seconds)
+            if not candidates and most < FEWEST_STEPS:
+                needed = math.ceil(spent + FEWEST_STEPS * step_seconds)
+                raise UsageError(
+                    f"--time: {config.time:g} s are too short here, {needed} s the least"
+                )
+        if most < 1:
+            break
+        candidates.append(create_candidate(name, step_seconds, most, config))
+        expected = [c.expected_accuracy or 0.0 for c in candidates]
+        if config.time is not None and expected[-1] < max(expected):
+            break  # too slow for this time, and the nets that come after it are slower still
+    return Plan(config.time, config.target, candidates, choose(candidates, config.target))
+
+
+def create_candidate(
+    model: str, step_seconds: float, most_steps: int, config: TrainConfig
+) -> Candidate:
+    """What a net would do: train until it is likely to be past the target, or as long as it may.
+
+    Args:
+        model: a key of `CURVES`, or a name that no curve is known of.
+        step_seconds: of one mini-batch.
+        most_steps: that there is time for.
+        config: says the batch size and the target.
+    """
+    if model not in CURVES:
+        return Candidate(model, step_seconds, most_steps, None)
+    steps = most_steps
+    if config.target is not None:
+        floor, slope, power = CURVES[model]
+        room = 1 - (config.target + MARGIN) - floor
+        if room > 0:
+            epochs = (slope / room) ** (1 / power)
+            steps = min(most_steps, math.ceil(epochs * EPOCH / config.batch_size))
+    expected = 1 - expected_error(model, steps * config.batch_size)
+    return Candidate(model, step_seconds, steps, expected)
+
+
+def choose(candidates: list[Candidate], target: float | None) -> Candidate:
+    """The quickest of those that are likely to reach the target; otherwise the most accurate."""
+    enough = [c for c in candidates if target and (c.expected_accuracy or 0.0) >= target]
+    if enough:
+        return min(enough, key=lambda c: c.steps * c.step_seconds)
+    return max(candidates, key=lambda c: c.expected_accuracy or 0.0)
 
 
 def measure(net: nn.Module, train_set: Dataset, config: TrainConfig) -> float:
@@ -177,51 +219,11 @@ def measure_validation(net: nn.Module, val_set: Dataset, config: TrainConfig) ->
     return (time.perf_counter() - start) * len(val_set) / len(few)
 
 
-def in_time(
-    speeds: Iterable[tuple[str, float]], seconds: float, config: TrainConfig
-) -> list[Candidate]:
-    """What each net would do in so many seconds of training.
-
-    Args:
-        speeds: (net, seconds a step).
-        seconds: for all of the training.
-        config: says the batch size.
-    """
-    candidates = []
-    for model, step_seconds in speeds:
-        steps = max(1, int(seconds / step_seconds))
-        known = model in CURVES
-        error = expected_error(model, steps * config.batch_size) if known else None
-        candidates.append(
-            Candidate(model, step_seconds, steps, None if error is None else 1 - error)
-        )
-    return candidates
-
-
-def to_target(
-    speeds: Iterable[tuple[str, float]], target: float, config: TrainConfig, most_steps: int
-) -> list[Candidate]:
-    """How many steps each net would need until it reaches an accuracy, as on CIFAR-10.
-
-    Args:
-        speeds: (net, seconds a step).
-        target: accuracy, from 0 to 1.
-        config: says the batch size.
-        most_steps: for a net that would never get there.
-    """
-    candidates = []
-    for model, step_seconds in speeds:
-        floor, slope, power = CURVES[model]
-        room = 1 - target - floor
-        epochs = (slope / room) ** (1 / power) if room > 0 else float("inf")
-        steps = int(min(most_steps, max(1.0, epochs * EPOCH / config.batch_size)))
-        reached = 1 - expected_error(model, steps * config.batch_size)
-        candidates.append(Candidate(model, step_seconds, steps, reached))
-    return candidates
-
-
 class Pacer:
-    """Keeps a run within its time: at the end of each epoch it changes how many steps are left.
+    """Keeps a run within its time: changes how many steps are left.
+
+    At the end of an epoch the rest gets just the steps that there is time for; within an epoch it
+    is cut short if the run would be late, because the machine has become slower.
 
     Args:
         plan: gets each change.
@@ -233,21 +235,37 @@ class Pacer:
     def __init__(self, plan: Plan, deadline: float, schedule: Schedule, steps_per_epoch: int):
         self.plan = plan
         self.deadline, self.schedule, self.steps_per_epoch = deadline, schedule, steps_per_epoch
-        self._last = (0, 0.0, time.monotonic())  # step, seconds of training, clock
+        self._begun = (0, time.monotonic())  # step and clock at the beginning of the epoch
+        self._trained = 0.0  # seconds
+        self._pause = 0.0  # seconds of validation and saving after the last epoch
+
+    def look(self, step: int) -> None:
+        """In the middle of an epoch: cut the run short if it would be late."""
+        first, begun = self._begun
+        now = time.monotonic()
+        if step - first < SURE or now - begun < SURE:
+            return
+        left = self.deadline - now - CLOSING - self._pause
+        steps = max(0, int(left * (step - first) / (now - begun)))
+        if steps < (1 - LATE) * (self.schedule.total_steps - step):
+            self._change(step, steps)
 
     def epoch_is_over(self, result: EpochResult) -> None:
-        """Look at the clock, and change the rest of the run if it would not end in time."""
+        """Fit the rest of the run into the time that is left; towards a target only shorten it."""
         now = time.monotonic()
-        step, seconds, then = self._last
-        self._last = (result.step, result.seconds, now)
+        first, begun = self._begun
+        self._begun = (result.step, now)
+        trained, self._trained = result.seconds - self._trained, result.seconds
+        self._pause = max(0.0, now - begun - trained)
         if result.step >= self.schedule.total_steps:
             return
-        trained = result.seconds - seconds
-        step_seconds = trained / (result.step - step)
-        between = (now - then) - trained  # validation and saving, once an epoch
-        left = self.deadline - now - CLOSING - between
-        steps = max(0, int(left / (step_seconds + between / self.steps_per_epoch)))
-        total = result.step + steps
-        if total != self.schedule.total_steps:
-            self.schedule.change(result.step, total)
-            self.plan.changes.append((result.step, total))
+        step_seconds = trained / (result.step - first) + self._pause / self.steps_per_epoch
+        left = self.deadline - now - CLOSING - self._pause
+        steps = max(0, int(left / step_seconds))
+        if self.plan.target is None or steps < self.schedule.total_steps - result.step:
+            self._change(result.step, steps)
+
+    def _change(self, step: int, steps: int) -> None:
+        if step + steps != self.schedule.total_steps:
+            self.schedule.change(step, step + steps)
+            self.plan.changes.append((step, step + steps))

@@ -118,7 +118,9 @@ def process_age() -> float:
         uptime = float(Path("/proc/uptime").read_text().split()[0])
     except (OSError, ValueError, IndexError):
         return 0.0
-    return uptime - ticks / os.sysconf("SC_CLK_TCK")
+    age = uptime - ticks / os.sysconf("SC_CLK_TCK")
+    # A container may count its uptime and its processes from different moments.
+    return age if 0 <= age < 600 else 0.0
 
 
 def keep_freed_memory() -> None:
@@ -152,7 +154,7 @@ def memory_format(
 
 
 @contextlib.contextmanager
-def kernels_for(layout: torch.memory_format) -> Iterator[None]:
+def onednn_for(layout: torch.memory_format) -> Iterator[None]:
     """While the block runs, tiny batches are convolved without oneDNN.
 
     What it sets up at each call costs more than it saves on four small pictures

@@ -18,7 +18,7 @@ from eyebright.errors import NumbersError
 from eyebright.losses import cross_entropy
 from eyebright.metrics import Counts, confusion_matrix
 from eyebright.optim import Schedule, create_optimizers, set_lr
-from eyebright.runtime import kernels_for, memory_format
+from eyebright.runtime import memory_format, onednn_for
 
 REFRESH = 0.5  # seconds between looks at the losses, where no other rhythm is asked for
 
@@ -49,6 +49,7 @@ def fit(
     normalization: Normalization,
     say: Callable[[str], None] | None,
     schedule: Schedule | None = None,
+    look: Callable[[int], None] | None = None,
 ) -> Generator[EpochResult]:
     """Train a net, an epoch at a time.
 
@@ -59,8 +60,9 @@ def fit(
         config: with nothing left to "auto".
         normalization: of the pictures, the same in training and validation.
         say: told the running loss, where ``config.log_every`` asks for it; None: be silent.
-        schedule: steps and learning rate; whoever holds it may change its length between epochs.
-            Default: what config says.
+        schedule: steps and learning rate. Default: what config says.
+        look: told the steps so far about twice a second; like whoever gets the results, it may
+            change the length of the schedule.
 
     Yields:
         A result for each epoch, when it is over; the last one may be cut short.
@@ -94,7 +96,7 @@ def fit(
             history: list[float] = []
             running: list[tuple[int, float]] = []
             batches = train_batches(images, labels, config, normalization, epoch)
-            with kernels_for(layout):
+            with onednn_for(layout):
                 for batch, (pictures, targets) in enumerate(islice(batches, steps), start=1):
                     set_lr(optimizers, schedule.share(step))
                     with autocast:
@@ -107,16 +109,21 @@ def fit(
                     step += 1
                     losses.append(loss.detach())
                     now, log_now = time.perf_counter(), batch in log_points
-                    if log_now or batch == steps or now - looked > REFRESH:
+                    last = batch == steps or step == schedule.total_steps
+                    if log_now or last or now - looked > REFRESH:
                         history += finite_losses(losses, step, config.lr, schedule)
                         losses.clear()
                         looked = now
                         speed = batch * config.batch_size / (now - start)
                         info = f"loss {history[-1]:.3f}  {speed:,.0f} images/s"
                         bar.update(step, info, schedule.total_steps)
+                        if look and not last:
+                            look(step)
                     if log_now:
                         running.append((batch, mean(history[-config.log_every :])))
                         tell(f"[{epoch}, {batch:5d}] loss: {running[-1][1]:.3f}")
+                    if step >= schedule.total_steps:
+                        break
             check_weights(model, step)
             seconds += time.perf_counter() - start
             confusion = validate(model, val_set, normalization, config.tta) if val_set else None
