@@ -25,13 +25,16 @@ static inline bf16 narrow(float value) {
   return (bf16)((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
 }
 
-/* The bits as an integer that is ordered as the number is, with NaN above all, and back. */
+/* The bits as an integer that is ordered as the number is, and back. What is not a number lies
+ * above infinity or, if its sign is set, below minus infinity. */
 static inline int16_t ordered(bf16 value) {
-  int16_t bits = (int16_t)value, magnitude = bits & 0x7fff;
-  return magnitude > 0x7f80 ? 0x7fff : bits ^ ((bits >> 15) & 0x7fff);
+  int16_t bits = (int16_t)value;
+  return bits ^ ((bits >> 15) & 0x7fff);
 }
+static const int16_t MINUS_INFINITY = (int16_t)0x807f, NOT_A_NUMBER = 0x7fff;
 
-static inline bf16 unordered(int16_t bits) { return (bf16)(bits ^ ((bits >> 15) & 0x7fff)); }
+static inline int16_t larger(int16_t a, int16_t b) { return a > b ? a : b; }
+static inline int16_t smaller(int16_t a, int16_t b) { return a < b ? a : b; }
 
 static inline float within_one(float x) { return x < -1.0f ? -1.0f : x > 1.0f ? 1.0f : x; }
 
@@ -94,9 +97,10 @@ void pool(const bf16 *x, bf16 *pooled, uint16_t *which, float *sums, long n, lon
         for (long c = 0; c < channels; c++) {
           int16_t a = ordered(in0[c]), b = ordered(in1[c]);
           int16_t d = ordered(in2[c]), e = ordered(in3[c]);
-          int16_t upper = a > b ? a : b, lower = d > e ? d : e;
-          int16_t best = upper > lower ? upper : lower;
-          out[c] = unordered(best);
+          int16_t best = larger(larger(a, b), larger(d, e));
+          int16_t least = smaller(smaller(a, b), smaller(d, e));
+          best = least < MINUS_INFINITY ? NOT_A_NUMBER : best;
+          out[c] = (bf16)ordered((bf16)best);
           place[c] = best == a ? 0 : best == b ? 1 : best == d ? 2 : 3;
         }
         for (long c = 0; c < channels; c++) {
