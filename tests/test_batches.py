@@ -10,6 +10,7 @@ import eyebright.batches
 from eyebright.batches import (
     HALF,
     Normalization,
+    balanced_order,
     epoch_generator,
     epoch_order,
     measure_normalization,
@@ -260,3 +261,14 @@ def test_averaging_with_the_mirror_image() -> None:
     torch.testing.assert_close(averaged, (plain + mirrored) / 2, rtol=0, atol=1e-6)
     of_mirrored = predict_logits(net, images[:, :, ::-1].copy(), CIFAR10, tta="mirror")
     torch.testing.assert_close(averaged, of_mirrored, rtol=0, atol=1e-6)
+
+
+def test_a_balanced_order_shows_every_class_equally_often() -> None:
+    labels = torch.repeat_interleave(torch.arange(3), torch.tensor([9000, 900, 100]))
+    order = balanced_order(labels, seed=0, epoch=1)
+    assert order.shape == labels.shape
+    shares = torch.bincount(labels[order]) / len(labels)
+    assert shares.tolist() == pytest.approx([1 / 3] * 3, abs=0.02)
+    assert torch.equal(order, balanced_order(labels, seed=0, epoch=1))
+    assert not torch.equal(order, balanced_order(labels, seed=0, epoch=2))
+    assert len(order.unique()) > 3000

@@ -85,6 +85,50 @@ def test_the_whole_way(eyebright_says: Callable, class_folders: Callable[..., Pa
     assert png_width("runs/pets-fast/sample.png") > 300
 
 
+def test_promises_seeds_folds_and_comparisons(
+    eyebright_says: Callable, class_folders: Callable[..., Path]
+) -> None:
+    data = class_folders("pets/train", count=60).parent
+    class_folders("pets/test", count=20)
+    code, out, _ = eyebright_says("train", data, *QUICK, "--val", "0.5", "--seeds", 2)
+    assert code == 0
+    assert "== seed0" in out
+    assert "pets-fast (2" in out
+    one, two = "runs/pets-fast-seed0", "runs/pets-fast-seed1"
+    code, out, _ = eyebright_says("val", one, "--interval", "exact", "--risk", "0.4")
+    assert code == 0
+    assert "right on at least 60 % of those, with 95 % confidence" in out
+    assert "Clopper" in Path(one, "val.json").read_text()
+    code, out, _ = eyebright_says("test", one, "--risk", "0.4", "--coverage", "0.9")
+    assert code == 0
+    assert "here: answers " in out
+    assert "for 90 % coverage: hold the true class of " in out
+    assert "have looked at" not in out
+    code, out, _ = eyebright_says("test", two)
+    assert "runs in runs have looked at this one 2 times" in out
+    code, out, _ = eyebright_says("compare", one, two, "--json")
+    assert code == 0
+    assert [len(group["runs"]) for group in json.loads(out)["groups"]] == [2]
+    code, out, _ = eyebright_says("train", data, *QUICK, "--epochs", "1", "--name", "other")
+    code, out, _ = eyebright_says("test", "runs/other")
+    code, out, _ = eyebright_says("compare", one, "runs/other", "-n", 3)
+    assert code == 0
+    assert "right by other alone: " in out
+    picture = data / "test" / "dog" / "0.png"
+    code, out, _ = eyebright_says("predict", one, picture, "--risk", "0.4", "--coverage", "0.9")
+    assert code == 0
+    assert "answer" in out
+    assert "set" in out
+    code, out, _ = eyebright_says("predict", one, picture, "--json", "--risk", "0.4")
+    [row] = json.loads(out)
+    assert row["calibrated"]
+    assert row["answer"] in ("cat", "dog", None)
+    code, out, _ = eyebright_says("train", data, *QUICK, "--folds", 2, "--name", "two")
+    assert code == 0
+    assert "out-of-fold predictions: runs/two-folds/predictions-val.csv" in out
+    assert "accuracy" in out
+
+
 def test_a_flat_folder_can_be_named_as_test_set(
     eyebright_says: Callable, class_folders: Callable[..., Path]
 ) -> None:

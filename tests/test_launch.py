@@ -39,6 +39,11 @@ def test_a_run_folder_holds_all_it_takes(brightness: Dataset) -> None:
         "log.csv",
         "model.safetensors",
         "model.json",
+        "val.json",
+        "predictions-val.csv",
+        "report.html",
+        "model-card.md",
+        "trained-on.safetensors",
     }
     config = TrainConfig.from_json((run.path / "config.json").read_text())
     assert config == run.config

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from eyebright.losses import cross_entropy
+from eyebright.losses import create_loss, cross_entropy, effective_number, inverse_frequency
 
 SMOOTHINGS = [0.0, 0.1, 0.2, 0.9]
 
@@ -89,3 +89,51 @@ def test_its_gradient_is_probability_minus_target() -> None:
     target[torch.arange(64), labels] += 0.8
     wanted = (logits.detach().softmax(1) - target) / 64
     torch.testing.assert_close(logits.grad, wanted, rtol=1e-4, atol=1e-7)
+
+
+COUNTS = torch.tensor([90, 9, 1])
+
+
+def test_weights_are_those_of_the_papers() -> None:
+    assert inverse_frequency(COUNTS).tolist() == pytest.approx([100 / 270, 100 / 27, 100 / 3])
+    # Weighted by how many there are, every class counts the same.
+    total = inverse_frequency(COUNTS) * COUNTS
+    assert total.tolist() == pytest.approx([total[0].item()] * 3)
+    weights = effective_number(COUNTS, beta=0.9)
+    by_hand = [(1 - 0.9) / (1 - 0.9**n) for n in (90, 9, 1)]
+    assert weights.tolist() == pytest.approx([3 * w / sum(by_hand) for w in by_hand])
+    assert effective_number(COUNTS, beta=0.0).tolist() == [1, 1, 1]
+
+
+@pytest.mark.parametrize("balance", ["none", "sampler", "weights", "effective-number"])
+def test_weighted_losses_are_weighted_means(balance: str) -> None:
+    logits, labels = example(3)
+    weights = {
+        "weights": inverse_frequency(COUNTS),
+        "effective-number": effective_number(COUNTS),
+    }.get(balance, torch.ones(3))
+    each = torch.stack(
+        [cross_entropy(x[None], y[None]) for x, y in zip(logits, labels, strict=True)]
+    )
+    wanted = (weights[labels] * each).sum() / weights[labels].sum()
+    torch.testing.assert_close(create_loss(balance, COUNTS, 0.0)(logits, labels), wanted)
+
+
+def test_focal_loss_is_its_definition() -> None:
+    logits, labels = example(4)
+    p = torch.softmax(logits.double(), 1)[torch.arange(64), labels]
+    wanted = (-((1 - p) ** 2) * p.log()).mean().float()
+    torch.testing.assert_close(create_loss("focal", COUNTS, 0.3)(logits, labels), wanted)
+
+
+def test_logit_adjustment_takes_the_shares_of_classes_out_of_the_net() -> None:
+    logits, labels = example(3)
+    shares = COUNTS / COUNTS.sum()
+    loss = create_loss("logit-adjust", COUNTS, 0.0)
+    torch.testing.assert_close(loss(logits, labels), cross_entropy(logits + shares.log(), labels))
+    # A net that knows nothing of the picture does best by saying that all classes are alike.
+    often = torch.repeat_interleave(torch.arange(3), COUNTS)
+    knows_nothing = torch.zeros(3, requires_grad=True)
+    loss(knows_nothing.expand(100, 3), often).backward()
+    assert knows_nothing.grad is not None
+    torch.testing.assert_close(knows_nothing.grad, torch.zeros(3), atol=1e-6, rtol=0)

@@ -18,13 +18,20 @@ from eyebright.metrics import (
     Figure,
     accuracy,
     balanced_accuracy,
+    balanced_accuracy_figure,
+    brier_scores,
+    calibration_error,
+    clopper_pearson,
     confusion_matrix,
     f1,
     f1_score,
-    log_loss,
+    log_losses,
+    mean_figure,
     precision,
     proportion,
     recall,
+    reliability,
+    top_k,
     wilson,
 )
 
@@ -178,13 +185,13 @@ def test_log_loss_equals_that_of_scikit_learn() -> None:
     labels = generator.integers(0, CLASSES, 300)
     probabilities = generator.dirichlet(np.full(CLASSES, 0.5), 300)
     wanted = sklearn.metrics.log_loss(labels, probabilities, labels=range(CLASSES))
-    assert log_loss(probabilities, labels) == pytest.approx(wanted, rel=1e-12)
+    assert log_losses(probabilities, labels).mean() == pytest.approx(wanted, rel=1e-12)
     short = probabilities.astype(np.float32)
-    assert log_loss(short, labels) == pytest.approx(wanted, rel=1e-6)
+    assert log_losses(short, labels).mean() == pytest.approx(wanted, rel=1e-6)
 
 
 def test_log_loss_of_the_impossible_is_finite_and_large() -> None:
-    loss = log_loss(np.array([[1.0, 0.0]]), np.array([1]))
+    loss = log_losses(np.array([[1.0, 0.0]]), np.array([1]))[0]
     assert math.isfinite(loss)
     assert loss > 80
 
@@ -214,5 +221,82 @@ def test_the_table_fits_80_columns() -> None:
     text = console.file.getvalue()  # type: ignore[attr-defined]
     assert "…" not in text
     assert all(name in text for name in evaluation.classes)
-    assert text.count("–100.0)") == 10  # nine figures and the accuracy
+    assert text.count("–100.0)") == 9
     assert text.count("of 1,000") == 9
+
+
+@pytest.mark.parametrize("n", [7, 20, 100])
+def test_the_exact_interval_never_covers_too_seldom(n: int) -> None:
+    ends = [clopper_pearson(k, n) for k in range(n + 1)]
+    for k, (low, high) in enumerate(ends):
+        exact = stats.binomtest(k, n).proportion_ci(0.95, "exact")
+        assert (low, high) == pytest.approx((exact.low, exact.high), abs=1e-9)
+    for p in np.linspace(0.001, 0.999, 199):
+        inside = [k for k, (low, high) in enumerate(ends) if low <= p <= high]
+        assert stats.binom.pmf(inside, n, p).sum() >= 0.95 - 1e-9
+    assert accuracy(np.diag([n, 0]) + 0, "exact").low == ends[n][0]
+
+
+def test_the_bootstrap_of_a_mean_covers() -> None:
+    generator = np.random.default_rng(1)
+    for draw, truth in (
+        (lambda: generator.exponential(size=100), 1.0),  # as skewed as log losses are
+        (lambda: generator.uniform(size=100), 0.5),
+    ):
+        figures = [mean_figure(draw()) for _ in range(500)]
+        covered = np.mean([f.low <= truth <= f.high for f in figures])
+        assert 0.92 < covered < 0.975
+    assert mean_figure(np.full(9, 0.5)) == Figure(0.5, 9, None, None)
+    assert mean_figure(np.array([0.5])) == Figure(0.5, 1, None, None)
+
+
+def test_the_bootstrap_of_balanced_accuracy_covers() -> None:
+    generator = np.random.default_rng(2)
+    counts, recalls = np.array([120, 60, 30]), np.array([0.9, 0.7, 0.5])
+    covered = 0
+    for _ in range(500):
+        right = generator.binomial(counts, recalls)
+        confusion = np.diag(right)
+        confusion[np.arange(3), [1, 2, 0]] += counts - right
+        figure = balanced_accuracy_figure(confusion)
+        assert figure.value == balanced_accuracy(confusion)
+        covered += figure.low <= recalls.mean() <= figure.high
+    assert 0.92 < covered / 500 < 0.975
+
+
+def test_top_k_and_brier_equal_those_of_scikit_learn() -> None:
+    generator = np.random.default_rng(0)
+    probabilities = generator.dirichlet(np.ones(CLASSES), 400)
+    labels = generator.integers(0, CLASSES, 400)
+    for k in (1, 2, 5):
+        wanted = sklearn.metrics.top_k_accuracy_score(labels, probabilities, k=k)
+        assert top_k(probabilities, labels, k).value == pytest.approx(wanted)
+    by_hand = sum(
+        sklearn.metrics.brier_score_loss(labels == c, probabilities[:, c]) for c in range(CLASSES)
+    )
+    assert brier_scores(probabilities, labels).mean() == pytest.approx(by_hand)
+
+
+def test_calibration_error_is_what_it_should_be_and_not_what_chance_makes_of_it() -> None:
+    generator = np.random.default_rng(0)
+    found = []
+    for off in (0.0, 0.1, 0.2):
+        errors = []
+        for _ in range(60):
+            confidences = generator.uniform(0.5, 0.9, 600)
+            right = generator.random(600) < confidences - off
+            errors.append(calibration_error(confidences, right).value ** 2)
+        found.append(math.sqrt(np.mean(errors)))
+    # Undebiased, chance alone makes 0.07 of nothing with 40 pictures a bin.
+    assert found[0] < 0.03
+    assert found[1:] == pytest.approx([0.1, 0.2], abs=0.01)
+
+
+def test_a_reliability_diagram_has_equally_many_in_each_bin() -> None:
+    confidences = np.random.default_rng(0).random(101)
+    right = confidences > 0.5
+    bins = reliability(confidences, right, 10)
+    assert {b.accuracy.n for b in bins} == {10, 11}
+    assert [b.confidence for b in bins] == sorted(b.confidence for b in bins)
+    assert [b.accuracy.value for b in bins][:4] == [0, 0, 0, 0]
+    assert len(reliability(confidences[:3], right[:3])) == 1

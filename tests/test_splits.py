@@ -1,10 +1,12 @@
 """`stratified_split`: properties that hold for any labels, share and seed."""
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from eyebright.data.splits import stratified_split
+from eyebright.data.splits import group_folds, stratified_folds, stratified_split
+from eyebright.errors import DataError
 
 labels_of_any_kind = st.lists(st.integers(0, 6), max_size=200).map(
     lambda values: np.array(values, np.int64)
@@ -65,3 +67,29 @@ def test_names_of_the_labels_do_not_matter() -> None:
     small, large = stratified_split(np.array([7, 7, -3, -3, 7, -3]), 0.34, seed=1)
     assert len(small) == 4
     assert len(large) == 2
+
+
+@settings(deadline=None)
+@given(labels_of_any_kind, st.integers(2, 12), seeds)
+def test_folds_share_out_every_class(labels: np.ndarray, folds: int, seed: int) -> None:
+    fold_of = stratified_folds(labels, folds, seed)
+    assert fold_of.shape == labels.shape
+    assert ((fold_of >= 0) & (fold_of < folds)).all()
+    for part in (labels, *(labels[labels == c] for c in np.unique(labels))):
+        members = fold_of if part is labels else fold_of[labels == part[0]]
+        counts = np.bincount(members, minlength=folds)
+        assert counts.max() - counts.min() <= 1
+    assert (fold_of == stratified_folds(labels, folds, seed)).all()
+
+
+def test_groups_stay_together() -> None:
+    generator = np.random.default_rng(0)
+    groups = [f"patient {i}" for i in generator.integers(0, 40, 600)]
+    labels = generator.integers(0, 3, 600)
+    fold_of = group_folds(labels, groups, 5, 0)
+    for group in set(groups):
+        assert len({int(f) for f, g in zip(fold_of, groups, strict=True) if g == group}) == 1
+    counts = np.bincount(fold_of, minlength=5)
+    assert counts.min() > 60
+    with pytest.raises(DataError, match="too few"):
+        group_folds(labels[:20], ["a"] * 20, 5, 0)

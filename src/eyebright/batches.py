@@ -81,6 +81,24 @@ def epoch_order(n: int, seed: int, epoch: int) -> Tensor:
     return torch.randperm(n, generator=generator, device="cpu")
 
 
+def balanced_order(labels: Tensor, seed: int, epoch: int) -> Tensor:
+    """As many pictures as there are, drawn with replacement, every class equally often.
+
+    Class-balanced sampling (Kang et al. 2020, "Decoupling representation and classifier").
+
+    Args:
+        labels: int64 (n,).
+        seed: of the run.
+        epoch: counted from 1.
+    """
+    labels = labels.cpu()
+    generator = epoch_generator(seed, epoch, torch.device("cpu"))
+    share = 1 / torch.bincount(labels).double()[labels]
+    ends = share.cumsum(0)
+    drawn = torch.rand(len(labels), generator=generator, dtype=torch.float64) * ends[-1]
+    return torch.searchsorted(ends, drawn).clamp_max(len(labels) - 1)
+
+
 def train_batches(
     images: Tensor,
     labels: Tensor,
@@ -105,7 +123,10 @@ def train_batches(
     mirrored, functions = parse_augment(config.augment)
     generator = epoch_generator(config.seed, epoch, images.device)
     sides = sides_of_epoch(len(images), epoch, epoch_generator(config.seed, 0, images.device))
-    order = epoch_order(len(images), config.seed, epoch).to(images.device)
+    if config.balance == "sampler":
+        order = balanced_order(labels, config.seed, epoch).to(images.device)
+    else:
+        order = epoch_order(len(images), config.seed, epoch).to(images.device)
     if config.drop_last:
         order = order[: len(order) - len(order) % batch_size]
     layout = memory_format(batch_size, images.shape[1], config.precision, images.device)

@@ -43,6 +43,8 @@ class ModelCard:
     policy: str = POLICY
     tta: str = "none"
     """Test-time averaging, part of every prediction: ``none`` or ``mirror``."""
+    temperature: float | None = None
+    """What logits are divided by before they become probabilities; None: uncalibrated."""
     format: int = FORMAT
 
 
@@ -70,6 +72,21 @@ def write_json(path: Path, value: Any) -> None:
     """Write JSON for people and programs alike: indented, ASCII, NaN refused."""
     text = json.dumps(value, indent=2, allow_nan=False)
     write_file(path, text.encode() + b"\n")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object that a JSON file of ours holds.
+
+    Raises:
+        ModelError: missing, damaged, or no object.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ModelError(f"{shown(path)}: unreadable ({error})") from None
+    if not isinstance(content, dict):
+        raise ModelError(f"{shown(path)}: not what belongs there")
+    return content
 
 
 def append_line(path: Path, line: str) -> None:
@@ -100,6 +117,11 @@ def save_model(folder: Path, weights: dict[str, Tensor], card: ModelCard) -> Non
         for name, tensor in weights.items()
     }
     write_file(folder / WEIGHTS, save_tensors(tensors))
+    save_card(folder, card)
+
+
+def save_card(folder: Path, card: ModelCard) -> None:
+    """Write ``model.json`` alone: the weights stay as they are."""
     write_json(folder / CARD, asdict(card))
 
 
@@ -143,6 +165,7 @@ def load_card(folder: Path) -> ModelCard:
             epoch=int(content["epoch"]),
             policy=str(content["policy"]),
             tta=str(content.get("tta", "none")),
+            temperature=None if (t := content.get("temperature")) is None else float(t),
         )
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise ModelError(f"{shown(path)}: no model card ({error})") from None
@@ -152,6 +175,8 @@ def load_card(folder: Path) -> ModelCard:
         raise ModelError(f"{shown(path)}: an unknown way to resize pictures: {shown(card.policy)}")
     if card.tta not in ("none", "mirror"):
         raise ModelError(f"{shown(path)}: unknown test-time averaging: {shown(card.tta)}")
+    if card.temperature is not None and not 1e-3 <= card.temperature <= 1e3:
+        raise ModelError(f"{shown(path)}: a temperature of {card.temperature} is out of range")
     return card
 
 

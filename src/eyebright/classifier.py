@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import nn
 
 from eyebright.batches import predict_logits
+from eyebright.calibration import softmax
 from eyebright.checkpoint import ModelCard, load_model
 from eyebright.console import notices, shown
 from eyebright.errors import DataError, ModelError
@@ -29,7 +29,7 @@ class Prediction:
     probability: float
     """Of that class."""
     probabilities: dict[str, float]
-    """Of every class, the likeliest first."""
+    """Of every class, the likeliest first; uncalibrated where the model's card says so."""
 
     def top(self, count: int = 3) -> list[tuple[str, float]]:
         """The likeliest classes with their probabilities."""
@@ -79,7 +79,9 @@ class Classifier:
         return self.card.classes
 
     def predict_proba(self, pictures: Sequence[Picture] | Pixels) -> NDArray[np.float64]:
-        """Probability of each class for each picture, computed in fp32.
+        """Probability of each class for each picture, from logits in fp32.
+
+        They are calibrated if the card has a temperature.
 
         Args:
             pictures: paths, encoded bytes or uint8 RGB pixels, mixed as you like; or one uint8
@@ -109,7 +111,7 @@ class Classifier:
                 self.card.normalization,
                 self.card.tta,
             )
-        return torch.softmax(logits.double(), 1).numpy()
+        return softmax(logits.numpy(), self.card.temperature or 1.0)
 
     def predict(self, pictures: Sequence[Picture] | Pixels) -> list[Prediction]:
         """The likeliest class of each picture, with all probabilities.

@@ -40,6 +40,14 @@ Imgsz = Annotated[
         "32 up to 64 px, 224 above."
     ),
 ]
+Interval = Annotated[str, typer.Option(help="Of proportions: wilson or exact (Clopper-Pearson).")]
+Risk = Annotated[
+    float | None,
+    typer.Option(help="Answer only where at most this share is wrong, with 95 % confidence: 0.01."),
+]
+Coverage = Annotated[
+    float | None, typer.Option(help="Sets of classes that hold the true one this often: 0.9.")
+]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")]
 
 
@@ -116,6 +124,13 @@ def train(
     ] = None,
     lr: Annotated[float | None, typer.Option(help="Learning rate.")] = None,
     imgsz: Imgsz = None,
+    balance: Annotated[
+        str | None,
+        typer.Option(
+            help="For classes of different size: auto, none, weights, sampler, effective-number, "
+            "focal or logit-adjust."
+        ),
+    ] = None,
     augment: Annotated[
         str | None,
         typer.Option(help="none, or any of mirror, shift, cutout joined by +, as mirror+shift."),
@@ -127,6 +142,14 @@ def train(
     val: Annotated[
         float | None, typer.Option(help="Share held out, where the data have no val part.")
     ] = None,
+    group: Annotated[
+        str | None,
+        typer.Option(help="Column of a table: its groups are held out whole or not at all."),
+    ] = None,
+    folds: Annotated[
+        int | None, typer.Option(min=2, help="Train a run for each of so many parts held out.")
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Train so many runs that differ in it.")] = 1,
     metric: Annotated[
         str | None, typer.Option(help="Chooses the best epoch: accuracy or balanced-accuracy.")
     ] = None,
@@ -148,23 +171,38 @@ def train(
     settings: dict[str, Any] = {
         "model": model, "epochs": epochs, "time": None if time is None else parse_time(time),
         "target": target, "batch_size": batch_size, "lr": lr, "imgsz": imgsz,
-        "augment": augment, "tta": tta, "val": val, "metric": metric, "device": device,
-        "precision": precision, "threads": threads, "seed": seed,
+        "balance": balance, "augment": augment, "tta": tta, "val": val, "group": group,
+        "folds": folds, "metric": metric, "device": device, "precision": precision,
+        "threads": threads, "seed": seed,
     }  # fmt: skip
     settings = {key: value for key, value in settings.items() if value is not None}
     recipe_config(recipe).replace(**settings)  # a mistyped setting is better known at once
-    run = train_run(
-        _cifar10_or_digits() if data is None else data,
-        recipe=recipe,
-        name=name,
-        runs=runs,
-        skip_bad=skip_bad,
-        workers=workers,
-        started=monotonic() - process_age(),
-        **settings,
-    )
+    several = seeds > 1 or folds is not None
+    if several and (time is not None or (seeds > 1 and folds is not None)):
+        raise UsageError("--seeds, --folds and --time exclude each other")
+    source = _cifar10_or_digits() if data is None else data
+    common: dict[str, Any] = {"recipe": recipe, "name": name, "runs": runs, "skip_bad": skip_bad}
+    if several:
+        return _train_several(source, seeds, workers, common | settings)
+    started = monotonic() - process_age()
+    run = train_run(source, workers=workers, started=started, **common, **settings)
     others = "" if run.has_test_part() else " DATA"
     say(f"open the test set: eyebright test {shlex.quote(shown(run.path))}{others}")
+    return None
+
+
+def _train_several(source: Any, seeds: int, workers: int | None, settings: dict[str, Any]) -> None:
+    from eyebright.compare import compare as compare_runs
+    from eyebright.launch import join_folds, train_several
+
+    trained = train_several(source, seeds, workers=workers, **settings)
+    if "folds" in settings:
+        joined, folder = join_folds(trained)
+        out.print(joined.table())
+        out.print(joined.figures_table())
+        say(f"out-of-fold predictions: {shown(folder)}/predictions-val.csv")
+    elif all((run.path / "val.json").exists() for run in trained):
+        out.print(compare_runs([run.path for run in trained], "val").table())
 
 
 def _cifar10_or_digits() -> Any:
@@ -180,13 +218,19 @@ def _cifar10_or_digits() -> Any:
 
 
 @app.command()
-def val(run: RunArgument, device: Device = "auto") -> None:
+def val(
+    run: RunArgument,
+    device: Device = "auto",
+    interval: Interval = "wilson",
+    risk: Risk = None,
+    coverage: Coverage = None,
+) -> None:
     """Evaluate a run on the pictures that were held out of its training."""
     waiting_for("reading the pictures and the model")
     from eyebright.run import Run
 
     opened = Run(run)
-    _show_evaluation(opened.val(device), opened)
+    _show_evaluation(opened.val(device, interval, risk, coverage), opened)
 
 
 @app.command()
@@ -197,23 +241,84 @@ def test(
     ] = None,
     device: Device = "auto",
     skip_bad: SkipBad = False,
+    interval: Interval = "wilson",
+    risk: Risk = None,
+    coverage: Coverage = None,
+    shift: Annotated[
+        bool, typer.Option("--shift", help="Also on darker, noisier, blurred, turned ... pictures.")
+    ] = False,
 ) -> None:
     """Open the test set, log that it was opened, and say how good the model is."""
     waiting_for("reading the pictures and the model")
     from eyebright.run import Run
 
     opened = Run(run)
-    evaluation = opened.test(data, device, skip_bad)
+    evaluation = opened.test(data, device, skip_bad, interval, risk, coverage, shift)
     _show_evaluation(evaluation, opened)
+    _write_report(opened)
     times = opened.test_openings()
     say(f"this run has opened a test set {times} time{'s' if times > 1 else ''} (tests.jsonl)")
+    looks = opened.looks_at(evaluation.fingerprint)
+    if looks > 1:
+        say(
+            f"runs in {shown(opened.path.parent)} have looked at this one {looks} times: if they "
+            "are chosen by it, expect less on new pictures"
+        )
 
 
 def _show_evaluation(evaluation: Any, run: Any) -> None:
     for line in evaluation.lesson_lines(run.short_names()):
         say(line)
     out.print(evaluation.table())
-    say(f"loss {evaluation.loss:.4f}; all figures: {shown(run.path)}/{evaluation.split}.json")
+    out.print(evaluation.figures_table())
+    for line in [*evaluation.warnings(), *evaluation.promise_lines()]:
+        say(line)
+    if evaluation.robustness:
+        out.print(evaluation.robustness.table())
+        for line in evaluation.robustness.lines():
+            say(line)
+    say(f"all figures: {shown(run.path)}/{evaluation.split}.json")
+
+
+@app.command()
+def report(
+    run: RunArgument,
+    lang: Annotated[str, typer.Option(help="en or zh (中文).")] = "en",
+) -> None:
+    """Write report.html, one page that needs nothing else, and model-card.md."""
+    waiting_for("reading the pictures")
+    from eyebright.run import Run
+
+    _write_report(Run(run), lang)
+
+
+def _write_report(run: Any, language: str = "en") -> None:
+    from eyebright.report import write_report
+
+    say(f"report: {shown(write_report(run, language))}")
+
+
+@app.command()
+def compare(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders, two or more.")],
+    split: Annotated[
+        str | None, typer.Option(help="test or val. Default: test if all runs have it.")
+    ] = None,
+    count: Annotated[
+        int, typer.Option("-n", "--count", min=0, help="Pictures to name that only one gets right.")
+    ] = 10,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
+) -> None:
+    """Compare runs on the same pictures: differences with intervals; seeds are put together."""
+    from eyebright.compare import compare as compare_runs
+
+    comparison = compare_runs(runs, split)
+    if as_json:
+        return print(json.dumps(comparison.to_dict(), indent=2))
+    out.print(comparison.table())
+    for line in comparison.lines(count):
+        say(line)
+    return None
 
 
 @app.command()
@@ -227,6 +332,8 @@ def predict(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
     device: Device = "auto",
+    risk: Risk = None,
+    coverage: Coverage = None,
 ) -> None:
     """Say what is on pictures: the three likeliest classes of each, with probabilities."""
     if bool(pictures) == bool(sample):
@@ -234,24 +341,38 @@ def predict(
     from eyebright.run import Run
 
     opened = Run(run)
+    given = opened.promises(risk, coverage)
     if sample:
-        return _predict_sample(opened, sample, as_json, device)
+        return _predict_sample(opened, sample, as_json, device, given)
     classifier = opened.classifier(device)
     predictions = classifier.predict(pictures or [])
+    names = [shown(path) for path in pictures or []]
     if as_json:
         rows = [
-            {"picture": shown(p), "prediction": q.label, "probabilities": q.probabilities}
-            for p, q in zip(pictures or [], predictions, strict=True)
-        ]
+            {"picture": name, "prediction": p.label, "probabilities": p.probabilities,
+             "calibrated": classifier.card.temperature is not None} | given.answers(p)
+            for name, p in zip(names, predictions, strict=True)
+        ]  # fmt: skip
         return print(json.dumps(rows, indent=2))
     from rich.table import Table
 
-    table = Table("picture", "likeliest", "then", "then")
-    for path, prediction in zip(pictures or [], predictions, strict=True):
-        cells = [f"{shown(name)} {100 * p:.1f} %" for name, p in prediction.top(3)]
-        table.add_row(shown(path), *cells)
+    table = Table("picture", "likeliest", "then", "then", *given.titles())
+    if classifier.card.temperature is None:
+        table.caption = "probabilities are uncalibrated"
+    for name, prediction in zip(names, predictions, strict=True):
+        cells = [f"{shown(label)} {100 * p:.1f} %" for label, p in prediction.top(3)]
+        cells += [""] * (3 - len(cells))
+        answers = given.answers(prediction).values()
+        table.add_row(name, *cells, *(_in_words(answer) for answer in answers))
     out.print(table)
     return None
+
+
+def _in_words(answer: str | list[str] | None) -> str:
+    """An answer or a set of classes; neither is "not sure"."""
+    if not answer:
+        return "not sure"
+    return shown(answer) if isinstance(answer, str) else ", ".join(map(shown, answer))
 
 
 def _save_png(image: Any, path: Path) -> None:
@@ -261,7 +382,7 @@ def _save_png(image: Any, path: Path) -> None:
         raise StorageError(f"{shown(path)}: {error.strerror or error}") from None
 
 
-def _predict_sample(run: Any, count: int, as_json: bool, device: str) -> None:
+def _predict_sample(run: Any, count: int, as_json: bool, device: str, given: Any) -> None:
     from eyebright.data.look import draw_grid, lesson_labels, terminal_grid
 
     data = run.sample(count)
@@ -269,13 +390,14 @@ def _predict_sample(run: Any, count: int, as_json: bool, device: str) -> None:
     if as_json:
         rows = [
             {"picture": i, "label": data.classes[label], "prediction": p.label,
-             "probabilities": p.probabilities}
+             "probabilities": p.probabilities} | given.answers(p)
             for i, label, p in zip(data.ids, data.labels, predictions, strict=True)
         ]  # fmt: skip
         return print(json.dumps(rows, indent=2))
     short = run.short_names()
     truth = [short.get(name, name) for name in (data.classes[label] for label in data.labels)]
-    guess = [short.get(p.label, p.label) for p in predictions]
+    answers = [given.answers(p).get("answer", p.label) for p in predictions]
+    guess = ["not sure" if a is None else short.get(a, a) for a in answers]
     path = run.path / "sample.png"
     _save_png(draw_grid(data.images, truth), path)
     if out.is_terminal and out.color_system is not None:

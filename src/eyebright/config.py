@@ -11,6 +11,8 @@ from eyebright.errors import UsageError
 
 BATCH_PIXELS = 4_000_000  # of all pictures of a batch together: a few GB while training
 
+UNBALANCED = 5.0  # pictures of the largest class over those of the smallest
+
 TINY, HUGE = 1e-12, 1e38
 
 # setting -> lowest and highest value
@@ -27,6 +29,8 @@ RANGES: dict[str, tuple[float, float]] = {
     "label_smoothing": (0, 0.9999),
     "imgsz": (4, 4096),
     "val": (0, 0.9),
+    "folds": (0, 1000),
+    "fold": (1, 1000),
     "log_every": (0, 1e9),
     "threads": (0, 1024),
     "seed": (0, 2**32 - 1),
@@ -64,6 +68,12 @@ class TrainConfig:
     schedule: Literal["constant", "linear"] = "linear"
     """``linear`` goes down to zero at the last step."""
     label_smoothing: float = 0.2
+    balance: Literal[
+        "auto", "none", "weights", "sampler", "effective-number", "focal", "logit-adjust"
+    ] = "auto"
+    """What is done about classes of different size (`eyebright.losses`, `batches.balanced_order`);
+    ``auto``: ``logit-adjust`` where the largest class has `UNBALANCED` times as many pictures as
+    the smallest or more, otherwise nothing."""
     augment: str = "mirror+shift"
     normalization: Literal["data", "half"] = "data"
     """``data``: mean and deviation of the training pictures; ``half``: to [-1, 1]."""
@@ -74,6 +84,12 @@ class TrainConfig:
     """Side of the square pictures that the net sees, in pixels; None: from the data."""
     val: float = 0.1
     """Share of the training pictures held out, where the data have no validation part."""
+    group: str | None = None
+    """Column of a table: pictures with the same value there are never in both parts."""
+    folds: int = 0
+    """Hold out one of so many equal parts instead of the share ``val``; 0: no folds."""
+    fold: int = 1
+    """Which of the folds is held out, counted from 1."""
     metric: Literal["accuracy", "balanced-accuracy"] = "accuracy"
     """What decides which epoch is the best one, on the pictures held out."""
     log_every: int = 0
@@ -187,6 +203,7 @@ RECIPES: dict[str, TrainConfig] = {
         momentum=0.9,
         schedule="constant",
         label_smoothing=0.0,
+        balance="none",
         augment="none",
         normalization="half",
         imgsz=32,

@@ -4,6 +4,7 @@ import csv
 import io
 from dataclasses import asdict, dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,13 +12,21 @@ from numpy.typing import NDArray
 from rich.table import Table
 
 from eyebright import metrics
+from eyebright.calibration import Promise, prediction_sets, promise, set_threshold, softmax
+from eyebright.checkpoint import read_json, write_file, write_json
 from eyebright.classifier import Classifier
 from eyebright.console import shown
 from eyebright.data import Dataset
-from eyebright.errors import DataError
+from eyebright.errors import DataError, ModelError, UsageError
 from eyebright.metrics import Figure
+from eyebright.robustness import Robustness
 
-INTERVAL = "95 % (Wilson 1927; F1 through Jaccard)"
+INTERVALS = {
+    "wilson": "95 %; proportions: Wilson 1927 (F1 through Jaccard)",
+    "exact": "95 %; proportions: Clopper & Pearson 1934 (F1 through Jaccard)",
+}
+OTHERS = "balanced accuracy, log loss and Brier score: bias-corrected bootstrap (Efron 1987)"
+TOP = 5
 
 
 @dataclass(frozen=True)
@@ -36,6 +45,27 @@ class Evaluation:
     """Of the pictures and labels."""
     tta: str = "none"
     """Test-time averaging that the figures include."""
+    temperature: float | None = None
+    """That the probabilities were calibrated with; None: they are uncalibrated."""
+    interval: str = "wilson"
+    """Of proportions: a key of `eyebright.metrics.INTERVALS`."""
+
+    promised: Promise | None = None
+    """What pictures held out promised of answers; None: nothing was asked for."""
+    sets: tuple[float, float] | None = None
+    """Coverage asked for and the threshold for it; None: no sets were asked for."""
+    robustness: Robustness | None = None
+    """On changed pictures; None: it was not asked for."""
+
+    def __post_init__(self) -> None:
+        """Refuse an unknown interval.
+
+        Raises:
+            UsageError: it is none of `eyebright.metrics.INTERVALS`.
+        """
+        if self.interval not in INTERVALS:
+            choices = ", ".join(INTERVALS)
+            raise UsageError(f"--interval cannot be '{self.interval}'; choose one of: {choices}")
 
     @cached_property
     def predictions(self) -> NDArray[np.int64]:
@@ -51,34 +81,185 @@ class Evaluation:
     @property
     def accuracy(self) -> Figure:
         """Share of all pictures that are predicted right."""
-        return metrics.accuracy(self.confusion)
+        return metrics.accuracy(self.confusion, self.interval)
 
-    @property
-    def loss(self) -> float:
-        """Mean negative log-likelihood of the true classes, in nats."""
-        return metrics.log_loss(self.probabilities, self.labels)
+    @cached_property
+    def right(self) -> NDArray[np.bool_]:
+        """Whether each picture is predicted right, of shape (n,)."""
+        right: NDArray[np.bool_] = self.predictions == self.labels
+        return right
+
+    @cached_property
+    def confidences(self) -> metrics.Floats:
+        """Probability of the class that each picture is predicted as, of shape (n,)."""
+        highest: metrics.Floats = self.probabilities.max(1)
+        return highest
+
+    @cached_property
+    def uncalibrated(self) -> metrics.Floats:
+        """The probabilities as they were before the temperature, of shape (n, classes)."""
+        tiny = np.finfo(np.float64).tiny
+        return softmax(np.log(np.maximum(self.probabilities, tiny)), 1 / (self.temperature or 1.0))
+
+    @cached_property
+    def figures(self) -> dict[str, Figure]:
+        """Every figure of the whole set, by its name."""
+        found = {
+            "accuracy": self.accuracy,
+            "balanced accuracy": metrics.balanced_accuracy_figure(self.confusion),
+        }
+        if len(self.classes) > TOP:
+            found[f"top-{TOP} accuracy"] = metrics.top_k(
+                self.probabilities, self.labels, TOP, self.interval
+            )
+        found |= {
+            "log loss": metrics.mean_figure(metrics.log_losses(self.probabilities, self.labels)),
+            "Brier score": metrics.mean_figure(
+                metrics.brier_scores(self.probabilities, self.labels)
+            ),
+            "calibration error": metrics.calibration_error(self.confidences, self.right),
+        }
+        if self.temperature is not None:
+            found["calibration error before"] = metrics.calibration_error(
+                self.uncalibrated.max(1), self.right
+            )
+        return found
+
+    def promise(self, risk: float) -> Promise:
+        """From which confidence on the model may answer, as these pictures tell.
+
+        Args:
+            risk: share of errors among the answers that is not to be passed.
+
+        Raises:
+            UsageError: no such share, or none that can be promised here.
+        """
+        if not 0 < risk < 1:
+            raise UsageError(f"--risk must lie between 0 and 1, not {risk}")
+        found = promise(self.confidences, self.right, risk)
+        if found is None:
+            raise UsageError(
+                f"no errors of at most {100 * risk:g} % can be promised from {len(self.labels):,} "
+                "pictures held out; allow more, or hold out more"
+            )
+        return found
+
+    def set_threshold(self, coverage: float) -> float:
+        """The least probability that puts a class into a set, as these pictures tell.
+
+        Args:
+            coverage: share of pictures whose set is to hold the true class.
+
+        Raises:
+            UsageError: no such share.
+        """
+        if not 0 < coverage < 1:
+            raise UsageError(f"--coverage must lie between 0 and 1, not {coverage}")
+        return set_threshold(self.probabilities, self.labels, coverage)
+
+    def kept_promise(self, given: Promise) -> tuple[Figure, Figure]:
+        """How a promise fared on these pictures: share answered, and share right of those."""
+        answered = self.confidences >= given.threshold
+        right = int(self.right[answered].sum())
+        return (
+            metrics.proportion(int(answered.sum()), len(answered), self.interval),
+            metrics.proportion(right, int(answered.sum()), self.interval),
+        )
+
+    def set_figures(self, threshold: float) -> tuple[Figure, Figure, float]:
+        """How sets fared here: share that hold the true class, share empty, mean size."""
+        sets = prediction_sets(self.probabilities, threshold)
+        n = len(sets)
+        held = int(sets[np.arange(n), self.labels].sum())
+        empty = int((~sets.any(1)).sum())
+        return (
+            metrics.proportion(held, n, self.interval),
+            metrics.proportion(empty, n, self.interval),
+            float(sets.sum(1).mean()),
+        )
 
     def per_class(self) -> dict[str, dict[str, Figure]]:
         """Recall, precision and F1 of each class."""
         return {
             name: {
-                "recall": metrics.recall(self.confusion, label),
-                "precision": metrics.precision(self.confusion, label),
-                "f1": metrics.f1(self.confusion, label),
+                "recall": metrics.recall(self.confusion, label, self.interval),
+                "precision": metrics.precision(self.confusion, label, self.interval),
+                "f1": metrics.f1(self.confusion, label, self.interval),
             }
             for label, name in enumerate(self.classes)
         }
 
+    def hidden_classes(self) -> list[tuple[str, Figure]]:
+        """Classes, with their recall, that are surely found less than half as often as all are."""
+        average = self.accuracy.value or 0.0
+        return [
+            (name, figures["recall"])
+            for name, figures in self.per_class().items()
+            if (high := figures["recall"].high) is not None and high < average / 2
+        ]
+
+    def warnings(self) -> list[str]:
+        """What the headline does not say."""
+        return [
+            f"the average hides a class: {shown(name)} is found in only {figure.percent()} of its "
+            f"{figure.n:,} pictures"
+            for name, figure in self.hidden_classes()
+        ]
+
+    def promise_lines(self) -> list[str]:
+        """What was promised of answers and sets, and on a test set how it turned out."""
+        lines = []
+        if given := self.promised:
+            lines.append(
+                f"answers {100 * given.answered:.1f} % of pictures, right on at least "
+                f"{100 * (1 - given.risk):g} % of those, with 95 % confidence: where the likeliest "
+                f"class has {given.threshold:.4f} or more (from {given.n:,} pictures held out)"
+            )
+            if self.split == "test":
+                answered, right = self.kept_promise(given)
+                lines.append(
+                    f"here: answers {answered.percent()}, right on {right.percent()} of those"
+                )
+        if self.sets:
+            coverage, threshold = self.sets
+            held, empty, size = self.set_figures(threshold)
+            lines.append(
+                f"sets of all classes with {threshold:.4f} or more, for {100 * coverage:g} % "
+                f"coverage: hold the true class of {held.percent()}, {size:.2f} classes on "
+                f"average, empty (not sure): {empty.percent()}"
+            )
+        return lines
+
+    def _promises(self) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        if given := self.promised:
+            answered, right = self.kept_promise(given)
+            found["promise"] = asdict(given) | {
+                "confidence": 0.95,
+                "answered_here": asdict(answered),
+                "right_of_those_here": asdict(right),
+            }
+        if self.sets:
+            held, empty, size = self.set_figures(self.sets[1])
+            found["sets"] = {
+                "coverage": self.sets[0],
+                "threshold": self.sets[1],
+                "hold_the_true_class_here": asdict(held),
+                "empty_here": asdict(empty),
+                "mean_size_here": size,
+            }
+        return found
+
     def to_dict(self) -> dict[str, Any]:
         """What ``test.json`` and ``val.json`` hold."""
-        return {
+        return self._promises() | {
             "split": self.split,
             "n": len(self.labels),
             "fingerprint": self.fingerprint,
-            "interval": INTERVAL,
+            "interval": f"{INTERVALS[self.interval]}; {OTHERS}",
             "tta": self.tta,
-            "accuracy": asdict(self.accuracy),
-            "loss": self.loss,
+            "temperature": self.temperature,
+            "figures": {name: asdict(figure) for name, figure in self.figures.items()},
             "classes": {
                 name: {key: asdict(figure) for key, figure in figures.items()}
                 for name, figures in self.per_class().items()
@@ -90,6 +271,14 @@ class Evaluation:
                 "counts": self.confusion.tolist(),
             },
         }
+
+    def write(self, folder: Path) -> None:
+        """Write ``<split>.json``, ``predictions-<split>.csv`` and perhaps ``shift.json``."""
+        write_json(folder / f"{self.split}.json", self.to_dict())
+        text = self.predictions_csv().encode("utf-8", "backslashreplace")
+        write_file(folder / f"predictions-{self.split}.csv", text)
+        if self.robustness:
+            self.robustness.write(folder)
 
     def predictions_csv(self) -> str:
         """A row a picture: id, label, prediction, probability of each class."""
@@ -130,8 +319,17 @@ class Evaluation:
             table.add_column(title, justify="right")  # may wrap, so that 80 columns are enough
         for name, figures in self.per_class().items():
             table.add_row(shown(name), *(with_n(figures[k]) for k in ("recall", "precision", "f1")))
-        table.add_section()
-        table.add_row("accuracy", with_n(self.accuracy), "", "")
+        return table
+
+    def figures_table(self) -> Table:
+        """The figures of the whole set, with their 95 % intervals."""
+        calibrated = "" if self.temperature is not None else "; probabilities are uncalibrated"
+        table = Table(caption=f"of {len(self.labels):,} pictures{calibrated}")
+        table.add_column("figure", no_wrap=True)
+        table.add_column("value (95 % interval)", justify="right")
+        for name, figure in self.figures.items():
+            in_percent = name.endswith("accuracy")
+            table.add_row(name, figure.percent() if in_percent else figure.decimal())
         return table
 
     def __repr__(self) -> str:
@@ -139,6 +337,38 @@ class Evaluation:
             f"<{self.split}: accuracy {self.accuracy.percent()} on {len(self.labels):,} pictures"
             f"{', averaged with their mirror images' if self.tta == 'mirror' else ''}>"
         )
+
+
+def read_evaluation(folder: Path, split: str) -> Evaluation:
+    """What `Evaluation.write` wrote of this split; ids are text, probabilities have seven digits.
+
+    Raises:
+        ModelError: missing, or damaged.
+    """
+    path = folder / f"predictions-{split}.csv"
+    try:
+        record = read_json(folder / f"{split}.json")
+        with path.open(encoding="utf-8", newline="") as file:
+            [_, _, _, *classes], *rows = csv.reader(file)
+        labels = np.array([classes.index(row[1]) for row in rows], np.int64)
+        probabilities = np.array([row[3:] for row in rows], np.float64)
+        if probabilities.shape != (len(rows), len(classes)) or not len(rows):
+            raise ValueError("not a probability for each class in each row")
+        if not (np.isfinite(probabilities).all() and (probabilities >= 0).all()):
+            raise ValueError("not all are probabilities")
+        temperature = record["temperature"]
+        return Evaluation(
+            split=split,
+            classes=tuple(classes),
+            ids=[row[0] for row in rows],
+            labels=labels,
+            probabilities=probabilities,
+            fingerprint=str(record["fingerprint"]),
+            tta=str(record["tta"]),
+            temperature=None if temperature is None else float(temperature),
+        )
+    except (OSError, ValueError, KeyError, IndexError, TypeError, RecursionError) as error:
+        raise ModelError(f"{shown(path)}: no predictions, or damaged ({error})") from None
 
 
 def with_n(figure: Figure) -> str:
@@ -149,15 +379,19 @@ def with_n(figure: Figure) -> str:
     return f"{100 * figure.value:.1f} {interval} of {figure.n:,}"
 
 
-def evaluate(classifier: Classifier, data: Dataset, split: str = "test") -> Evaluation:
+def evaluate(
+    classifier: Classifier, data: Dataset, split: str = "test", interval: str = "wilson"
+) -> Evaluation:
     """Let a classifier predict a labelled set of pictures.
 
     Args:
         classifier: any.
         data: with the classifier's classes, in its order.
         split: what to call the set, ``test`` or ``val``.
+        interval: of proportions: ``wilson`` or ``exact``.
 
     Raises:
+        UsageError: an unknown interval.
         DataError: no pictures, or other classes than the classifier's.
     """
     if data.classes != classifier.classes:
@@ -176,4 +410,6 @@ def evaluate(classifier: Classifier, data: Dataset, split: str = "test") -> Eval
         probabilities=classifier.predict_proba(data.images),
         fingerprint=data.fingerprint,
         tta=classifier.card.tta,
+        temperature=classifier.card.temperature,
+        interval=interval,
     )

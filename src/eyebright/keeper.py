@@ -5,6 +5,7 @@ import csv
 import io
 import itertools
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,13 @@ from torch import nn
 
 from eyebright import metrics
 from eyebright.batches import Normalization
-from eyebright.checkpoint import ModelCard, save_model, write_file
+from eyebright.calibration import fit_temperature, softmax
+from eyebright.checkpoint import ModelCard, load_card, save_card, save_model, write_file
 from eyebright.config import TrainConfig
 from eyebright.console import shown
 from eyebright.data import Dataset
 from eyebright.errors import NumbersError, StorageError, UsageError
+from eyebright.evaluation import Evaluation
 from eyebright.training import EpochResult, check_weights
 
 
@@ -55,7 +58,7 @@ def describe_data(
         "counts": dict(zip(data.classes, train_set.counts().tolist(), strict=True)),
         "imgsz": data.imgsz,
         "skipped_bad": skip_bad,
-        "val": "none" if val_set is None else "cut" if data.val is None else "own",
+        "val": "none" if val_set is None else "own" if val_set is data.val else "cut",
         "splits": {"train": train_set.ids, "val": val_set.ids if val_set else []},
     }
 
@@ -89,6 +92,30 @@ class Keeper:
         if self.best is None or self.score(result) >= self.score(self.best):
             self._save(result.epoch)
             self.best = result
+
+    def finish(self, val_set: Dataset | None) -> None:
+        """Calibrate the model that was kept, and write down what it says of the pictures held out.
+
+        Writes its temperature into ``model.json``, and ``val.json`` and ``predictions-val.csv``.
+
+        Args:
+            val_set: what the training was validated on.
+        """
+        if val_set is None or self.best is None or self.best.val_logits is None:
+            return
+        logits = self.best.val_logits.numpy()
+        temperature = fit_temperature(logits, val_set.labels)
+        save_card(self.folder, replace(load_card(self.folder), temperature=temperature))
+        Evaluation(
+            split="val",
+            classes=self.classes,
+            ids=val_set.ids,
+            labels=val_set.labels,
+            probabilities=softmax(logits, temperature),
+            fingerprint=val_set.fingerprint,
+            tta=self.config.tta,
+            temperature=temperature,
+        ).write(self.folder)
 
     def save_interrupted(self, results: list[EpochResult]) -> None:
         """Save the model as it is, unless a better one is there already or it is broken."""

@@ -3,13 +3,16 @@
 import contextlib
 import math
 import os
+import re
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from rich.table import Table
 from torch import nn
 
@@ -18,6 +21,7 @@ from eyebright.augment import MIRROR, parse_augment
 from eyebright.batches import HALF, Normalization, measure_normalization, predict_logits
 from eyebright.checkpoint import write_file, write_json
 from eyebright.config import (
+    UNBALANCED,
     WITH_MATRIX_HARDWARE,
     TrainConfig,
     fit_to_data,
@@ -26,11 +30,14 @@ from eyebright.config import (
 )
 from eyebright.console import out, say, shown
 from eyebright.data import Dataset, load
-from eyebright.data.splits import stratified_split
+from eyebright.data.splits import group_folds, stratified_folds, stratified_split
 from eyebright.errors import DataError, NumbersError, UsageError
+from eyebright.evaluation import Evaluation, read_evaluation
 from eyebright.keeper import Keeper, claim_folder, describe_data, write_log
 from eyebright.models import check_name, create_model
 from eyebright.plan import CURVES, Pacer, Plan, make_plan
+from eyebright.report import write_report
+from eyebright.report.baselines import TrainedOn
 from eyebright.run import Run
 from eyebright.runtime import (
     available_cores,
@@ -44,6 +51,7 @@ from eyebright.runtime import (
 )
 from eyebright.training import EpochResult, count_steps, fit, plain_schedule
 
+SPLIT_SEED = 0  # of what is held out: runs that differ in their seed are compared on the same
 MEASURED_PIXELS = 10_000_000  # so many tell the mean and deviation of all
 WHITENING_PIXELS = 2_000_000  # so many tell the statistics of patches
 
@@ -145,8 +153,8 @@ def train(
             epochs = fit(net, train_set, val_set, config, normalization, hear, schedule, look)
             with contextlib.closing(epochs):
                 for result in epochs:
-                    results.append(result)
                     keeper.keep(result)
+                    results.append(replace(result, val_logits=None))
                     write_log(folder / "log.csv", results)
                     if plan and pacer:
                         pacer.epoch_is_over(result)
@@ -155,23 +163,101 @@ def train(
                         tell(epoch_line(results, math.ceil(schedule.total_steps / steps_per_epoch)))
                     if config.target is not None and keeper.score(result) >= config.target:
                         break
+            keeper.finish(val_set)
+            TrainedOn.learn(train_set).write(folder)
         except KeyboardInterrupt:
             keeper.save_interrupted(results)
+            keeper.finish(val_set)
             tell(f"interrupted; {keeper.what_is_left()}")
             raise
         except NumbersError as error:
+            keeper.finish(val_set)
             raise NumbersError(f"{error}. {keeper.what_is_left()}") from None
         finally:
             keeper.leave_nothing_half_done()
 
+    run = Run(folder, model if isinstance(model, nn.Module) else None)
+    run.remember(val_set)
+    report = write_report(run, data=val_set)
     tell("Finished Training")
     if results[0].running_losses and not quiet:
         out.print(loss_table(results))
     for line in closing_lines(keeper, results, plan, time.monotonic() - started):
         tell(line)
-    run = Run(folder, model if isinstance(model, nn.Module) else None)
-    run.remember(val_set)
+    tell(f"report: {shown(report)}")
     return run
+
+
+def train_several(
+    data: Dataset | str | os.PathLike[str],
+    seeds: int = 1,
+    *,
+    recipe: str = "fast",
+    name: str | None = None,
+    skip_bad: bool = False,
+    workers: int | None = None,
+    quiet: bool = False,
+    **settings: Any,
+) -> list[Run]:
+    """Train a run for each of several seeds, or for each fold where ``folds`` is among settings.
+
+    Args:
+        data: as in `train`.
+        seeds: how many, counted from ``seed``.
+        recipe: as in `train`.
+        name: of the folders, to which seed or fold is added.
+        skip_bad: as in `train`.
+        workers: as in `train`.
+        quiet: print nothing.
+        **settings: as in `train`.
+
+    Returns:
+        The runs. They are validated on the same pictures, but for folds.
+    """
+    config = recipe_config(recipe).replace(
+        **{key: value for key, value in settings.items() if key != "runs"}
+    )
+    if not isinstance(data, Dataset):
+        data = load(data, imgsz=config.imgsz, skip_bad=skip_bad, workers=workers)
+    base = name or f"{data.name}-{recipe}".lstrip(".")
+    if config.folds:
+        varied = [(f"fold{k}", {"fold": k}) for k in range(1, config.folds + 1)]
+    else:
+        varied = [(f"seed{s}", {"seed": s}) for s in range(config.seed, config.seed + seeds)]
+    trained = []
+    for suffix, change in varied:
+        if not quiet:
+            say(f"== {suffix}")
+        own = settings | change
+        trained.append(
+            train(
+                data, recipe=recipe, name=f"{base}-{suffix}", skip_bad=skip_bad, quiet=quiet, **own
+            )
+        )
+    return trained
+
+
+def join_folds(runs: list[Run]) -> tuple[Evaluation, Path]:
+    """Out-of-fold predictions: what the runs of all folds said of the pictures they never saw.
+
+    Returns:
+        Their evaluation, and the new folder beside the runs that it was written to.
+    """
+    parts = [read_evaluation(run.path, "val") for run in runs]
+    joined = Evaluation(
+        split="val",
+        classes=parts[0].classes,
+        ids=[name for part in parts for name in part.ids],
+        labels=np.concatenate([part.labels for part in parts]),
+        probabilities=np.concatenate([part.probabilities for part in parts]),
+        fingerprint=str(runs[0].data_record["fingerprint"]),
+        tta=parts[0].tta,
+        temperature=1.0,  # each fold's own is in its probabilities
+    )
+    first = runs[0].path
+    folder = claim_folder(first.parent, re.sub(r"-fold1(-\d+)?$", "-folds", first.name))
+    joined.write(folder)
+    return joined, folder
 
 
 def is_to_be_planned(config: TrainConfig, settings: dict[str, Any]) -> bool:
@@ -219,12 +305,48 @@ def hold_out(data: Dataset, config: TrainConfig) -> tuple[Dataset, Dataset | Non
     if not counts.all():
         empty = data.classes[int(np.argmin(counts))]
         raise DataError(f"{shown(data.name)}: the class '{shown(empty)}' has no pictures")
-    if data.val is not None:
+    if data.val is not None and not config.folds:
         return data, data.val
-    kept, held_out = stratified_split(data.labels, config.val, config.seed)
-    if not len(held_out):
+    held_out = choose_held_out(data, config)
+    if not held_out.any():
         return data, None
-    return data.subset(kept), data.subset(held_out)
+    kept, val_set = data.subset(np.flatnonzero(~held_out)), data.subset(np.flatnonzero(held_out))
+    if not kept.counts().all():
+        empty = data.classes[int(np.argmin(kept.counts()))]
+        raise DataError(
+            f"{shown(data.name)}: nothing of the class '{shown(empty)}' is left to train on, all "
+            "of its pictures are held out; choose other parts"
+        )
+    return kept, val_set
+
+
+def choose_held_out(data: Dataset, config: TrainConfig) -> NDArray[np.bool_]:
+    """Which pictures to hold out, bool (n,): the same ones whatever the seed of the training.
+
+    Raises:
+        UsageError: no such fold or column.
+        DataError: too few groups.
+    """
+    if config.group is not None and config.group not in data.columns:
+        known = f"it has {', '.join(map(shown, data.columns))}" if data.columns else "it has none"
+        raise UsageError(
+            f"--group: {shown(data.name)} has no further column '{shown(config.group)}'; {known}"
+        )
+    if config.folds == 1 or config.fold > max(1, config.folds):
+        raise UsageError(f"there is no fold {config.fold} of {config.folds}")
+    groups = data.columns[config.group] if config.group else None
+    if config.folds or (groups and config.val):
+        folds = config.folds or max(2, round(1 / config.val))
+        fold_of = (
+            group_folds(data.labels, groups, folds, SPLIT_SEED)
+            if groups
+            else stratified_folds(data.labels, folds, SPLIT_SEED)
+        )
+        chosen: NDArray[np.bool_] = fold_of == config.fold - 1
+        return chosen
+    held_out = np.zeros(len(data), bool)
+    held_out[stratified_split(data.labels, config.val, SPLIT_SEED)[1]] = True
+    return held_out
 
 
 def decide(
@@ -248,6 +370,12 @@ def decide(
         suited = WITH_MATRIX_HARDWARE.get(config.recipe, {})
         config = config.replace(**{k: v for k, v in suited.items() if k not in settings})
     config = fit_to_data(config, n, data.imgsz, settings.get("batch_size"))
+    if config.balance == "auto":
+        counts = data.counts()
+        unbalanced = counts.max() >= UNBALANCED * counts.min()
+        config = config.replace(balance="logit-adjust" if unbalanced else "none")
+    if config.balance != "none" and "metric" not in settings:
+        config = config.replace(metric="balanced-accuracy")
     if not data.mirrors:
         names = [name for name in config.augment.split("+") if name != MIRROR]
         config = config.replace(augment="+".join(names) or "none", tta="none")

@@ -1,10 +1,19 @@
-"""Losses: functions of (logits, labels)."""
+"""Losses: functions of (logits, labels), also for classes of very different size."""
 
+from collections.abc import Callable
+from functools import partial
+
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+Loss = Callable[[Tensor, Tensor], Tensor]
+"""Logits (batch, classes) and int64 labels (batch,) to a scalar, in nats."""
 
-def cross_entropy(logits: Tensor, labels: Tensor, label_smoothing: float = 0.0) -> Tensor:
+
+def cross_entropy(
+    logits: Tensor, labels: Tensor, label_smoothing: float = 0.0, weights: Tensor | None = None
+) -> Tensor:
     """Mean cross-entropy: log-softmax, then the negative log-likelihood of the right class.
 
     The log-softmax is part of it, so a net needs no activation at its end; a softmax there would
@@ -14,8 +23,73 @@ def cross_entropy(logits: Tensor, labels: Tensor, label_smoothing: float = 0.0) 
         logits: (batch, classes), of any float type; the loss is computed in fp32.
         labels: int64 (batch,).
         label_smoothing: share of the target that is spread over all classes (Szegedy et al. 2016).
+        weights: (classes,), how much each class counts; None: all the same.
 
     Returns:
         A scalar, in nats.
     """
-    return F.cross_entropy(logits.float(), labels, label_smoothing=label_smoothing)
+    return F.cross_entropy(logits.float(), labels, weights, label_smoothing=label_smoothing)
+
+
+def inverse_frequency(counts: Tensor) -> Tensor:
+    """Weights (classes,) with which every class counts the same in all (King & Zeng 2001)."""
+    return counts.sum() / (len(counts) * counts)
+
+
+def effective_number(counts: Tensor, beta: float = 0.9999) -> Tensor:
+    """Weights (classes,) by how much new a class's further pictures bring, their mean 1.
+
+    One over the effective number of pictures, (1 - beta^n) / (1 - beta) (Cui et al. 2019,
+    "Class-balanced loss based on effective number of samples").
+    """
+    weights = (1 - beta) / (1 - beta ** counts.double())
+    return (weights / weights.mean()).float()
+
+
+def focal(logits: Tensor, labels: Tensor, gamma: float = 2.0) -> Tensor:
+    """Mean focal loss: sure and right predictions hardly count (Lin et al. 2017).
+
+    Args:
+        logits: (batch, classes).
+        labels: int64 (batch,).
+        gamma: 0 is cross-entropy.
+    """
+    losses = F.cross_entropy(logits.float(), labels, reduction="none")
+    return ((1 - torch.exp(-losses)) ** gamma * losses).mean()
+
+
+def logit_adjusted(
+    logits: Tensor, labels: Tensor, log_shares: Tensor, label_smoothing: float = 0.0
+) -> Tensor:
+    """Cross-entropy of logits to which the log of each class's share is added while training.
+
+    What the net itself then says is free of those shares, as if all classes were equally frequent
+    (Menon et al. 2021, "Long-tail learning via logit adjustment").
+
+    Args:
+        logits: (batch, classes).
+        labels: int64 (batch,).
+        log_shares: log of each class's share of the training pictures, (classes,).
+        label_smoothing: as in `cross_entropy`.
+    """
+    return cross_entropy(logits.float() + log_shares, labels, label_smoothing)
+
+
+def create_loss(balance: str, counts: Tensor, label_smoothing: float) -> Loss:
+    """The loss of a run.
+
+    Args:
+        balance: what is done about classes of different size, as `TrainConfig.balance` names it;
+            a sampler needs nothing from the loss.
+        counts: training pictures of each class, (classes,), on the device of the logits.
+        label_smoothing: as in `cross_entropy`; focal loss has none.
+    """
+    counts = counts.float().clamp_min(1)
+    if balance == "focal":
+        return focal
+    if balance == "logit-adjust":
+        log_shares = (counts / counts.sum()).log()
+        return partial(logit_adjusted, log_shares=log_shares, label_smoothing=label_smoothing)
+    weighting = {"weights": inverse_frequency, "effective-number": effective_number}.get(balance)
+    weights = None if weighting is None else weighting(counts)
+    return partial(cross_entropy, label_smoothing=label_smoothing, weights=weights)

@@ -1,15 +1,20 @@
-"""Figures from counts, with their intervals. No state, no torch."""
+"""Figures from counts and probabilities, with their intervals. No state, no torch."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 Z95 = 1.959963984540054  # the normal distribution's 97.5 % quantile
+RESAMPLES = 2000
+BINS = 15  # of a calibration error
 
 Counts = NDArray[np.int64]
+Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -21,14 +26,25 @@ class Figure:
     n: int
     """What it was counted over."""
     low: float | None
-    """Lower end of the 95 % interval."""
+    """Lower end of the 95 % interval; None where none is known that covers."""
     high: float | None
 
     def percent(self) -> str:
         """Such as ``61.0 % (60.0 to 62.0)``."""
-        if self.value is None or self.low is None or self.high is None:
+        if self.value is None:
             return "–"
-        return f"{100 * self.value:.1f} % ({100 * self.low:.1f} to {100 * self.high:.1f})"
+        text = f"{100 * self.value:.1f} %"
+        if self.low is None or self.high is None:
+            return text
+        return f"{text} ({100 * self.low:.1f} to {100 * self.high:.1f})"
+
+    def decimal(self) -> str:
+        """Such as ``0.612 (0.590 to 0.634)``."""
+        if self.value is None:
+            return "–"
+        if self.low is None or self.high is None:
+            return f"{self.value:.3f}"
+        return f"{self.value:.3f} ({self.low:.3f} to {self.high:.3f})"
 
 
 def wilson(successes: int, n: int) -> tuple[float, float]:
@@ -47,21 +63,44 @@ def wilson(successes: int, n: int) -> tuple[float, float]:
     return low, high
 
 
-def proportion(successes: int, n: int) -> Figure:
-    """Successes out of n with Wilson's interval; undefined for n = 0."""
+def clopper_pearson(successes: int, n: int) -> tuple[float, float]:
+    """95 % "exact" interval of a proportion (Clopper & Pearson 1934): covers at least 95 %.
+
+    Args:
+        successes: from 0 to n.
+        n: trials, at least 1.
+    """
+    from scipy.special import betaincinv
+
+    low = 0.0 if successes == 0 else float(betaincinv(successes, n - successes + 1, 0.025))
+    high = 1.0 if successes == n else float(betaincinv(successes + 1, n - successes, 0.975))
+    return low, high
+
+
+# name -> (successes, n) -> 95 % interval of a proportion
+INTERVALS: dict[str, Callable[[int, int], tuple[float, float]]] = {
+    "wilson": wilson,
+    "exact": clopper_pearson,
+}
+
+
+def proportion(successes: int, n: int, interval: str = "wilson") -> Figure:
+    """Successes out of n with an interval of `INTERVALS`; undefined for n = 0."""
     successes, n = int(successes), int(n)
     if n == 0:
         return Figure(None, 0, None, None)
-    return Figure(successes / n, n, *wilson(successes, n))
+    return Figure(successes / n, n, *INTERVALS[interval](successes, n))
 
 
-def f1_score(true_positives: int, false_positives: int, false_negatives: int) -> Figure:
+def f1_score(
+    true_positives: int, false_positives: int, false_negatives: int, interval: str = "wilson"
+) -> Figure:
     """F1 = 2J / (1 + J), with J = TP / (TP + FP + FN) a plain proportion.
 
-    F1 rises with J, so the ends of J's Wilson interval give the ends of F1's.
+    F1 rises with J, so the ends of J's interval give the ends of F1's.
     """
     n = true_positives + false_positives + false_negatives
-    jaccard = proportion(true_positives, n)
+    jaccard = proportion(true_positives, n, interval)
     if jaccard.value is None:
         return jaccard
     value, low, high = (
@@ -76,9 +115,9 @@ def confusion_matrix(labels: NDArray[Any], predictions: NDArray[Any], classes: i
     return np.bincount(flat, minlength=classes**2).reshape(classes, classes).astype(np.int64)
 
 
-def accuracy(confusion: Counts) -> Figure:
+def accuracy(confusion: Counts, interval: str = "wilson") -> Figure:
     """Share of all pictures that are predicted right."""
-    return proportion(int(np.trace(confusion)), int(confusion.sum()))
+    return proportion(int(np.trace(confusion)), int(confusion.sum()), interval)
 
 
 def balanced_accuracy(confusion: Counts) -> float:
@@ -87,30 +126,141 @@ def balanced_accuracy(confusion: Counts) -> float:
     return float((np.diag(confusion)[present] / confusion.sum(1)[present]).mean())
 
 
-def recall(confusion: Counts, label: int) -> Figure:
+def balanced_accuracy_figure(confusion: Counts) -> Figure:
+    """Balanced accuracy with a bias-corrected bootstrap interval (Efron 1987).
+
+    Pictures are drawn anew within each class, since how many there are of each was no chance.
+    """
+    counts = confusion.sum(1)
+    right, counts = np.diag(confusion)[counts > 0], counts[counts > 0]
+    recalls = np.random.default_rng(0).binomial(counts, right / counts, (RESAMPLES, len(counts)))
+    value = balanced_accuracy(confusion)
+    low, high = bias_corrected(value, (recalls / counts).mean(1))
+    return Figure(value, int(counts.sum()), low, high)
+
+
+def recall(confusion: Counts, label: int, interval: str = "wilson") -> Figure:
     """Share of a class's pictures that are predicted as it."""
-    return proportion(int(confusion[label, label]), int(confusion[label].sum()))
+    return proportion(int(confusion[label, label]), int(confusion[label].sum()), interval)
 
 
-def precision(confusion: Counts, label: int) -> Figure:
+def precision(confusion: Counts, label: int, interval: str = "wilson") -> Figure:
     """Share of right ones among the pictures that are predicted as a class."""
-    return proportion(int(confusion[label, label]), int(confusion[:, label].sum()))
+    return proportion(int(confusion[label, label]), int(confusion[:, label].sum()), interval)
 
 
-def f1(confusion: Counts, label: int) -> Figure:
+def f1(confusion: Counts, label: int, interval: str = "wilson") -> Figure:
     """The harmonic mean of a class's precision and recall."""
     right = int(confusion[label, label])
-    return f1_score(
-        right, int(confusion[:, label].sum()) - right, int(confusion[label].sum()) - right
-    )
+    wrong = int(confusion[:, label].sum()) - right
+    return f1_score(right, wrong, int(confusion[label].sum()) - right, interval)
 
 
-def log_loss(probabilities: NDArray[Any], labels: NDArray[Any]) -> float:
-    """Mean negative log-likelihood of the true classes, in nats.
+def top_k(probabilities: Floats, labels: NDArray[Any], k: int, interval: str = "wilson") -> Figure:
+    """Share of pictures whose true class is among the k likeliest.
 
     Args:
         probabilities: (n, classes).
         labels: integers (n,).
+        k: at most as many as there are classes.
+        interval: a key of `INTERVALS`.
     """
+    likeliest = np.argpartition(-probabilities, k - 1, axis=1)[:, :k]
+    return proportion(int((likeliest == labels[:, None]).sum()), len(labels), interval)
+
+
+def log_losses(probabilities: Floats, labels: NDArray[Any]) -> Floats:
+    """Negative log-likelihood of each picture's true class, in nats, of shape (n,)."""
     likelihood = probabilities[np.arange(len(labels)), labels].astype(np.float64)
-    return float(-np.log(np.maximum(likelihood, np.finfo(np.float32).tiny)).mean())
+    losses: Floats = -np.log(np.maximum(likelihood, np.finfo(np.float32).tiny))
+    return losses
+
+
+def brier_scores(probabilities: Floats, labels: NDArray[Any]) -> Floats:
+    """Squared distance of each picture's probabilities from the truth (Brier 1950), from 0 to 2."""
+    truth = np.eye(probabilities.shape[1])[labels]
+    scores: Floats = ((probabilities - truth) ** 2).sum(1)
+    return scores
+
+
+def mean_figure(values: Floats) -> Figure:
+    """The mean of one value a picture, with a bias-corrected, accelerated bootstrap interval.
+
+    ``RESAMPLES`` resamples, always the same ones; the acceleration of a mean is a sixth of its
+    skewness (Efron 1987, "Better bootstrap confidence intervals").
+    """
+    n, mean = len(values), float(values.mean())
+    if n < 2 or not (offset := values - mean).any():
+        return Figure(mean, n, None, None)
+    generator = np.random.default_rng(0)
+    resampled = np.array(
+        [values[generator.integers(0, n, n)].mean() for _ in range(RESAMPLES)], np.float64
+    )
+    acceleration = float((offset**3).sum() / (6 * (offset**2).sum() ** 1.5))
+    return Figure(mean, n, *bias_corrected(mean, resampled, acceleration))
+
+
+def bias_corrected(
+    estimate: float, resampled: Floats, acceleration: float = 0.0
+) -> tuple[float, float]:
+    """95 % interval from a bootstrap, corrected for bias and acceleration (Efron 1987).
+
+    Args:
+        estimate: of the data themselves.
+        resampled: the same of each resample.
+        acceleration: how the spread changes with the figure.
+    """
+    normal, most = NormalDist(), len(resampled)
+    below = (resampled < estimate).sum() + 0.5 * (resampled == estimate).sum()
+    bias = normal.inv_cdf(min(max(below / most, 0.5 / most), 1 - 0.5 / most))
+    ends = []
+    for quantile in (-Z95, Z95):
+        z = bias + quantile
+        ends.append(normal.cdf(bias + z / (1 - acceleration * z)))
+    low, high = np.quantile(resampled, ends)
+    return float(low), float(high)
+
+
+@dataclass(frozen=True)
+class Bin:
+    """Pictures of like confidence."""
+
+    confidence: float
+    """Mean probability of the class that was named."""
+    accuracy: Figure
+    """Share that was right."""
+
+
+def reliability(confidences: Floats, right: NDArray[np.bool_], bins: int = BINS) -> list[Bin]:
+    """What a reliability diagram shows: equally many pictures in each bin, by confidence.
+
+    Args:
+        confidences: probability of the class that was named, (n,).
+        right: whether it was the true one, (n,).
+        bins: at most so many; there are at least two pictures in each.
+    """
+    order = np.argsort(confidences, kind="stable")
+    parts = np.array_split(order, max(1, min(bins, len(order) // 2)))
+    return [
+        Bin(float(confidences[part].mean()), proportion(int(right[part].sum()), len(part)))
+        for part in parts
+        if len(part)
+    ]
+
+
+def calibration_error(confidences: Floats, right: NDArray[np.bool_]) -> Figure:
+    """Root mean square distance of confidence from accuracy, over `BINS` bins, debiased.
+
+    What chance alone adds to the squares is taken off (Kumar, Liang & Ma 2019, "Verified
+    uncertainty calibration"). There is no interval: the bootstrap of it does not cover.
+
+    Args:
+        confidences: probability of the class that was named, (n,).
+        right: whether it was the true one, (n,).
+    """
+    n, total = len(confidences), 0.0
+    for part in reliability(confidences, right):
+        accuracy, count = part.accuracy.value or 0.0, part.accuracy.n
+        by_chance = accuracy * (1 - accuracy) / (count - 1) if count > 1 else 0.0
+        total += count / n * ((accuracy - part.confidence) ** 2 - by_chance)
+    return Figure(math.sqrt(max(0.0, total)), n, None, None)

@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import sys
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -12,8 +13,9 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from eyebright.checkpoint import ModelCard, append_line, load_card, write_file, write_json
-from eyebright.classifier import Classifier
+from eyebright.calibration import Promise
+from eyebright.checkpoint import ModelCard, append_line, load_card
+from eyebright.classifier import Classifier, Prediction
 from eyebright.config import TrainConfig
 from eyebright.console import shown
 from eyebright.data import Dataset, load
@@ -22,11 +24,36 @@ from eyebright.data.cifar import official_copy
 from eyebright.data.folders import find_parts
 from eyebright.data.sources import NAMES, MissingPartError
 from eyebright.errors import DataError, ModelError, UsageError
-from eyebright.evaluation import Evaluation, evaluate
+from eyebright.evaluation import Evaluation, evaluate, read_evaluation
+from eyebright.robustness import measure_robustness
 
 MOST_SAMPLED = 64  # pictures of the test part that may be looked at without opening it
 # The lesson's names, for display only.
 LESSON_NAMES = {"airplane": "plane", "automobile": "car"}
+
+
+@dataclass(frozen=True)
+class Promises:
+    """How predictions become answers; made by `Run.promises`."""
+
+    answers_from: Promise | None
+    sets_from: float | None
+    """The least probability that puts a class into a set."""
+
+    def titles(self) -> list[str]:
+        """What `answers` has, as titles of columns."""
+        return ["answer"] * bool(self.answers_from) + ["set"] * (self.sets_from is not None)
+
+    def answers(self, prediction: Prediction) -> dict[str, Any]:
+        """``answer``, a class or None for "not sure"; ``set``, classes, none of them the same."""
+        found: dict[str, Any] = {}
+        if self.answers_from:
+            sure = prediction.probability >= self.answers_from.threshold
+            found["answer"] = prediction.label if sure else None
+        if self.sets_from is not None:
+            likely = prediction.probabilities.items()
+            found["set"] = [label for label, p in likely if p >= self.sets_from]
+        return found
 
 
 class Run:
@@ -48,6 +75,7 @@ class Run:
             raise ModelError(f"{shown(path)}: no run (config.json is missing)")
         self._own_model = model
         self._held_out: Dataset | None = None  # known where it was trained just now
+        self._tested: Dataset | None = None  # known where it was tested just now
 
     def __repr__(self) -> str:
         return f"<run {self.path}>"
@@ -95,11 +123,23 @@ class Run:
         """The trained model, ready to predict."""
         return Classifier.load(self.path, self._own_model, device)
 
-    def val(self, device: str = "auto") -> Evaluation:
+    def val(
+        self,
+        device: str = "auto",
+        interval: str = "wilson",
+        risk: float | None = None,
+        coverage: float | None = None,
+    ) -> Evaluation:
         """Evaluate on the pictures that were held out; writes ``val.json`` and predictions.
 
+        Args:
+            device: where to run.
+            interval: of proportions: ``wilson`` or ``exact``.
+            risk: also say from which probability on at most such a share of answers is wrong.
+            coverage: also say which sets of classes hold the true one this often.
+
         Raises:
-            UsageError: nothing was held out.
+            UsageError: nothing was held out, or no such promise can be made.
             DataError: the data are no longer what was trained on.
         """
         record, classifier = self.data_record, self.classifier(device)
@@ -108,8 +148,11 @@ class Run:
                 f"{shown(self.path)}: nothing was held out to validate on; train with --val 0.1, "
                 f"or open the test set: eyebright test {shown(self.path)}"
             )
-        evaluation = evaluate(classifier, self._load_held_out(record, classifier), "val")
-        self._write(evaluation)
+        evaluation = evaluate(
+            classifier, self._load_held_out(record, classifier.card.imgsz), "val", interval
+        )
+        evaluation = add_promises(evaluation, evaluation, risk, coverage)
+        evaluation.write(self.path)
         return evaluation
 
     def test(
@@ -117,6 +160,10 @@ class Run:
         data: Dataset | str | os.PathLike[str] | None = None,
         device: str = "auto",
         skip_bad: bool = False,
+        interval: str = "wilson",
+        risk: float | None = None,
+        coverage: float | None = None,
+        shift: bool = False,
     ) -> Evaluation:
         """Open the test set, and write down that it was opened.
 
@@ -127,33 +174,78 @@ class Run:
             data: what to test on. Default: the test part of the data trained on.
             device: where to run.
             skip_bad: go on without pictures that cannot be read.
+            interval: of proportions: ``wilson`` or ``exact``.
+            risk: also see how answers fare of which at most such a share is to be wrong.
+            coverage: also see how sets of classes fare that are to hold the true one this often.
+            shift: also see how changed pictures fare; writes ``shift.json``.
 
         Raises:
+            UsageError: nothing was held out that such a promise could rest on.
             DataError: no test part, unknown classes, or the very pictures that were trained on.
             ModelError: no readable model.
         """
         record, classifier = self.data_record, self.classifier(device)
+        held_out = None if risk is None and coverage is None else self.held_out()
+        named = None
+        if not isinstance(data, Dataset | None):
+            named = str(data) if str(data) in NAMES else str(Path(data).resolve())
         if not isinstance(data, Dataset):
             data = self._load_test(data, record, classifier.card, skip_bad)
-        data = data.resized(classifier.card.imgsz)
+        self._tested = data = data.resized(classifier.card.imgsz)
         if data.fingerprint == record["fingerprint"]:
             raise DataError(
                 f"{shown(data.name)}: these are the very pictures it was trained on; a test on "
                 "them says nothing. Name other data"
             )
-        evaluation = evaluate(classifier, data, "test")
+        evaluation = evaluate(classifier, data, "test", interval)
+        if held_out:
+            evaluation = add_promises(evaluation, held_out, risk, coverage)
+        if shift:
+            evaluation = replace(evaluation, robustness=measure_robustness(classifier, data))
         opening = {
             "opening": self.test_openings() + 1,
             "time": datetime.now(UTC).isoformat(timespec="seconds"),
             "command": " ".join(map(shown, sys.argv)),
             "data": data.source or data.name,
+            "source": named,
             "fingerprint": data.fingerprint,
             "n": len(data),
-            "accuracy": evaluation.accuracy.value,
+            "figures": {name: figure.value for name, figure in evaluation.figures.items()},
         }
         append_line(self.path / "tests.jsonl", json.dumps(opening))
-        self._write(evaluation)
+        evaluation.write(self.path)
         return evaluation
+
+    def held_out(self) -> Evaluation:
+        """What the model said of the pictures held out, as training wrote it down.
+
+        Raises:
+            UsageError: nothing was held out.
+            ModelError: it is missing or damaged.
+        """
+        if not self.data_record["splits"]["val"]:
+            raise UsageError(
+                f"{shown(self.path)}: nothing was held out that a promise could rest on; train "
+                "with --val 0.1"
+            )
+        return read_evaluation(self.path, "val")
+
+    def promises(self, risk: float | None = None, coverage: float | None = None) -> "Promises":
+        """When to answer, and with which set of classes, as the pictures held out tell.
+
+        Args:
+            risk: share of errors among the answers that is not to be passed.
+            coverage: share of pictures whose set is to hold the true class.
+
+        Raises:
+            UsageError: nothing was held out, or no such promise can be made.
+            ModelError: what was held out is missing or damaged.
+        """
+        held_out = None if risk is None and coverage is None else self.held_out()
+        return Promises(
+            held_out.promise(risk) if held_out and risk is not None else None,
+            held_out.set_threshold(coverage) if held_out and coverage is not None else None,
+        )
 
     def has_test_part(self) -> bool:
         """Whether the data trained on have a test part, as far as names can tell."""
@@ -164,9 +256,16 @@ class Run:
         return official_copy(path) is not None or (path.is_dir() and "test" in find_parts(path))
 
     def test_openings(self) -> int:
-        """How often this run's test set has been opened."""
-        path = self.path / "tests.jsonl"
-        return len(path.read_text(encoding="utf-8").splitlines()) if path.exists() else 0
+        """How often this run has opened a test set."""
+        return len(read_openings(self.path))
+
+    def looks_at(self, fingerprint: str) -> int:
+        """How often the runs beside this one, and itself, have opened a test set."""
+        return sum(
+            opening.get("fingerprint") == fingerprint
+            for path in self.path.resolve().parent.glob("*/tests.jsonl")
+            for opening in read_openings(path.parent)
+        )
 
     def sample(self, count: int = 4) -> Dataset:
         """A few pictures of the test part, to look at; no figure is made of them.
@@ -184,6 +283,19 @@ class Run:
         if isinstance(data.ids[0], str):
             order = np.random.default_rng(0).permutation(order)
         return data.subset(order[:count])
+
+    def pictures(self, split: str) -> Dataset:
+        """The pictures that ``val`` or ``test`` was last about, at the size that the net takes.
+
+        Raises:
+            DataError: they are gone, or no longer the same.
+        """
+        if split == "val":
+            return self._load_held_out(self.data_record, load_card(self.path).imgsz)
+        if self._tested is not None:
+            return self._tested
+        source = (read_openings(self.path) or [{}])[-1].get("source")
+        return self._load_test(source, self.data_record, load_card(self.path), skip_bad=True)
 
     def short_names(self) -> dict[str, str]:
         """How classes are shown: the lesson's recipe says plane and car, as the lesson does."""
@@ -214,13 +326,13 @@ class Run:
         # A flat folder that was named is a test set as a whole.
         return load_part(source)
 
-    def _load_held_out(self, record: dict[str, Any], classifier: Classifier) -> Dataset:
+    def _load_held_out(self, record: dict[str, Any], imgsz: int) -> Dataset:
         if self._held_out is not None:
             return self._held_out
         if record["source"] is None:
             raise DataError(f"{shown(self.path)}: trained on data from memory, which are gone")
         bad = bool(record["skipped_bad"])
-        data = load(record["source"], imgsz=classifier.card.imgsz, skip_bad=bad)
+        data = load(record["source"], imgsz=imgsz, skip_bad=bad)
         if data.fingerprint != record["fingerprint"]:
             raise DataError(
                 f"{shown(record['source'])}: no longer the data of this run (its fingerprint was "
@@ -232,8 +344,34 @@ class Run:
         position = {name: i for i, name in enumerate(data.ids)}
         return data.subset([position[name] for name in record["splits"]["val"]])
 
-    def _write(self, evaluation: Evaluation) -> None:
-        split = evaluation.split
-        write_json(self.path / f"{split}.json", evaluation.to_dict())
-        text = evaluation.predictions_csv().encode("utf-8", "backslashreplace")
-        write_file(self.path / f"predictions-{split}.csv", text)
+
+def read_openings(folder: Path) -> list[dict[str, Any]]:
+    """The lines of a run's ``tests.jsonl``; one that is damaged is still an opening."""
+    path = folder / "tests.jsonl"
+    try:
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return []
+    openings = []
+    for line in lines:
+        try:
+            opening = json.loads(line)
+        except (ValueError, RecursionError):
+            opening = None
+        openings.append(opening if isinstance(opening, dict) else {})
+    return openings
+
+
+def add_promises(
+    evaluation: Evaluation, held_out: Evaluation, risk: float | None, coverage: float | None
+) -> Evaluation:
+    """An evaluation with what pictures held out promise of answers and of sets of classes.
+
+    Raises:
+        UsageError: no such share, or too few pictures for it.
+    """
+    return replace(
+        evaluation,
+        promised=None if risk is None else held_out.promise(risk),
+        sets=None if coverage is None else (coverage, held_out.set_threshold(coverage)),
+    )

@@ -15,7 +15,7 @@ from eyebright.config import TrainConfig
 from eyebright.console import progress_bar
 from eyebright.data import Dataset
 from eyebright.errors import NumbersError
-from eyebright.losses import cross_entropy
+from eyebright.losses import create_loss
 from eyebright.metrics import Counts, confusion_matrix
 from eyebright.optim import Schedule, create_optimizers, set_lr
 from eyebright.runtime import memory_format, onednn_for
@@ -39,6 +39,8 @@ class EpochResult:
     """(mini-batch, mean loss since the one before), as often as ``log_every`` says."""
     val_confusion: Counts | None
     """Of the pictures held out, in fp32; None where there are none."""
+    val_logits: Tensor | None = None
+    """Of the pictures held out, float32 (n, classes); None where there are none."""
 
 
 def fit(
@@ -74,6 +76,8 @@ def fit(
     device = next(model.parameters()).device
     images = torch.from_numpy(train_set.images).to(device)
     labels = torch.from_numpy(train_set.labels).to(device)
+    counts = torch.from_numpy(train_set.counts()).to(device)
+    loss_of = create_loss(config.balance, counts, config.label_smoothing)
     steps_per_epoch = count_steps(len(images), config)
     schedule = schedule or plain_schedule(len(images), config)
     autocast = (
@@ -101,7 +105,7 @@ def fit(
                     set_lr(optimizers, schedule.share(step))
                     with autocast:
                         logits = model(pictures)
-                    loss = cross_entropy(logits, targets, config.label_smoothing)
+                    loss = loss_of(logits, targets)
                     loss.backward()
                     for optimizer in optimizers:
                         optimizer.step()
@@ -126,8 +130,12 @@ def fit(
                         break
             check_weights(model, step)
             seconds += time.perf_counter() - start
-            confusion = validate(model, val_set, normalization, config.tta) if val_set else None
-            yield EpochResult(epoch, step, seconds, mean(history), tuple(running), confusion)
+            confusion, logits = (
+                validate(model, val_set, normalization, config.tta) if val_set else (None, None)
+            )
+            yield EpochResult(
+                epoch, step, seconds, mean(history), tuple(running), confusion, logits
+            )
 
 
 def count_steps(n: int, config: TrainConfig) -> int:
@@ -176,7 +184,10 @@ def check_weights(model: nn.Module, step: int) -> None:
             raise NumbersError(f"the weights {name} are not finite after step {step}; lower --lr")
 
 
-def validate(model: nn.Module, val_set: Dataset, normalization: Normalization, tta: str) -> Counts:
-    """The confusion matrix of the net on these pictures, in fp32."""
-    predictions = predict_logits(model, val_set.images, normalization, tta).argmax(1).numpy()
-    return confusion_matrix(val_set.labels, predictions, len(val_set.classes))
+def validate(
+    model: nn.Module, val_set: Dataset, normalization: Normalization, tta: str
+) -> tuple[Counts, Tensor]:
+    """The confusion matrix and the logits (n, classes) of the net on these pictures, in fp32."""
+    logits = predict_logits(model, val_set.images, normalization, tta)
+    predictions = logits.argmax(1).numpy()
+    return confusion_matrix(val_set.labels, predictions, len(val_set.classes)), logits

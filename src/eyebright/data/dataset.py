@@ -53,6 +53,7 @@ class Dataset(torch.utils.data.Dataset[tuple[torch.Tensor, int]]):
         sizes: (n, 2) widths and heights before resizing. Default: the size of ``images``.
         modes: colour mode of each picture before conversion. Default: all RGB.
         mirrors: whether a picture means the same with left and right swapped; digits do not.
+        columns: what else is known of each picture, by name: n texts each.
 
     Raises:
         DataError: shapes or labels that do not fit together.
@@ -71,6 +72,7 @@ class Dataset(torch.utils.data.Dataset[tuple[torch.Tensor, int]]):
         sizes: NDArray[Any] | None = None,
         modes: Sequence[str] | None = None,
         mirrors: bool = True,
+        columns: dict[str, list[str]] | None = None,
     ):
         images, labels = np.asarray(images), np.asarray(labels)
         n = len(images)
@@ -94,6 +96,9 @@ class Dataset(torch.utils.data.Dataset[tuple[torch.Tensor, int]]):
         self.source = source
         self.val = val
         self.mirrors = mirrors
+        self.columns = columns or {}
+        if any(len(values) != n for values in self.columns.values()):
+            raise DataError(f"{name}: a column must have a value for each of the {n} pictures")
         if val is not None and val.classes != self.classes:
             raise DataError(f"{name}: the validation part has other classes")
         own_size = (images.shape[2], images.shape[1])
@@ -147,6 +152,7 @@ class Dataset(torch.utils.data.Dataset[tuple[torch.Tensor, int]]):
             sizes=self.sizes[indices],
             modes=[self.modes[i] for i in indices],
             mirrors=self.mirrors,
+            columns={key: [values[i] for i in indices] for key, values in self.columns.items()},
         )
 
     def resized(self, imgsz: int) -> "Dataset":
@@ -168,6 +174,7 @@ class Dataset(torch.utils.data.Dataset[tuple[torch.Tensor, int]]):
             sizes=self.sizes,
             modes=self.modes,
             mirrors=self.mirrors,
+            columns=self.columns,
         )
 
     def look(self, count: int = 16, seed: int = 0) -> "Look":

@@ -116,26 +116,71 @@ def load_folder(
             f"{shown(folder)}: one class only ('{shown(names[0])}'); two are the least there is "
             "to tell apart"
         )
+    return read_files(
+        files,
+        labels,
+        names,
+        ids=[file.relative_to(folder).as_posix() for file in files],
+        source=folder,
+        may_be_empty=classes is not None,
+        imgsz=imgsz,
+        skip_bad=skip_bad,
+        workers=workers,
+    )
+
+
+def read_files(
+    files: list[Path],
+    labels: list[int],
+    names: list[str],
+    *,
+    ids: list[str],
+    source: Path,
+    may_be_empty: bool,
+    imgsz: int | None,
+    skip_bad: bool,
+    workers: int,
+) -> Dataset:
+    """The pictures of these files, as `load_folder` gives them.
+
+    Args:
+        files: of the pictures, one or more.
+        labels: one a file, an index into names.
+        names: of the classes.
+        ids: what names each picture in its source.
+        source: folder or table that named the pictures.
+        may_be_empty: whether a class may have no readable picture.
+        imgsz: side of the pictures in pixels; None: as `_choose_imgsz` says.
+        skip_bad: go on without pictures that cannot be read.
+        workers: threads that decode; 0 and 1 are the same.
+
+    Raises:
+        DataError: pictures that cannot be read, or a class without any that can.
+        StorageError: the pictures do not fit into memory.
+    """
     with ThreadPoolExecutor(max(1, workers)) as pool:
         bad, headers = _read_headers(files, pool)
         size = imgsz or _choose_imgsz([headers[i] for i in sorted(headers)])
-        images = allocate_images(len(files), size, str(folder))
+        images = allocate_images(len(files), size, str(source))
         bad |= _decode_all(files, headers, images, pool)
     if bad:
         _complain(bad, files, skip_bad)
         good = [i for i in range(len(files)) if i not in bad]
-        images, labels, files = images[good], [labels[i] for i in good], [files[i] for i in good]
+        images, labels, ids = images[good], [labels[i] for i in good], [ids[i] for i in good]
         headers = {new: headers[old] for new, old in enumerate(good)}
         if imgsz is None and good and _choose_imgsz(list(headers.values())) != size:
             # A picture that is left out has no say in the size: once more, with the right one.
-            size = _choose_imgsz(list(headers.values()))
-            return load_folder(folder, classes=classes, imgsz=size, skip_bad=True, workers=workers)
+            files = [files[i] for i in good]
+            images = allocate_images(len(files), _choose_imgsz(list(headers.values())), str(source))
+            with ThreadPoolExecutor(max(1, workers)) as pool:
+                _decode_all(files, headers, images, pool)
         if not good:
-            raise DataError(f"{shown(folder)}: not one readable picture in its class folders")
+            raise DataError(f"{shown(source)}: not one readable picture")
         emptied = sorted(set(range(len(names))) - set(labels))
-        if emptied and classes is None:
+        if emptied and not may_be_empty:
             raise DataError(
-                f"{shown(folder / names[emptied[0]])}: not one readable picture in this class"
+                f"{shown(source)}: not one readable picture in the class "
+                f"'{shown(names[emptied[0]])}'"
             )
     animated = sum(header.frames > 1 for header in headers.values())
     if animated:
@@ -144,11 +189,11 @@ def load_folder(
         images,
         np.asarray(labels, np.int64),
         names,
-        ids=[file.relative_to(folder).as_posix() for file in files],
-        name=folder.resolve().name,
-        source=str(folder.resolve()),
-        sizes=np.array([(headers[i].width, headers[i].height) for i in range(len(files))]),
-        modes=[headers[i].mode for i in range(len(files))],
+        ids=ids,
+        name=source.resolve().stem if source.is_file() else source.resolve().name,
+        source=str(source.resolve()),
+        sizes=np.array([(headers[i].width, headers[i].height) for i in range(len(ids))]),
+        modes=[headers[i].mode for i in range(len(ids))],
     )
 
 

@@ -13,6 +13,7 @@ from eyebright.data.cifar import find_cifar10, load_cifar10, official_copy
 from eyebright.data.dataset import Dataset
 from eyebright.data.folders import find_parts, load_folder
 from eyebright.data.splits import stratified_split
+from eyebright.data.tables import ENDING, load_table
 from eyebright.errors import DataError, UsageError
 from eyebright.runtime import available_cores
 
@@ -38,7 +39,8 @@ def load(
 
     Args:
         source: ``cifar10``, ``digits``, an official CIFAR-10 folder or archive (or a folder that
-            holds either), or a folder of class folders, flat or with train, val and test below.
+            holds either), a folder of class folders, flat or with train, val and test below, or
+            a table (.csv) with the columns path and label.
         split: ``train``, ``val`` or ``test``; None: train, or all of a flat folder.
         imgsz: side of the square pictures, in pixels. None: small pictures that are all alike
             keep their size, others become 32 px if small (64 px at most) and 224 px if not.
@@ -70,9 +72,14 @@ def load(
         )
     elif official := official_copy(path):
         data = _load_official(official, split)
+    elif path.is_file() and path.suffix.lower() == ENDING:
+        if split in ("val", "test"):
+            raise MissingPartError(f"{shown(source)}: a table has no {split} part")
+        return load_table(path, classes=classes, imgsz=imgsz, skip_bad=skip_bad, workers=workers)
     elif path.is_file():
         raise DataError(
-            f"{shown(source)}: neither a folder of pictures nor a CIFAR-10 archive (.tar.gz)"
+            f"{shown(source)}: neither a folder of pictures, a table (.csv) nor a CIFAR-10 archive "
+            "(.tar.gz)"
         )
     else:
         read = partial(load_folder, skip_bad=skip_bad, workers=workers)

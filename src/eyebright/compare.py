@@ -1,0 +1,340 @@
+"""`compare`: which of several runs is better, on the very same pictures, and how sure that is."""
+
+import json
+import math
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.table import Table
+
+from eyebright import metrics
+from eyebright.console import shown
+from eyebright.errors import DataError, UsageError
+from eyebright.evaluation import Evaluation, read_evaluation
+from eyebright.metrics import Z95, Figure
+from eyebright.run import Run
+
+
+def mcnemar(only_first: int, only_second: int) -> tuple[float, float]:
+    """McNemar's test that two classifiers err equally often: exact p and mid-p, two-sided.
+
+    The exact test never passes its level; mid-p counts half of what was seen and comes nearer to it
+    (Fagerland, Lydersen & Laake 2013).
+
+    Args:
+        only_first: pictures that the first alone gets right.
+        only_second: pictures that the second alone gets right.
+    """
+    from scipy.stats import binom
+
+    n, fewer = only_first + only_second, min(only_first, only_second)
+    if n == 0:
+        return 1.0, 1.0
+    exact = min(1.0, 2 * float(binom.cdf(fewer, n, 0.5)))
+    if only_first == only_second:
+        return 1.0, 1.0 - 0.5 * float(binom.pmf(fewer, n, 0.5))
+    return exact, exact - float(binom.pmf(fewer, n, 0.5))
+
+
+def paired_difference(only_first: int, only_second: int, n: int) -> Figure:
+    """Difference of two accuracies on the same n pictures, with a 95 % interval.
+
+    Wald's interval after half a picture is added to each of the four cells of the table, which
+    covers well from small n on (Agresti & Min 2005, "Simple improved confidence intervals for
+    comparing matched proportions").
+
+    Args:
+        only_first: pictures that the first alone gets right.
+        only_second: pictures that the second alone gets right.
+        n: all pictures.
+    """
+    first, second, count = only_first + 0.5, only_second + 0.5, n + 2
+    centre = (first - second) / count
+    spread = Z95 * math.sqrt(first + second - (first - second) ** 2 / count) / count
+    low, high = max(-1.0, centre - spread), min(1.0, centre + spread)
+    return Figure((only_first - only_second) / n, n, low, high)
+
+
+def mean_accuracy(right: NDArray[np.bool_]) -> Figure:
+    """Mean accuracy of several seeds, with an interval that counts both seeds and pictures.
+
+    Seeds and pictures are crossed random effects: their variances come from the mean squares of
+    the two-way table, and Student's quantile from Satterthwaite's degrees of freedom (Searle,
+    Casella & McCulloch 1992, "Variance components").
+
+    Args:
+        right: bool (seeds, pictures), two seeds or more.
+    """
+    value, error, freedom = _crossed(right.astype(np.float64))
+    return _figure(value, error, freedom, right.shape[1])
+
+
+def mean_difference(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> Figure:
+    """Difference of the mean accuracies of two groups of seeds on the same pictures.
+
+    The pictures' share of the variance is that of their mean differences; the seeds' share is that
+    of each group's accuracies. Chance within a cell counts in both, so the interval is rather too
+    wide than too narrow.
+
+    Args:
+        first: bool (seeds, pictures).
+        second: bool (seeds, pictures), the same pictures.
+    """
+    difference = first.mean(0) - second.mean(0)
+    parts = [(float(difference.var(ddof=1)) / len(difference), len(difference) - 1)]
+    for group in (first, second):
+        if len(group) > 1:
+            parts.append((float(group.mean(1).var(ddof=1)) / len(group), len(group) - 1))
+    error, freedom = _satterthwaite(parts)
+    return _figure(float(difference.mean()), error, freedom, first.shape[1])
+
+
+def _crossed(table: metrics.Floats) -> tuple[float, float, float]:
+    """Mean of a two-way table (seeds, pictures), its standard error and degrees of freedom."""
+    seeds, pictures = table.shape
+    mean = float(table.mean())
+    by_seed, by_picture = table.mean(1, keepdims=True), table.mean(0, keepdims=True)
+    of_seeds = pictures * float(((by_seed - mean) ** 2).sum()) / (seeds - 1)
+    of_pictures = seeds * float(((by_picture - mean) ** 2).sum()) / (pictures - 1)
+    rest = float(((table - by_seed - by_picture + mean) ** 2).sum())
+    rest /= (seeds - 1) * (pictures - 1)
+    cells = seeds * pictures
+    # Never less than what either effect has alone: the difference can come out negative by chance.
+    variance = max(of_seeds + of_pictures - rest, of_seeds, of_pictures) / cells
+    parts = [(of_seeds / cells, seeds - 1), (of_pictures / cells, pictures - 1)]
+    _, freedom = _satterthwaite(parts)
+    return mean, math.sqrt(variance), freedom
+
+
+def _satterthwaite(parts: list[tuple[float, int]]) -> tuple[float, float]:
+    """Standard error of a sum of (variance, degrees of freedom), and its degrees of freedom."""
+    variance = sum(v for v, _ in parts)
+    below = sum(v**2 / f for v, f in parts)
+    return math.sqrt(variance), variance**2 / below if below else math.inf
+
+
+def _figure(value: float, error: float, freedom: float, n: int) -> Figure:
+    from scipy.stats import t
+
+    spread = float(t.ppf(0.975, freedom)) * error if error else 0.0
+    return Figure(value, n, value - spread, value + spread)
+
+
+@dataclass(frozen=True)
+class Group:
+    """Runs that differ in nothing but their seed."""
+
+    name: str
+    runs: tuple[str, ...]
+    right: NDArray[np.bool_]
+    """(seeds, pictures)."""
+    predictions: NDArray[np.int64]
+    """(seeds, pictures)."""
+
+    @cached_property
+    def accuracy(self) -> Figure:
+        """With an interval over pictures (one seed) or over seeds and pictures (several)."""
+        if len(self.right) == 1:
+            return metrics.proportion(int(self.right.sum()), self.right.shape[1])
+        return mean_accuracy(self.right)
+
+    @property
+    def spread(self) -> float | None:
+        """Standard deviation of the accuracy between seeds; None for one seed."""
+        return float(self.right.mean(1).std(ddof=1)) if len(self.right) > 1 else None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Several groups of runs on the same pictures, each compared with the first."""
+
+    split: str
+    classes: tuple[str, ...]
+    ids: list[str]
+    labels: NDArray[np.int64]
+    groups: tuple[Group, ...]
+
+    def difference(self, group: Group) -> Figure:
+        """Accuracy of a group minus that of the first."""
+        first = self.groups[0]
+        if len(group.right) == len(first.right) == 1:
+            only_group, only_first = self.discordant(group)
+            return paired_difference(len(only_group), len(only_first), len(self.labels))
+        return mean_difference(group.right, first.right)
+
+    def discordant(self, group: Group) -> tuple[list[int], list[int]]:
+        """Positions of pictures that a group alone gets right, and the first group alone.
+
+        With several seeds: that most of the one's seeds get right, and most of the other's wrong.
+        """
+        here, there = group.right.mean(0) > 0.5, self.groups[0].right.mean(0) > 0.5
+        return np.flatnonzero(here & ~there).tolist(), np.flatnonzero(there & ~here).tolist()
+
+    def tests(self, group: Group) -> tuple[float, float] | None:
+        """McNemar's exact p and mid-p against the first group; None with several seeds."""
+        if len(group.right) > 1 or len(self.groups[0].right) > 1:
+            return None
+        only_group, only_first = self.discordant(group)
+        return mcnemar(len(only_group), len(only_first))
+
+    def table(self) -> Table:
+        """Accuracy of each group and its difference from the first, in percent and points."""
+        counts = "pictures" if all(len(g.right) == 1 for g in self.groups) else "seeds and pictures"
+        table = Table(
+            caption=f"{len(self.labels):,} {self.split} pictures; in brackets: 95 % intervals that "
+            f"count {counts}"
+        )
+        table.add_column("run")
+        for title in ("seeds", "accuracy", "± between seeds", "difference, points", "p", "mid-p"):
+            table.add_column(title, justify="right")
+        for i, group in enumerate(self.groups):
+            spread = "–" if group.spread is None else f"{100 * group.spread:.2f}"
+            row = [shown(group.name), str(len(group.right)), group.accuracy.percent(), spread]
+            if i:
+                row.append(in_points(self.difference(group)))
+                row += [f"{p:.2g}" for p in self.tests(group) or ()]
+            table.add_row(*row)
+        return table
+
+    def lines(self, count: int) -> list[str]:
+        """For each group but the first: what it and the first disagree on.
+
+        Args:
+            count: how many pictures to name of each kind.
+        """
+        lines = []
+        first = self.groups[0]
+        for group in self.groups[1:]:
+            for better, worse, which in zip(
+                (group, first), (first, group), self.discordant(group), strict=True
+            ):
+                lines.append(
+                    f"right by {shown(better.name)} alone: {len(which):,} pictures"
+                    + (":" if which and count else "")
+                )
+                lines += [
+                    f"  {shown(self.ids[i])}: {shown(self.classes[self.labels[i]])}, not "
+                    f"{shown(self.classes[most_said(worse.predictions[:, i])])}"
+                    for i in which[:count]
+                ]
+        return lines
+
+    def to_dict(self) -> dict[str, Any]:
+        """All figures, for programs."""
+        groups = []
+        for i, group in enumerate(self.groups):
+            found: dict[str, Any] = {
+                "name": group.name,
+                "runs": list(group.runs),
+                "accuracy": asdict(group.accuracy),
+                "deviation_between_seeds": group.spread,
+            }
+            if i:
+                only_group, only_first = self.discordant(group)
+                tests = self.tests(group)
+                found["difference_from_first"] = asdict(self.difference(group))
+                found["mcnemar"] = tests and {"exact_p": tests[0], "mid_p": tests[1]}
+                found["right_alone"] = [self.ids[i] for i in only_group]
+                found["first_right_alone"] = [self.ids[i] for i in only_first]
+            groups.append(found)
+        return {"split": self.split, "n": len(self.labels), "groups": groups}
+
+
+def in_points(figure: Figure) -> str:
+    """A difference such as ``+1.20 (+0.40 to +2.00)``, in percentage points."""
+    return "{:+.2f} ({:+.2f} to {:+.2f})".format(
+        *(100 * (x or 0.0) for x in (figure.value, figure.low, figure.high))
+    )
+
+
+def most_said(predictions: NDArray[np.int64]) -> int:
+    """What most seeds say of a picture."""
+    return int(np.bincount(predictions).argmax())
+
+
+def compare(runs: Sequence[str | os.PathLike[str]], split: str | None = None) -> Comparison:
+    """Compare runs on the pictures that each has been evaluated on.
+
+    Runs that differ in nothing but their seed are put together.
+
+    Args:
+        runs: run folders, two or more.
+        split: ``test`` or ``val``; None: test if all of them have been tested, else val.
+
+    Raises:
+        UsageError: fewer than two runs, or no such split.
+        DataError: runs that were evaluated on different pictures, or not at all.
+        ModelError: no run, or damaged files.
+    """
+    if len(runs) < 2:
+        raise UsageError("compare needs two runs or more")
+    if split not in (None, "val", "test"):
+        raise UsageError(f"--split cannot be '{split}'; choose one of: test, val")
+    opened = [Run(path) for path in runs]
+    if split is None:
+        tested = all((run.path / "predictions-test.csv").is_file() for run in opened)
+        split = "test" if tested else "val"
+    for run in opened:
+        if not (run.path / f"predictions-{split}.csv").is_file():
+            raise DataError(
+                f"{shown(run.path)}: not evaluated on {split} pictures; first: "
+                f"eyebright {split} {shown(run.path)}"
+            )
+    found = [read_evaluation(run.path, split) for run in opened]
+    first = found[0]
+    places = {name: i for i, name in enumerate(map(str, first.ids))}
+    aligned = [align(first, other, places, opened[i].path) for i, other in enumerate(found)]
+    groups: dict[str, list[int]] = {}
+    for i, run in enumerate(opened):
+        kind = json.dumps([run.config.replace(seed=0).to_json(), run.data_record["fingerprint"]])
+        groups.setdefault(kind, []).append(i)
+    return Comparison(
+        split=split,
+        classes=first.classes,
+        ids=[str(name) for name in first.ids],
+        labels=first.labels,
+        groups=tuple(
+            Group(
+                name=name_of([opened[i].path for i in members]),
+                runs=tuple(str(opened[i].path) for i in members),
+                right=np.stack([aligned[i] == first.labels for i in members]),
+                predictions=np.stack([aligned[i] for i in members]),
+            )
+            for members in groups.values()
+        ),
+    )
+
+
+def name_of(paths: list[Path]) -> str:
+    """What to call a group: the name of its run, and without the seed where there are several."""
+    if len(paths) == 1:
+        return paths[0].name
+    return re.sub(r"-seed\d+(-\d+)?$", "", paths[0].name) + f" ({len(paths)} seeds)"
+
+
+def align(
+    first: Evaluation, other: Evaluation, places: dict[str, int], path: Path
+) -> NDArray[np.int64]:
+    """Predictions of another evaluation in the first one's order and classes.
+
+    Raises:
+        DataError: other pictures, labels or classes.
+    """
+    if set(other.classes) != set(first.classes):
+        raise DataError(f"{shown(path)}: other classes than the first run")
+    order = np.array([places.get(str(name), -1) for name in other.ids])
+    if len(order) != len(first.ids) or len(set(order.tolist())) != len(order) or (order < 0).any():
+        raise DataError(f"{shown(path)}: evaluated on other pictures than the first run")
+    numbers = np.array([first.classes.index(name) for name in other.classes])
+    labels, predictions = np.empty_like(other.labels), np.empty_like(other.labels)
+    labels[order], predictions[order] = numbers[other.labels], numbers[other.predictions]
+    if (labels != first.labels).any():
+        raise DataError(f"{shown(path)}: some pictures have other labels than in the first run")
+    return predictions

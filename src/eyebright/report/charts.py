@@ -1,0 +1,142 @@
+"""Charts as inline SVG: no script, colours from the page's style sheet, so that dark mode works."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+
+from eyebright.metrics import Figure
+
+WIDTH, HEIGHT = 640, 320
+LEFT, RIGHT, TOP, BOTTOM = 56, 14, 14, 46
+
+Points = Sequence[tuple[float, float]]
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line of a chart."""
+
+    name: str
+    points: Points
+    colour: int = 1
+    """Which of the page's series colours, from 1."""
+    dots: bool = True
+    spans: Sequence[tuple[float, float]] = ()
+    """Lower and upper end of an interval at each point."""
+
+
+def ticks(low: float, high: float, most: int = 6) -> list[float]:
+    """Round values from low to high, at most about so many."""
+    span = high - low
+    step = 10.0 ** math.floor(math.log10(span))
+    step *= next(part for part in (0.1, 0.2, 0.5, 1, 2, 5) if span / (step * part) <= most)
+    places = range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)
+    return [round(place * step, 10) for place in places]
+
+
+def line_chart(
+    lines: Sequence[Line],
+    x_title: str,
+    y_title: str,
+    x_range: tuple[float, float] | None = None,
+    y_range: tuple[float, float] | None = None,
+    percent: bool = False,
+) -> str:
+    """Lines over common axes.
+
+    Args:
+        lines: each with a point or more.
+        x_title: of the axis, with its unit.
+        y_title: of the axis, with its unit.
+        x_range: of the axis; None: from the points.
+        y_range: of the axis; None: from the points.
+        percent: whether both are shares, to be written in percent.
+    """
+    points = [point for line in lines for point in line.points]
+    x0, x1 = x_range or _range([x for x, _ in points])
+    y0, y1 = y_range or _range([y for _, y in points])
+
+    def at(x: float, y: float) -> tuple[float, float]:
+        across = LEFT + (x - x0) / (x1 - x0) * (WIDTH - LEFT - RIGHT)
+        down = HEIGHT - BOTTOM - (y - y0) / (y1 - y0) * (HEIGHT - TOP - BOTTOM)
+        return round(across, 1), round(down, 1)
+
+    def said(value: float) -> str:
+        return f"{100 * value:g}" if percent else f"{value:g}"
+
+    parts = []
+    for value in ticks(y0, y1):
+        _, y = at(x0, value)
+        parts.append(f'<path class="grid" d="M{LEFT} {y}H{WIDTH - RIGHT}"/>')
+        parts.append(f'<text x="{LEFT - 8}" y="{y + 4}" text-anchor="end">{said(value)}</text>')
+    for value in ticks(x0, x1, 8):
+        x, _ = at(value, y0)
+        parts.append(f'<text x="{x}" y="{HEIGHT - BOTTOM + 18}" text-anchor="middle">')
+        parts.append(f"{said(value)}</text>")
+    parts.append(
+        f'<text class="axis" x="{(LEFT + WIDTH - RIGHT) / 2}" y="{HEIGHT - 6}" '
+        f'text-anchor="middle">{escape(x_title)}</text>'
+    )
+    middle = (TOP + HEIGHT - BOTTOM) / 2
+    parts.append(
+        f'<text class="axis" text-anchor="middle" transform="translate(13 {middle}) rotate(-90)">'
+        f"{escape(y_title)}</text>"
+    )
+    for line in lines:
+        places = [at(x, y) for x, y in line.points]
+        path = "L".join(f"{x} {y}" for x, y in places)
+        parts.append(f'<path class="line s{line.colour}" d="M{path}"/>')
+        for (x, _), (low, high) in zip(line.points, line.spans, strict=False):
+            (across, lower), (_, upper) = at(x, low), at(x, high)
+            parts.append(f'<path class="span s{line.colour}" d="M{across} {lower}V{upper}"/>')
+        if line.dots:
+            parts += [
+                f'<circle class="s{line.colour}" cx="{x}" cy="{y}" r="3.5"/>' for x, y in places
+            ]
+    named = [line for line in lines if line.name]
+    keys = "".join(
+        f'<span><i class="key s{line.colour}"></i>{escape(line.name)}</span>' for line in named
+    )
+    legend = f'<p class="legend">{keys}</p>' if len(named) > 1 else ""
+    label = escape(f"{y_title}, {x_title}")
+    return (
+        f'{legend}<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" '
+        f'aria-label="{label}">{"".join(parts)}</svg>'
+    )
+
+
+def interval_bars(rows: Sequence[tuple[str, Figure]]) -> str:
+    """A bar for each class, with its interval and its value in percent.
+
+    Args:
+        rows: name and figure, from 0 to 1.
+    """
+    height, name_width, value_width = 26, 150, 150
+    full = WIDTH - name_width - value_width
+    parts = []
+    for i, (name, figure) in enumerate(rows):
+        y, length = i * height, full * (figure.value or 0.0)
+        short = name if len(name) <= 20 else name[:19] + "…"
+        parts.append(
+            f'<text x="{name_width - 8}" y="{y + 17}" text-anchor="end">{escape(short)}</text>'
+            f'<rect class="bar" x="{name_width}" y="{y + 5}" height="16" width="{length:.1f}" '
+            f'rx="3"><title>{escape(name)}</title></rect>'
+        )
+        if figure.low is not None and figure.high is not None:
+            low, high = name_width + figure.low * full, name_width + figure.high * full
+            parts.append(f'<path class="whisker" d="M{low:.1f} {y + 13}H{high:.1f}"/>')
+        said = figure.percent() if figure.value is not None else "–"
+        parts.append(
+            f'<text class="value" x="{WIDTH}" y="{y + 17}" text-anchor="end">{escape(said)}</text>'
+        )
+    return (
+        f'<svg class="chart" viewBox="0 0 {WIDTH} {max(1, len(rows)) * height}" role="img">'
+        f"{''.join(parts)}</svg>"
+    )
+
+
+def _range(values: Sequence[float]) -> tuple[float, float]:
+    low, high = min(values), max(values)
+    pad = 0.05 * (high - low) or 0.5
+    return low - pad, high + pad

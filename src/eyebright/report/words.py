@@ -1,0 +1,134 @@
+"""Every word of the report, in English and Chinese. The English text is the key."""
+
+from collections.abc import Callable
+
+LANGUAGES = ("en", "zh")
+
+CHINESE: dict[str, str] = {
+    "Report of the run": "训练报告",
+    "accuracy on {n} test pictures": "{n} 张测试图片上的准确率",
+    "accuracy on {n} pictures held out": "{n} 张留出图片上的准确率",
+    "95 % interval: {low} to {high}": "95 % 区间：{low} 至 {high}",
+    "not evaluated yet: nothing was held out, and the test set has not been opened": (
+        "尚未评估：没有留出图片，测试集也未打开"
+    ),
+    "averaged with mirror images": "与镜像图片取平均",
+    "data": "数据",
+    "pictures to train on": "训练图片",
+    "classes": "类别",
+    "recipe": "配方",
+    "net": "网络",
+    "epochs": "轮数",
+    "training": "训练用时",
+    "{seconds} s": "{seconds} 秒",
+    "Read this first": "请先阅读",
+    "Nothing suspicious was found.": "没有发现可疑之处。",
+    "{count} of the pictures it was evaluated on are also among those it was trained on, pixel for "
+    "pixel: its figures are too good.": (
+        "评估图片中有 {count} 张与训练图片逐像素相同：这些数字偏高。"
+    ),
+    "The average hides a class: {name} is found in only {figure} of its {n} pictures.": (
+        "平均值掩盖了一个类别：{name} 的 {n} 张图片中只有 {figure} 被认出。"
+    ),
+    "Runs in this folder have looked at this test set {count} times: if they are chosen by it, "
+    "expect less on new pictures.": (
+        "此文件夹中的训练已查看该测试集 {count} 次：若据此挑选模型，在新图片上会更差。"
+    ),
+    "Probabilities are uncalibrated: nothing was held out to calibrate them with.": (
+        "概率未经校准：没有留出可用于校准的图片。"
+    ),
+    "Only {n} pictures: look at the intervals, not at the figures.": (
+        "只有 {n} 张图片：请看区间，而不是数值。"
+    ),
+    "These pictures also chose the best epoch; the test set has not been opened.": (
+        "这些图片也用于挑选最佳轮次；测试集尚未打开。"
+    ),
+    "The largest class has {ratio} times as many pictures as the smallest ({balance}).": (
+        "最大类别的图片数是最小类别的 {ratio} 倍（{balance}）。"
+    ),
+    "The pictures could not be read again, so none are shown: {why}": (
+        "无法再次读取图片，因此不显示：{why}"
+    ),
+    "Is it better than something simple?": "比简单方法好吗？",
+    "this model": "本模型",
+    "always the largest class": "总是最大的类别",
+    "linear probe on pixels": "像素上的线性分类器",
+    "How it learned": "学习过程",
+    "epoch": "轮次",
+    "training loss": "训练损失",
+    "validation accuracy, %": "验证准确率，%",
+    "Figures": "数值",
+    "figure": "指标",
+    "value (95 % interval)": "数值（95 % 区间）",
+    "accuracy": "准确率",
+    "balanced accuracy": "平衡准确率",
+    "top-5 accuracy": "前五准确率",
+    "log loss": "对数损失",
+    "Brier score": "布赖尔分数",
+    "calibration error": "校准误差",
+    "calibration error before": "校准前的校准误差",
+    "Class by class": "逐个类别",
+    "recall": "召回率",
+    "precision": "精确率",
+    "Share of each class's pictures that were found, with 95 % intervals": (
+        "每个类别被认出的图片比例，附 95 % 区间"
+    ),
+    "What is taken for what": "什么被当成了什么",
+    "Rows: the true class; columns: what the model said. Click a number to see the pictures.": (
+        "行：真实类别；列：模型的回答。点击数字查看图片。"
+    ),
+    "true: {truth}, predicted: {guess}": "真实：{truth}，预测：{guess}",
+    "{shown} of {count} pictures": "{count} 张图片中的 {shown} 张",
+    "Surest mistakes": "最有把握的错误",
+    "Wrong labels are often found here first.": "错误的标签往往最先在这里出现。",
+    "Least sure": "最没有把握",
+    "Can its probabilities be believed?": "它的概率可信吗？",
+    "probability of the answer, %": "回答的概率，%",
+    "share that was right, %": "正确的比例，%",
+    "calibrated": "校准后",
+    "before": "校准前",
+    "perfect": "理想",
+    "temperature {value}, fitted on the pictures held out": "温度 {value}，由留出图片拟合",
+    "If it may say “not sure”": "如果允许它说“不确定”",
+    "share answered, %": "回答的比例，%",
+    "errors among the answers, %": "回答中的错误，%",
+    "It answers {answered} of pictures, right on at least {right} % of those, with 95 % confidence "
+    "(from {n} pictures held out).": (
+        "它回答 {answered} 的图片，其中至少 {right} % 正确，置信度 95 %（依据 {n} 张留出图片）。"
+    ),
+    "Here: it answered {answered}, right on {right} of those.": (
+        "在此：它回答了 {answered}，其中 {right} 正确。"
+    ),
+    "On changed pictures": "在改变过的图片上",
+    "strength, from weak to strong": "强度，由弱到强",
+    "accuracy, %": "准确率，%",
+    "brightness": "亮度",
+    "contrast": "对比度",
+    "noise": "噪声",
+    "blur": "模糊",
+    "jpeg": "JPEG 压缩",
+    "rotation": "旋转",
+    "shift": "平移",
+    "How to do it again": "如何重现",
+    "command": "命令",
+    "seed": "随机种子",
+    "fingerprint of the data": "数据指纹",
+    "versions": "版本",
+    "machine": "机器",
+    "dark or light": "深色或浅色",
+    "interval": "区间",
+}
+
+
+def translator(language: str) -> Callable[..., str]:
+    """A function from English text, with values for its braces, to text in a language.
+
+    Args:
+        language: one of `LANGUAGES`.
+    """
+
+    def translate(text: str, **values: object) -> str:
+        chinese = CHINESE[text]  # a text that nobody has translated is a KeyError in any language
+        return (chinese if language == "zh" else text).format(**values)
+
+    return translate

@@ -1,0 +1,265 @@
+"""Evaluations: what training writes of them, what is promised by them, and what they warn of."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import eyebright
+from eyebright import Dataset, Run, launch
+from eyebright.calibration import softmax
+from eyebright.checkpoint import load_card
+from eyebright.errors import ModelError, UsageError
+from eyebright.evaluation import Evaluation, read_evaluation
+
+QUICK = {"batch_size": 16, "model": "white16", "device": "cpu", "quiet": True}
+
+
+def shades(n: int = 400, seed: int = 0, counts: tuple[int, ...] | None = None) -> Dataset:
+    """Three brightnesses that overlap: a net is right often, but not always."""
+    generator = np.random.default_rng(seed)
+    labels = np.repeat(range(3), counts) if counts else np.arange(n) % 3
+    middle = (
+        60 + 30 * labels[:, None, None, None] + 12 * generator.normal(size=(len(labels), 1, 1, 1))
+    )
+    pixels = np.clip(middle + generator.normal(0, 10, (len(labels), 8, 8, 3)), 0, 255)
+    return Dataset(pixels.astype(np.uint8), labels, ["dark", "grey", "light"], name="shades")
+
+
+def made(n: int = 2000, seed: int = 0, **settings: Any) -> Evaluation:
+    """An evaluation whose probabilities are the truth."""
+    generator = np.random.default_rng(seed)
+    probabilities = softmax(3 * generator.standard_normal((n, 4)))
+    labels = (generator.random((n, 1)) > probabilities.cumsum(1)).sum(1).clip(0, 3)
+    return Evaluation(
+        "test", ("a", "b", "c", "d"), list(range(n)), labels, probabilities, "f", **settings
+    )
+
+
+def test_training_leaves_a_calibrated_model_and_what_it_said() -> None:
+    run = eyebright.train(shades(), epochs=3, **QUICK)
+    card = load_card(run.path)
+    assert card.temperature is not None
+    kept = read_evaluation(run.path, "val")
+    again = run.val()
+    assert kept.temperature == again.temperature == card.temperature
+    assert [str(i) for i in again.ids] == kept.ids
+    assert kept.probabilities == pytest.approx(again.probabilities, abs=1e-5)
+    log_loss = again.figures["log loss"].value
+    uncalibrated = -np.log(again.uncalibrated[np.arange(len(again.labels)), again.labels]).mean()
+    assert log_loss is not None
+    assert log_loss <= uncalibrated + 1e-6
+    raw = replace(card, temperature=None)
+    assert eyebright.Classifier(run.classifier().model, raw).predict_proba(
+        shades(9).images
+    ) == pytest.approx(
+        softmax(np.log(run.classifier().predict_proba(shades(9).images)), 1 / card.temperature)
+    )
+
+
+def test_where_nothing_is_held_out_probabilities_are_uncalibrated() -> None:
+    run = eyebright.train(shades(60), epochs=1, val=0.0, **QUICK)
+    assert load_card(run.path).temperature is None
+    assert not (run.path / "val.json").exists()
+    evaluation = run.test(shades(60, seed=1))
+    assert "calibration error before" not in evaluation.figures
+    assert "uncalibrated" in str(evaluation.figures_table().caption)
+    with pytest.raises(UsageError, match=r"--val 0\.1"):
+        run.promises(risk=0.1)
+    with pytest.raises(UsageError, match=r"--val 0\.1"):
+        run.test(shades(60, seed=1), coverage=0.9)
+
+
+def test_a_damaged_temperature_is_refused() -> None:
+    run = eyebright.train(shades(60), epochs=1, **QUICK)
+    path = run.path / "model.json"
+    card = json.loads(path.read_text())
+    for damage in (0.0, -1.0, 1e9, "hot", [1]):
+        path.write_text(json.dumps(card | {"temperature": damage}))
+        with pytest.raises(ModelError):
+            load_card(run.path)
+
+
+def test_every_figure_has_its_n_and_its_interval() -> None:
+    evaluation = made(temperature=1.5)
+    record = evaluation.to_dict()
+    assert set(record["figures"]) == {
+        "accuracy",
+        "balanced accuracy",
+        "log loss",
+        "Brier score",
+        "calibration error",
+        "calibration error before",
+    }
+    for name, figure in record["figures"].items():
+        assert figure["n"] == 2000
+        if "calibration" not in name:  # no interval of it is known to cover
+            assert figure["low"] < figure["value"] < figure["high"]
+    assert record["figures"]["calibration error"]["value"] < 0.03
+    exact = replace(evaluation, interval="exact")
+    assert exact.accuracy.high > evaluation.accuracy.high
+    assert "Clopper" in exact.to_dict()["interval"]
+    with pytest.raises(UsageError, match="--interval"):
+        replace(evaluation, interval="normal")
+
+
+def test_top_5_is_counted_where_there_are_more_classes() -> None:
+    generator = np.random.default_rng(0)
+    probabilities = generator.dirichlet(np.ones(8), 50)
+    names = tuple("abcdefgh")
+    evaluation = Evaluation(
+        "val", names, list(range(50)), probabilities.argmax(1), probabilities, "f"
+    )
+    assert evaluation.figures["top-5 accuracy"].value == 1
+
+
+def test_predictions_are_read_as_they_were_written(tmp_path: Path) -> None:
+    evaluation = made(50, temperature=0.7)
+    evaluation.write(tmp_path)
+    read = read_evaluation(tmp_path, "test")
+    assert read.temperature == 0.7
+    assert np.array_equal(read.labels, evaluation.labels)
+    assert read.probabilities == pytest.approx(evaluation.probabilities, rel=1e-6)
+    path = tmp_path / "predictions-test.csv"
+    head, first, *rest = path.read_text().splitlines()
+    for damaged in (
+        "",
+        head,
+        f"{head}\n0,z,a,1,0,0,0",
+        f"{head}\n0,a,a,nan,0,0,0",
+        f"{head}\n0,a,a,1",
+    ):
+        path.write_text(damaged)
+        with pytest.raises(ModelError, match="damaged"):
+            read_evaluation(tmp_path, "test")
+    path.write_text("\n".join([head, first, *rest]))
+    (tmp_path / "test.json").unlink()
+    with pytest.raises(ModelError):
+        read_evaluation(tmp_path, "test")
+
+
+def test_a_promise_stands_in_words_and_is_checked_on_the_test_set() -> None:
+    held_out, new = made(seed=1), made(seed=2)
+    given = held_out.promise(0.2)
+    answered, right = new.kept_promise(given)
+    assert answered.value == pytest.approx(given.answered, abs=0.05)
+    assert (right.high or 0) > 0.8
+    [promised, here] = replace(new, promised=given).promise_lines()
+    assert promised.startswith(
+        f"answers {100 * given.answered:.1f} % of pictures, right on at least 80 %"
+    )
+    assert "from 2,000 pictures held out" in promised
+    assert here == f"here: answers {answered.percent()}, right on {right.percent()} of those"
+    assert len(replace(new, split="val", promised=given).promise_lines()) == 1
+    record = replace(new, promised=given).to_dict()["promise"]
+    assert (record["risk"], record["confidence"], record["n"]) == (0.2, 0.95, 2000)
+
+
+def test_what_cannot_be_promised_is_said() -> None:
+    with pytest.raises(UsageError, match=r"0\.01 % can be promised from 2,000 pictures"):
+        made().promise(0.0001)
+    for wrong in (0.0, 1.0, -1.0, 2.0):
+        with pytest.raises(UsageError, match="--risk"):
+            made().promise(wrong)
+        with pytest.raises(UsageError, match="--coverage"):
+            made().set_threshold(wrong)
+
+
+def test_sets_stand_in_words() -> None:
+    held_out, new = made(seed=1), made(seed=2)
+    threshold = held_out.set_threshold(0.9)
+    held, empty, size = new.set_figures(threshold)
+    assert held.value == pytest.approx(0.9, abs=0.02)
+    assert 1 < size < 3
+    assert empty.n == 2000
+    [line] = replace(new, sets=(0.9, threshold)).promise_lines()
+    assert "for 90 % coverage: hold the true class of " + held.percent() in line
+
+
+def test_predictions_become_answers_by_what_was_promised() -> None:
+    run = eyebright.train(shades(900), epochs=3, val=0.4, **QUICK)
+    given = run.promises(risk=0.3, coverage=0.8)
+    assert given.titles() == ["answer", "set"]
+    evaluation = run.test(shades(300, seed=5), risk=0.3, coverage=0.8)
+    answers = [given.answers(p) for p in run.classifier().predict(shades(300, seed=5).images)]
+    answered = [a["answer"] is not None for a in answers]
+    assert evaluation.promised is not None
+    assert np.mean(answered) == evaluation.kept_promise(evaluation.promised)[0].value
+    assert evaluation.sets is not None
+    held = [
+        evaluation.classes[y] in a["set"] for a, y in zip(answers, evaluation.labels, strict=True)
+    ]
+    assert np.mean(held) == evaluation.set_figures(evaluation.sets[1])[0].value
+    assert run.promises().answers(run.classifier().predict(shades(1).images)[0]) == {}
+
+
+def test_a_class_that_the_average_hides_is_named() -> None:
+    probabilities = np.tile([0.9, 0.1], (1000, 1))
+    labels = np.r_[np.zeros(950, int), np.ones(50, int)]
+    evaluation = Evaluation(
+        "val", ("common", "rare"), list(range(1000)), labels, probabilities, "f"
+    )
+    [warning] = evaluation.warnings()
+    assert warning == (
+        "the average hides a class: rare is found in only 0.0 % (0.0 to 7.1) of its 50 pictures"
+    )
+    assert made().warnings() == []
+
+
+def test_looks_at_a_test_set_are_counted_over_runs() -> None:
+    one, other = (eyebright.train(shades(60), epochs=1, name=name, **QUICK) for name in "ab")
+    test_set, another = shades(60, seed=1), shades(60, seed=2)
+    one.test(test_set)
+    assert one.looks_at(test_set.fingerprint) == 1
+    other.test(test_set)
+    other.test(another)
+    with (one.path / "tests.jsonl").open("a") as file:
+        file.write("damaged\n[]\n")
+    assert one.looks_at(test_set.fingerprint) == other.looks_at(test_set.fingerprint) == 2
+    assert other.looks_at(another.fingerprint) == 1
+    assert one.test_openings() == 3
+    line = json.loads((other.path / "tests.jsonl").read_text().splitlines()[0])
+    assert line["figures"]["accuracy"] is not None
+
+
+def test_folds_give_out_of_fold_predictions_of_every_picture() -> None:
+    data = shades(90)
+    runs = launch.train_several(data, folds=3, epochs=1, **QUICK)
+    assert [run.path.name for run in runs] == [f"shades-fast-fold{k}" for k in (1, 2, 3)]
+    held_out = [run.data_record["splits"]["val"] for run in runs]
+    assert sorted(name for part in held_out for name in part) == list(range(90))
+    joined, folder = launch.join_folds(runs)
+    assert folder.name == "shades-fast-folds"
+    assert sorted(joined.ids, key=int) == [str(i) for i in range(90)]
+    assert joined.accuracy.n == 90
+    assert read_evaluation(folder, "val").accuracy == joined.accuracy
+    with pytest.raises(UsageError, match="fold"):
+        eyebright.train(data, folds=3, fold=4, epochs=1, **QUICK)
+
+
+def test_seeds_make_runs_that_hold_out_the_same() -> None:
+    runs = launch.train_several(shades(60), 2, seed=7, epochs=1, **QUICK)
+    assert [run.path.name for run in runs] == ["shades-fast-seed7", "shades-fast-seed8"]
+    assert [run.config.seed for run in runs] == [7, 8]
+    assert runs[0].data_record["splits"] == runs[1].data_record["splits"]
+
+
+@pytest.mark.parametrize(
+    ("counts", "settings", "balance", "metric"),
+    [
+        ((40, 40, 40), {}, "none", "accuracy"),
+        ((100, 40, 21), {}, "none", "accuracy"),
+        ((100, 40, 20), {}, "logit-adjust", "balanced-accuracy"),
+        ((100, 40, 20), {"balance": "none"}, "none", "accuracy"),
+        ((100, 40, 20), {"balance": "focal", "metric": "accuracy"}, "focal", "accuracy"),
+        ((40, 40, 40), {"balance": "sampler"}, "sampler", "balanced-accuracy"),
+    ],
+)
+def test_what_is_done_about_unbalanced_classes_is_decided_beforehand(
+    counts: tuple[int, ...], settings: dict[str, Any], balance: str, metric: str
+) -> None:
+    run: Run = eyebright.train(shades(counts=counts), epochs=1, **QUICK, **settings)
+    assert (run.config.balance, run.config.metric) == (balance, metric)
