@@ -21,6 +21,7 @@ from eyebright.config import (
 from eyebright.errors import UsageError
 
 BY_KIND: dict[Any, st.SearchStrategy[Any]] = {
+    str | None: st.none() | st.text(max_size=5),
     int: st.integers(4, 1024),
     float: st.floats(1e-6, 0.9),
     str: st.text(),
@@ -68,6 +69,7 @@ def test_the_tutorial_is_the_lesson_to_the_letter() -> None:
         momentum=0.9,
         schedule="constant",
         label_smoothing=0.0,
+        balance="none",
         augment="none",
         normalization="half",
         imgsz=32,

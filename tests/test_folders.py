@@ -163,7 +163,7 @@ def test_loose_pictures_and_a_file_instead_of_a_folder(tmp_path: Path) -> None:
     message = refused(tmp_path / "loose")
     assert "loose: 3 pictures but no class folders; a folder for each class is needed" in message
     message = refused(save(tmp_path / "one.png"))
-    assert "one.png: neither a folder of pictures nor a CIFAR-10 archive" in message
+    assert "one.png: neither a folder of pictures, a table (.csv) nor a CIFAR-10 archive" in message
 
 
 def spoil(folder: Path) -> list[Path]:
@@ -210,7 +210,8 @@ def test_a_class_that_skip_bad_empties_is_named(class_folders: Make) -> None:
     folder = class_folders(count=2)
     save_classes(folder, "eel")
     (folder / "eel" / "0.png").write_bytes(b"no eel")
-    assert f"{folder / 'eel'}: not one readable picture" in refused(folder, skip_bad=True)
+    message = refused(folder, skip_bad=True)
+    assert f"{folder}: not one readable picture in the class 'eel'" in message
     for path in folder.rglob("*.png"):
         path.write_bytes(b"nothing")
     assert f"{folder}: not one readable picture" in refused(folder, skip_bad=True)

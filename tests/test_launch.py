@@ -157,7 +157,7 @@ def test_opening_the_test_set_is_written_down(brightness: Dataset) -> None:
     lines = [json.loads(line) for line in (run.path / "tests.jsonl").read_text().splitlines()]
     assert [line["opening"] for line in lines] == [1, 2]
     assert lines[1]["fingerprint"] == other.fingerprint
-    assert lines[1]["accuracy"] == evaluation.accuracy.value
+    assert lines[1]["figures"]["accuracy"] == evaluation.accuracy.value
     assert lines[0]["time"] <= lines[1]["time"]
 
 

@@ -5,7 +5,7 @@ import math
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -73,7 +73,8 @@ def mean_accuracy(right: NDArray[np.bool_]) -> Figure:
         right: bool (seeds, pictures), two seeds or more.
     """
     value, error, freedom = _crossed(right.astype(np.float64))
-    return _figure(value, error, freedom, right.shape[1])
+    figure = _figure(value, error, freedom, right.shape[1])
+    return replace(figure, low=max(0.0, figure.low or 0.0), high=min(1.0, figure.high or 0.0))
 
 
 def mean_difference(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> Figure:

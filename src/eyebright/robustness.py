@@ -69,7 +69,7 @@ def jpeg(images: Tensor, strength: float) -> Tensor:
     for i, pixels in enumerate(images.permute(0, 2, 3, 1).numpy()):
         file = io.BytesIO()
         Image.fromarray(pixels).save(file, "jpeg", quality=int(strength))
-        changed[i] = torch.from_numpy(decode(file.getvalue())).permute(2, 0, 1)
+        changed[i] = torch.from_numpy(decode(file.getvalue()).copy()).permute(2, 0, 1)
     return changed
 
 

@@ -29,18 +29,19 @@ class TrainedOn:
     """The class with the most pictures."""
     weights: Floats
     """Of the linear probe, (inputs, classes)."""
-    shares: Floats
-    """Of each class, (classes,)."""
+    offset: Floats
+    """Of the linear probe, (classes,)."""
 
     @classmethod
     def learn(cls, data: Dataset) -> "TrainedOn":
         """From the pictures trained on: ridge regression on small pixels (Hoerl & Kennard 1970)."""
         few = np.random.default_rng(0).permutation(len(data))[:PICTURES]
         x, y = small_pixels(data.images[few]), np.eye(len(data.classes))[data.labels[few]]
-        shares = y.mean(0)
-        gram = x.T @ x + len(x) * RIDGE * np.eye(x.shape[1])
-        weights = np.linalg.solve(gram, x.T @ (y - shares))
-        return cls(np.sort(digests(data)), int(np.argmax(data.counts())), weights, shares)
+        centred, shares = x - x.mean(0), y.mean(0)
+        gram = centred.T @ centred + len(x) * RIDGE * np.eye(x.shape[1])
+        weights = np.linalg.solve(gram, centred.T @ (y - shares))
+        offset = shares - x.mean(0) @ weights
+        return cls(np.sort(digests(data)), int(np.argmax(data.counts())), weights, offset)
 
     @classmethod
     def load(cls, folder: Path) -> "TrainedOn | None":
@@ -51,7 +52,7 @@ class TrainedOn:
                 arrays["digests"],
                 int(arrays["largest"]),
                 arrays["weights"].astype(np.float64),
-                arrays["shares"],
+                arrays["offset"],
             )
         except (OSError, SafetensorError, ValueError, KeyError, TypeError):
             return None
@@ -62,13 +63,13 @@ class TrainedOn:
             "digests": self.digests,
             "largest": np.array(self.largest),
             "weights": self.weights.astype(np.float32),
-            "shares": self.shares,
+            "offset": self.offset,
         }
         write_file(folder / FILE, save_arrays(arrays))
 
     def probe(self, images: NDArray[np.uint8]) -> NDArray[np.int64]:
         """The classes that the linear probe sees in pictures."""
-        answers: NDArray[np.int64] = (small_pixels(images) @ self.weights + self.shares).argmax(1)
+        answers: NDArray[np.int64] = (small_pixels(images) @ self.weights + self.offset).argmax(1)
         return answers
 
 
