@@ -22,7 +22,7 @@ from eyebright.errors import UsageError
 from eyebright.optim import Schedule
 from eyebright.training import EpochResult, count_steps, fit, validate
 
-CLOSING = 1.0  # seconds from the last step to the end of the command, without validation
+CLOSING = 2.0  # seconds from the last step to the end of the command: report, exit; not validation
 SETTING_UP = 0.5  # seconds from the plan to the first step
 FEWEST_STEPS = 20  # in less time than they take nothing is learned
 VALIDATED = 500  # pictures, to see how long all of them take
