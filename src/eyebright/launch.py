@@ -135,7 +135,7 @@ def train(
             set_up(device, config.threads, config.seed)  # as if nothing had been tried
         net, normalization = prepare_net(model, config, data, train_set)
         net = to_device(net, config, device)
-        folder = claim_folder(Path(runs), name or f"{data.name}-{recipe}".lstrip("."))
+        folder = claim_folder(Path(runs), name or default_name(data, recipe))
         keeper = Keeper(folder, net, config, data.classes, normalization)
         results: list[EpochResult] = []
         try:
@@ -219,7 +219,7 @@ def train_several(
     )
     if not isinstance(data, Dataset):
         data = load(data, imgsz=config.imgsz, skip_bad=skip_bad, workers=workers)
-    base = name or f"{data.name}-{recipe}".lstrip(".")
+    base = name or default_name(data, recipe)
     if config.folds:
         varied = [(f"fold{k}", {"fold": k}) for k in range(1, config.folds + 1)]
     else:
@@ -235,6 +235,11 @@ def train_several(
             )
         )
     return trained
+
+
+def default_name(data: Dataset, recipe: str) -> str:
+    """What a run folder is called where the user does not say; a folder's name may be hidden."""
+    return f"{data.name}-{recipe}".lstrip(".")
 
 
 def join_folds(runs: list[Run]) -> tuple[Evaluation, Path]:

@@ -138,7 +138,8 @@ class WhiteNet(nn.Module):
         filters = min(2 * 3 * patch**2, MOST_WHITENING)
         self.whitening = nn.Conv2d(3, filters, patch, stride)
         self.whitening.weight.requires_grad_(False)
-        self.whitening.bias.requires_grad_(learn_bias)  # type: ignore[union-attr]
+        assert self.whitening.bias is not None
+        self.whitening.bias.requires_grad_(learn_bias)
         self.stages = nn.Sequential(*starmap(Stage, pairwise((filters, *widths))))
         self.head = nn.Linear(widths[-1], num_classes, bias=False)
         # Small logits at first: the net starts neutral, with a loss of ln(classes).

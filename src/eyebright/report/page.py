@@ -15,6 +15,7 @@ from PIL import Image
 
 from eyebright import metrics
 from eyebright.checkpoint import load_card, read_json, write_file
+from eyebright.config import UNBALANCED
 from eyebright.console import shown
 from eyebright.data import Dataset
 from eyebright.errors import DataError, EyebrightError, ModelError, UsageError
@@ -317,12 +318,11 @@ class Gallery:
 
     Args:
         evaluation: what was said of them.
-        data: the same pictures.
+        data: the same pictures in the same order, as their fingerprint has shown.
     """
 
     def __init__(self, evaluation: Evaluation, data: Dataset):
         self.evaluation, self.images, self.left = evaluation, data.images, BUDGET
-        self.place = {str(name): i for i, name in enumerate(data.ids)}
         self._made: dict[int, Shown] = {}
 
     def pictures(self, which: list[int]) -> list[Shown]:
@@ -334,7 +334,7 @@ class Gallery:
             if self.left <= 0:
                 return None
             e = self.evaluation
-            source = encode(self.images[self.place[str(e.ids[i])]])
+            source = encode(self.images[i])
             truth, guess = shown(e.classes[e.labels[i]]), shown(e.classes[e.predictions[i]])
             said = f"{guess} {100 * e.confidences[i]:.1f} %"
             caption = said if truth == guess else f"{said} ({truth})"
@@ -394,20 +394,18 @@ def find_warnings(
         text = "The average hides a class: {name} is found in only {figure} of its {n} pictures."
         found.append(t(text, name=shown(name), figure=figure.percent(), n=f"{figure.n:,}"))
     counts = list(run.data_record["counts"].values())
-    if max(counts) >= 5 * max(1, min(counts)):
+    ratio = max(counts) / max(1, min(counts))
+    if ratio >= UNBALANCED:
         text = "The largest class has {ratio} times as many pictures as the smallest ({balance})."
-        ratio = max(counts) / max(1, min(counts))
         found.append(t(text, ratio=f"{ratio:.0f}", balance=f"--balance {run.config.balance}"))
     return found
 
 
 def baselines_chart(evaluation: Evaluation, data: Dataset, known: TrainedOn, t: Translate) -> Any:
     """The model beside what needs no net: the largest class, and a linear probe on pixels."""
-    place = {str(name): i for i, name in enumerate(data.ids)}
-    order = [place[str(name)] for name in evaluation.ids]
-    n = len(order)
+    n = len(data)
     largest = int((evaluation.labels == known.largest).sum())
-    probed = int((evaluation.labels == known.probe(data.images[order])).sum())
+    probed = int((evaluation.labels == known.probe(data.images)).sum())
     rows = [
         (t("always the largest class"), metrics.proportion(largest, n)),
         (t("linear probe on pixels"), metrics.proportion(probed, n)),
