@@ -24,8 +24,8 @@ from eyebright.batches import HALF
 from eyebright.config import recipe_config
 from eyebright.data import Dataset, load
 from eyebright.data.cache import data_home
-from eyebright.launch import decide
 from eyebright.models import LessonNet
+from eyebright.prepare import decide
 from eyebright.runtime import choose_device, set_up
 from eyebright.training import fit
 

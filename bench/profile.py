@@ -24,8 +24,8 @@ from eyebright.batches import Normalization, train_batches
 from eyebright.config import TrainConfig, recipe_config
 from eyebright.console import out
 from eyebright.data import Dataset, load
-from eyebright.launch import decide, prepare_net, to_device
 from eyebright.losses import cross_entropy
+from eyebright.prepare import decide, prepare_net, to_device
 from eyebright.runtime import choose_device, set_up
 from eyebright.training import fit
 

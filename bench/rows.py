@@ -23,12 +23,12 @@ def append_row(name: str, row: dict[str, Any]) -> None:
         name: of the table; all its rows have the same columns.
         row: what was measured; where and with what is added.
     """
-    amx = torch.cpu.get_capabilities().get("amx_bf16")
-    held_back = os.environ.get("ONEDNN_MAX_CPU_ISA", "")
+    has = torch.cpu.get_capabilities()
+    best = "amx" if has.get("amx_bf16") else "avx512" if has.get("avx512_bf16") else "none"
     where = {
         "date": datetime.now(UTC).date().isoformat(),
         "machine": f"{describe(torch.device('cpu'))['device_name']}, {available_cores()} cores",
-        "bf16": "amx" if amx and not held_back else held_back or "avx512",
+        "bf16": os.environ.get("ONEDNN_MAX_CPU_ISA") or best,
         "python": platform.python_version(),
         "torch": version("torch"),
         "eyebright": version("eyebright"),

@@ -5,8 +5,8 @@ import pytest
 from numpy.typing import NDArray
 
 from eyebright.calibration import (
+    SetRule,
     fit_temperature,
-    prediction_sets,
     promise,
     set_threshold,
     softmax,
@@ -39,6 +39,17 @@ def test_softmax_is_safe() -> None:
 def test_a_known_temperature_is_found(temperature: float) -> None:
     logits, labels = drawn(8000)
     assert fit_temperature(temperature * logits, labels) == pytest.approx(temperature, rel=0.06)
+
+
+def test_for_even_classes_each_counts_as_if_it_had_as_many_pictures() -> None:
+    logits, labels = drawn(20_000, classes=2)
+    logits[labels == 1] *= 0.5  # another temperature would suit this class
+    frequent, rare = np.flatnonzero(labels == 0)[:8000], np.flatnonzero(labels == 1)[:1000]
+    uneven, evened = np.append(frequent, rare), np.append(frequent, np.repeat(rare, 8))
+    wanted = fit_temperature(logits[evened], labels[evened])
+    found = fit_temperature(logits[uneven], labels[uneven], even=True)
+    assert found == pytest.approx(wanted, rel=0.01)
+    assert fit_temperature(logits[uneven], labels[uneven]) != pytest.approx(wanted, rel=0.05)
 
 
 def test_a_temperature_mends_what_it_can() -> None:
@@ -110,7 +121,7 @@ def test_sets_hold_the_true_class_as_often_as_asked(coverage: float) -> None:
         order = generator.permutation(len(labels))
         fitted, new = order[:1000], order[1000:]
         threshold = set_threshold(probabilities[fitted], labels[fitted], coverage)
-        sets = prediction_sets(probabilities[new], threshold)
+        sets = SetRule(coverage, threshold).holds(probabilities[new])
         held.append(sets[np.arange(len(new)), labels[new]].mean())
     assert np.mean(held) == pytest.approx(coverage, abs=0.005)
 
@@ -118,4 +129,4 @@ def test_sets_hold_the_true_class_as_often_as_asked(coverage: float) -> None:
 def test_too_few_pictures_leave_no_class_out() -> None:
     probabilities = np.full((5, 3), 1 / 3)
     assert set_threshold(probabilities, np.zeros(5, int), 0.9) == 0
-    assert prediction_sets(probabilities, 0.0).all()
+    assert SetRule(0.9, 0.0).holds(probabilities).all()

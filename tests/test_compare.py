@@ -1,11 +1,14 @@
 """Tests and intervals for two classifiers on the same pictures: levels and coverage, enumerated."""
 
+import io
 import json
 import math
 from pathlib import Path
 
 import numpy as np
 import pytest
+from rich.console import Console
+from rich.table import Table
 from scipy import stats
 
 import eyebright
@@ -124,6 +127,18 @@ def test_two_runs_on_the_same_pictures() -> None:
     record = found.to_dict()
     assert record["groups"][1]["right_alone"] == [str(i) for i in only_other]
     assert f"right by other alone: {len(only_other)} pictures" in "\n".join(found.lines(2))
+    assert columns_of(found.table()) == ["run", "accuracy", "difference, points", "p", "mid-p"]
+
+
+def columns_of(table: Table) -> list[str]:
+    """The titles, of a table that 80 columns are enough for."""
+    console = Console(width=80, file=io.StringIO())
+    console.print(table)
+    assert isinstance(console.file, io.StringIO)
+    text = console.file.getvalue()
+    assert "…" not in text
+    assert all(len(line) <= 80 for line in text.splitlines())
+    return [str(column.header) for column in table.columns]
 
 
 def run_right(path: Path) -> list[bool]:
@@ -143,6 +158,10 @@ def test_seeds_are_put_together_and_validated_on_the_same_pictures() -> None:
     assert (group.accuracy.low or 0) <= group.right.mean() <= (group.accuracy.high or 0)
     assert found.tests(found.groups[1]) is None
     assert not math.isnan(found.difference(found.groups[1]).low or 0)
+    titles = columns_of(found.table())
+    assert titles == ["run", "accuracy", "± between seeds", "difference, points"]
+    alone = compare([run.path for run in runs])
+    assert columns_of(alone.table()) == ["run", "accuracy", "± between seeds"]
 
 
 def test_other_pictures_and_labels_are_refused() -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import eyebright
-from eyebright import Dataset, Run, launch
+from eyebright import Dataset, Run, several
 from eyebright.calibration import softmax
 from eyebright.checkpoint import load_card
 from eyebright.errors import ModelError, UsageError
@@ -143,18 +143,21 @@ def test_predictions_are_read_as_they_were_written(tmp_path: Path) -> None:
 
 def test_a_promise_stands_in_words_and_is_checked_on_the_test_set() -> None:
     held_out, new = made(seed=1), made(seed=2)
-    given = held_out.promise(0.2)
-    answered, right = new.kept_promise(given)
+    promises = held_out.promise(0.2)
+    given = promises.answers
+    assert given
+    new = replace(new, promises=promises)
+    answered, right = new.answered()
     assert answered.value == pytest.approx(given.answered, abs=0.05)
     assert (right.high or 0) > 0.8
-    [promised, here] = replace(new, promised=given).promise_lines()
+    [promised, here] = new.promise_lines()
     assert promised.startswith(
         f"answers {100 * given.answered:.1f} % of pictures, right on at least 80 %"
     )
     assert "from 2,000 pictures held out" in promised
     assert here == f"here: answers {answered.percent()}, right on {right.percent()} of those"
-    assert len(replace(new, split="val", promised=given).promise_lines()) == 1
-    record = replace(new, promised=given).to_dict()["promise"]
+    assert len(replace(new, split="val").promise_lines()) == 1
+    record = new.to_dict()["promise"]
     assert (record["risk"], record["confidence"], record["n"]) == (0.2, 0.95, 2000)
 
 
@@ -165,35 +168,32 @@ def test_what_cannot_be_promised_is_said() -> None:
         with pytest.raises(UsageError, match="--risk"):
             made().promise(wrong)
         with pytest.raises(UsageError, match="--coverage"):
-            made().set_threshold(wrong)
+            made().promise(coverage=wrong)
 
 
 def test_sets_stand_in_words() -> None:
-    held_out, new = made(seed=1), made(seed=2)
-    threshold = held_out.set_threshold(0.9)
-    held, empty, size = new.set_figures(threshold)
+    new = replace(made(seed=2), promises=made(seed=1).promise(coverage=0.9))
+    held, empty, size = new.set_figures()
     assert held.value == pytest.approx(0.9, abs=0.02)
     assert 1 < size < 3
     assert empty.n == 2000
-    [line] = replace(new, sets=(0.9, threshold)).promise_lines()
+    [line] = new.promise_lines()
     assert "for 90 % coverage: hold the true class of " + held.percent() in line
 
 
 def test_predictions_become_answers_by_what_was_promised() -> None:
     run = eyebright.train(shades(900), epochs=3, val=0.4, **QUICK)
     given = run.promises(risk=0.3, coverage=0.8)
-    assert given.titles() == ["answer", "set"]
     evaluation = run.test(shades(300, seed=5), risk=0.3, coverage=0.8)
-    answers = [given.answers(p) for p in run.classifier().predict(shades(300, seed=5).images)]
+    answers = [p.answers(given) for p in run.classifier().predict(shades(300, seed=5).images)]
     answered = [a["answer"] is not None for a in answers]
-    assert evaluation.promised is not None
-    assert np.mean(answered) == evaluation.kept_promise(evaluation.promised)[0].value
-    assert evaluation.sets is not None
+    assert evaluation.promises == given
+    assert np.mean(answered) == evaluation.answered()[0].value
     held = [
         evaluation.classes[y] in a["set"] for a, y in zip(answers, evaluation.labels, strict=True)
     ]
-    assert np.mean(held) == evaluation.set_figures(evaluation.sets[1])[0].value
-    assert run.promises().answers(run.classifier().predict(shades(1).images)[0]) == {}
+    assert np.mean(held) == evaluation.set_figures()[0].value
+    assert run.classifier().predict(shades(1).images)[0].answers(run.promises()) == {}
 
 
 def test_a_class_that_the_average_hides_is_named() -> None:
@@ -227,11 +227,11 @@ def test_looks_at_a_test_set_are_counted_over_runs() -> None:
 
 def test_folds_give_out_of_fold_predictions_of_every_picture() -> None:
     data = shades(90)
-    runs = launch.train_several(data, folds=3, epochs=1, **QUICK)
+    runs = several.train_several(data, folds=3, epochs=1, **QUICK)
     assert [run.path.name for run in runs] == [f"shades-fast-fold{k}" for k in (1, 2, 3)]
     held_out = [run.data_record["splits"]["val"] for run in runs]
     assert sorted(name for part in held_out for name in part) == list(range(90))
-    joined, folder = launch.join_folds(runs)
+    joined, folder = several.join_folds(runs)
     assert folder.name == "shades-fast-folds"
     assert sorted(joined.ids, key=int) == [str(i) for i in range(90)]
     assert joined.accuracy.n == 90
@@ -241,7 +241,7 @@ def test_folds_give_out_of_fold_predictions_of_every_picture() -> None:
 
 
 def test_seeds_make_runs_that_hold_out_the_same() -> None:
-    runs = launch.train_several(shades(60), 2, seed=7, epochs=1, **QUICK)
+    runs = several.train_several(shades(60), 2, seed=7, epochs=1, **QUICK)
     assert [run.path.name for run in runs] == ["shades-fast-seed7", "shades-fast-seed8"]
     assert [run.config.seed for run in runs] == [7, 8]
     assert runs[0].data_record["splits"] == runs[1].data_record["splits"]

@@ -209,18 +209,27 @@ def train_gradients(net: WhiteNet, pictures: Tensor, compiled: bool) -> list[Ten
 @needs_kernels
 @pytest.mark.parametrize("size", [32, 20, 8, 4])
 def test_a_net_has_the_same_gradients_with_and_without(size: int) -> None:
-    torch.manual_seed(0)
-    net = create_model("white16", 10, size).to(memory_format=torch.channels_last)
-    assert isinstance(net, WhiteNet)
-    pictures = torch.randn(40, 3, size, size).contiguous(memory_format=torch.channels_last)
-    net.whiten(pictures)
-    with_them, without = (train_gradients(net, pictures, compiled) for compiled in (True, False))
-    net.zero_grad()
-    F.cross_entropy(net(pictures), torch.arange(40) % 10).backward()
-    exact = [p.grad for p in net.parameters() if p.grad is not None]
-    for ours, torchs, wanted in zip(with_them, without, exact, strict=True):
-        # Both are off by bf16's roundings; ours, which rounds less often, by no more.
-        assert (ours - wanted).norm() < 1.2 * (torchs - wanted).norm() + 0.02 * wanted.norm()
+    errors = []
+    for seed in range(8):
+        torch.manual_seed(seed)
+        net = create_model("white16", 10, size).to(memory_format=torch.channels_last)
+        assert isinstance(net, WhiteNet)
+        pictures = torch.randn(40, 3, size, size).contiguous(memory_format=torch.channels_last)
+        net.whiten(pictures)
+        both = [train_gradients(net, pictures, compiled) for compiled in (True, False)]
+        net.zero_grad()
+        F.cross_entropy(net(pictures), torch.arange(40) % 10).backward()
+        exact = [p.grad for p in net.parameters() if p.grad is not None]
+        errors.append(
+            [
+                [((x - wanted).norm() / wanted.norm()).item() for x in found]
+                for *found, wanted in zip(*both, exact, strict=True)
+            ]
+        )
+    # Both are off by bf16's roundings; ours, which rounds less often, by no more. Of a single net
+    # either may be the luckier one, so many are averaged: of each weight.
+    ours, torchs = torch.tensor(errors).mean(0).unbind(1)
+    assert (ours < 1.1 * torchs + 0.005).all()
 
 
 @needs_kernels

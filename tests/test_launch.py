@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 import eyebright
-from eyebright import Classifier, Dataset, Run, TrainConfig, keeper, launch
+from eyebright import Classifier, Dataset, Run, TrainConfig, keeper, launch, prepare
 from eyebright.errors import DataError, ModelError, NumbersError, StorageError, UsageError
 from eyebright.models import LessonNet
 from eyebright.training import EpochResult
@@ -312,7 +312,7 @@ def test_a_named_folder_is_not_tested_on_its_training_part(
 
 def test_the_batch_a_user_asks_for_keeps_the_number_of_steps(brightness: Dataset) -> None:
     config = TrainConfig(device="cpu")
-    wide = launch.decide(config, {"batch_size": 60}, brightness, 120, torch.device("cpu"))
+    wide = prepare.decide(config, {"batch_size": 60}, brightness, 120, torch.device("cpu"))
     assert wide.batch_size == 60
     assert wide.epochs * (120 // 60) >= config.min_steps
 

@@ -105,18 +105,19 @@ def test_weights_are_those_of_the_papers() -> None:
     assert effective_number(COUNTS, beta=0.0).tolist() == [1, 1, 1]
 
 
+@pytest.mark.parametrize("smoothing", SMOOTHINGS)
 @pytest.mark.parametrize("balance", ["none", "sampler", "weights", "effective-number"])
-def test_weighted_losses_are_weighted_means(balance: str) -> None:
+def test_weighted_losses_are_weighted_means(balance: str, smoothing: float) -> None:
     logits, labels = example(3)
     weights = {
         "weights": inverse_frequency(COUNTS),
         "effective-number": effective_number(COUNTS),
     }.get(balance, torch.ones(3))
     each = torch.stack(
-        [cross_entropy(x[None], y[None]) for x, y in zip(logits, labels, strict=True)]
+        [cross_entropy(x[None], y[None], smoothing) for x, y in zip(logits, labels, strict=True)]
     )
     wanted = (weights[labels] * each).sum() / weights[labels].sum()
-    torch.testing.assert_close(create_loss(balance, COUNTS, 0.0)(logits, labels), wanted)
+    torch.testing.assert_close(create_loss(balance, COUNTS, smoothing)(logits, labels), wanted)
 
 
 def test_focal_loss_is_its_definition() -> None:
@@ -126,14 +127,39 @@ def test_focal_loss_is_its_definition() -> None:
     torch.testing.assert_close(create_loss("focal", COUNTS, 0.3)(logits, labels), wanted)
 
 
-def test_logit_adjustment_takes_the_shares_of_classes_out_of_the_net() -> None:
+@pytest.mark.parametrize("smoothing", SMOOTHINGS)
+def test_logit_adjustment_takes_the_shares_of_classes_out_of_the_net(smoothing: float) -> None:
     logits, labels = example(3)
     shares = COUNTS / COUNTS.sum()
-    loss = create_loss("logit-adjust", COUNTS, 0.0)
-    torch.testing.assert_close(loss(logits, labels), cross_entropy(logits + shares.log(), labels))
+    loss = create_loss("logit-adjust", COUNTS, smoothing)
+    if not smoothing:
+        torch.testing.assert_close(
+            loss(logits, labels), cross_entropy(logits + shares.log(), labels)
+        )
     # A net that knows nothing of the picture does best by saying that all classes are alike.
     often = torch.repeat_interleave(torch.arange(3), COUNTS)
     knows_nothing = torch.zeros(3, requires_grad=True)
     loss(knows_nothing.expand(100, 3), often).backward()
     assert knows_nothing.grad is not None
     torch.testing.assert_close(knows_nothing.grad, torch.zeros(3), atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("smoothing", SMOOTHINGS)
+@pytest.mark.parametrize("balance", ["none", "weights", "effective-number", "logit-adjust"])
+@pytest.mark.parametrize("truth", [0, 1, 2])
+def test_a_net_that_is_sure_of_a_class_does_best_by_naming_it(
+    truth: int, balance: str, smoothing: float
+) -> None:
+    """However rare or frequent it is: smoothing takes no picture out of its class."""
+    loss = create_loss(balance, torch.tensor([5000, 500, 50]), smoothing)
+    logits = torch.zeros(1, 3, requires_grad=True)
+    optimizer = torch.optim.LBFGS([logits], max_iter=200, line_search_fn="strong_wolfe")
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        value = loss(logits, torch.tensor([truth]))
+        value.backward()
+        return value
+
+    optimizer.step(closure)
+    assert logits.argmax().item() == truth

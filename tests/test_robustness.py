@@ -6,9 +6,11 @@ import json
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from rich.console import Console
 
 import eyebright
+from eyebright.report import write_report
 from eyebright.robustness import SHIFTS, THIRDS, measure_robustness, thirds
 
 
@@ -71,6 +73,13 @@ def test_a_classifier_of_brightness_suffers_from_brightness_most() -> None:
     assert set(record["shifted"]) == set(SHIFTS)
     assert record["shifted"]["jpeg"]["strengths"][0]["strength"] == 80
     assert set(record["slices"]["brightness"]) == set(THIRDS)
+    for kind, seen in found.examples.items():
+        assert seen.shape == (6, 16, 16, 3)
+        assert (seen[0] != seen[5]).any(), kind
+    with Image.open(run.path / "shift.png") as picture:
+        assert picture.width * 7 > picture.height * 5  # seven rows of six, with captions
+    page = write_report(run, evaluation=evaluation).read_text(encoding="utf-8")
+    assert 'class="wide"' in page
     console = Console(width=80, file=io.StringIO())
     console.print(found.table())
     assert all(name in console.file.getvalue() for name in SHIFTS)

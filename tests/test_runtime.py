@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from eyebright import launch, runtime
+from eyebright import prepare, runtime
 from eyebright.config import recipe_config
 from eyebright.data import Dataset
 from eyebright.errors import UsageError
@@ -54,7 +54,7 @@ def test_matrix_hardware_gets_more_epochs_and_larger_batches(
 
     def decided(recipe: str, n: int = 45_000, **settings: Any) -> tuple[int, int]:
         config = recipe_config(recipe).replace(**settings)
-        config = launch.decide(config, settings, data, n, CPU)
+        config = prepare.decide(config, settings, data, n, CPU)
         return config.epochs, config.batch_size
 
     assert decided("fast") == (epochs, batch)

@@ -9,7 +9,7 @@ from bench.peers import Curve, parser, report
 from eyebright.batches import predict_logits
 from eyebright.config import recipe_config
 from eyebright.data import load
-from eyebright.launch import decide, prepare_net, to_device
+from eyebright.prepare import decide, prepare_net, to_device
 from eyebright.runtime import choose_device, set_up
 from eyebright.training import fit
 

@@ -23,7 +23,7 @@ def softmax(logits: NDArray[Any], temperature: float = 1.0) -> Floats:
     return probabilities
 
 
-def fit_temperature(logits: NDArray[Any], labels: NDArray[Any]) -> float:
+def fit_temperature(logits: NDArray[Any], labels: NDArray[Any], even: bool = False) -> float:
     """The temperature that logits are best divided by (Guo et al. 2017).
 
     It minimises the log loss, which is convex in one over the temperature, so that bisection of its
@@ -33,17 +33,21 @@ def fit_temperature(logits: NDArray[Any], labels: NDArray[Any]) -> float:
     Args:
         logits: (n, classes) of pictures held out.
         labels: their classes, integers (n,).
+        even: whether every class counts the same in all, however many of its pictures there are:
+            for a net that answers as if classes were equally frequent.
     """
     logits = np.asarray(logits, np.float64)
     n, classes = logits.shape
-    spread = 1 / (n + 2)
+    weights = 1 / np.bincount(labels)[labels] if even else np.ones(n)
+    weights /= weights.sum()
+    spread = 1 / (1 / (weights**2).sum() + 2)  # as many pictures as the weights are worth
     at_truth = logits[np.arange(n), labels]
     others = (logits.sum(1) - at_truth) / max(1, classes - 1)
-    wanted = float(((1 - spread) * at_truth + spread * others).mean())
+    wanted = float(weights @ ((1 - spread) * at_truth + spread * others))
     cold, hot = COLDEST, HOTTEST
     for _ in range(50):
         middle = math.sqrt(cold * hot)
-        expected = float((softmax(logits, middle) * logits).sum(1).mean())
+        expected = float(weights @ (softmax(logits, middle) * logits).sum(1))
         if expected > wanted:  # too sure
             cold = middle
         else:
@@ -70,6 +74,35 @@ class Promise:
     """Share of the pictures held out that it answers."""
     n: int
     """Pictures held out that it rests on."""
+
+    def is_sure(self, confidence: Any) -> Any:
+        """Whether so sure a prediction is an answer: of a number or an array, by element."""
+        return confidence >= self.threshold
+
+
+@dataclass(frozen=True)
+class SetRule:
+    """Which classes belong into the set of a picture."""
+
+    coverage: float
+    """Share of pictures whose set is to hold the true class."""
+    threshold: float
+    """The least probability that puts a class into it."""
+
+    def holds(self, probability: Any) -> Any:
+        """Whether a class so likely is in: of a number or an array, by element.
+
+        A set that holds no class reads "not sure".
+        """
+        return probability >= self.threshold
+
+
+@dataclass(frozen=True)
+class Promises:
+    """What pictures held out promise of new ones; None: it was not asked for."""
+
+    answers: Promise | None = None
+    sets: SetRule | None = None
 
 
 def promise(
@@ -127,8 +160,3 @@ def set_threshold(probabilities: Floats, labels: NDArray[Any], coverage: float) 
     if place < 1:
         return 0.0
     return float(np.sort(probabilities[np.arange(n), labels])[place - 1])
-
-
-def prediction_sets(probabilities: Floats, threshold: float) -> NDArray[np.bool_]:
-    """Which classes are in each picture's set, bool (n, classes); an empty one is "not sure"."""
-    return probabilities >= threshold

@@ -132,12 +132,9 @@ def load_card(folder: Path) -> ModelCard:
         ModelError: missing, damaged, of a later format, or not what a card must hold.
     """
     path = folder / CARD
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ModelError(f"{shown(folder)}: holds no model ({CARD} is missing)") from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise ModelError(f"{shown(path)}: unreadable ({error})") from None
+    if not path.exists():
+        raise ModelError(f"{shown(folder)}: holds no model ({CARD} is missing)")
+    content = read_json(path)
     try:
         if content["format"] != FORMAT:
             raise ModelError(

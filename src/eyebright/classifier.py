@@ -4,13 +4,14 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
 from eyebright.batches import predict_logits
-from eyebright.calibration import softmax
+from eyebright.calibration import Promises, softmax
 from eyebright.checkpoint import ModelCard, load_model
 from eyebright.console import notices, shown
 from eyebright.errors import DataError, ModelError
@@ -34,6 +35,19 @@ class Prediction:
     def top(self, count: int = 3) -> list[tuple[str, float]]:
         """The likeliest classes with their probabilities."""
         return list(self.probabilities.items())[:count]
+
+    def answers(self, promises: Promises) -> dict[str, Any]:
+        """What of it is sure enough, as far as anything was promised.
+
+        Returns:
+            ``answer``, a class or None for "not sure"; ``set``, classes, none of them the same.
+        """
+        found: dict[str, Any] = {}
+        if given := promises.answers:
+            found["answer"] = self.label if given.is_sure(self.probability) else None
+        if rule := promises.sets:
+            found["set"] = [label for label, p in self.probabilities.items() if rule.holds(p)]
+        return found
 
 
 class Classifier:

@@ -159,6 +159,9 @@ def train(
     seed: Annotated[int | None, typer.Option(help="Of everything that is random.")] = None,
     name: Annotated[str | None, typer.Option(help="Of the run folder.")] = None,
     runs: Annotated[Path, typer.Option(help="The folder of runs.")] = Path("runs"),
+    track: Annotated[
+        str | None, typer.Option(help="Also send what log.csv gets to: tensorboard.")
+    ] = None,
     skip_bad: SkipBad = False,
     workers: Workers = None,
 ) -> None:
@@ -181,7 +184,9 @@ def train(
     if several and (time is not None or (seeds > 1 and folds is not None)):
         raise UsageError("--seeds, --folds and --time exclude each other")
     source = _cifar10_or_digits() if data is None else data
-    common: dict[str, Any] = {"recipe": recipe, "name": name, "runs": runs, "skip_bad": skip_bad}
+    common: dict[str, Any] = {
+        "recipe": recipe, "name": name, "runs": runs, "track": track, "skip_bad": skip_bad
+    }  # fmt: skip
     if several:
         return _train_several(source, seeds, workers, common | settings)
     started = monotonic() - process_age()
@@ -193,7 +198,7 @@ def train(
 
 def _train_several(source: Any, seeds: int, workers: int | None, settings: dict[str, Any]) -> None:
     from eyebright.compare import compare as compare_runs
-    from eyebright.launch import join_folds, train_several
+    from eyebright.several import join_folds, train_several
 
     trained = train_several(source, seeds, workers=workers, **settings)
     if "folds" in settings:
@@ -255,7 +260,7 @@ def test(
     opened = Run(run)
     evaluation = opened.test(data, device, skip_bad, interval, risk, coverage, shift)
     _show_evaluation(evaluation, opened)
-    _write_report(opened)
+    _write_report(opened, evaluation=evaluation)
     times = opened.test_openings()
     say(f"this run has opened a test set {times} time{'s' if times > 1 else ''} (tests.jsonl)")
     looks = opened.looks_at(evaluation.fingerprint)
@@ -292,10 +297,10 @@ def report(
     _write_report(Run(run), lang)
 
 
-def _write_report(run: Any, language: str = "en") -> None:
+def _write_report(run: Any, language: str = "en", evaluation: Any = None) -> None:
     from eyebright.report import write_report
 
-    say(f"report: {shown(write_report(run, language))}")
+    say(f"report: {shown(write_report(run, language, evaluation))}")
 
 
 @app.command()
@@ -349,23 +354,36 @@ def predict(
     names = [shown(path) for path in pictures or []]
     if as_json:
         rows = [
-            {"picture": name, "prediction": p.label, "probabilities": p.probabilities,
-             "calibrated": classifier.card.temperature is not None} | given.answers(p)
+            {"picture": name} | _as_json(p, given, classifier)
             for name, p in zip(names, predictions, strict=True)
-        ]  # fmt: skip
+        ]
         return print(json.dumps(rows, indent=2))
     from rich.table import Table
 
-    table = Table("picture", "likeliest", "then", "then", *given.titles())
+    table = Table("picture", "likeliest", "then", "then", *_titles(given))
     if classifier.card.temperature is None:
         table.caption = "probabilities are uncalibrated"
     for name, prediction in zip(names, predictions, strict=True):
         cells = [f"{shown(label)} {100 * p:.1f} %" for label, p in prediction.top(3)]
         cells += [""] * (3 - len(cells))
-        answers = given.answers(prediction).values()
+        answers = prediction.answers(given).values()
         table.add_row(name, *cells, *(_in_words(answer) for answer in answers))
     out.print(table)
     return None
+
+
+def _as_json(prediction: Any, given: Any, classifier: Any) -> dict[str, Any]:
+    said: dict[str, Any] = {
+        "prediction": prediction.label,
+        "probabilities": prediction.probabilities,
+        "calibrated": classifier.card.temperature is not None,
+    }
+    said |= prediction.answers(given)
+    return said
+
+
+def _titles(given: Any) -> list[str]:
+    return ["answer"] * bool(given.answers) + ["set"] * bool(given.sets)
 
 
 def _in_words(answer: str | list[str] | None) -> str:
@@ -386,17 +404,17 @@ def _predict_sample(run: Any, count: int, as_json: bool, device: str, given: Any
     from eyebright.data.look import draw_grid, lesson_labels, terminal_grid
 
     data = run.sample(count)
-    predictions = run.classifier(device).predict(data.images)
+    classifier = run.classifier(device)
+    predictions = classifier.predict(data.images)
     if as_json:
         rows = [
-            {"picture": i, "label": data.classes[label], "prediction": p.label,
-             "probabilities": p.probabilities} | given.answers(p)
+            {"picture": i, "label": data.classes[label]} | _as_json(p, given, classifier)
             for i, label, p in zip(data.ids, data.labels, predictions, strict=True)
-        ]  # fmt: skip
+        ]
         return print(json.dumps(rows, indent=2))
     short = run.short_names()
     truth = [short.get(name, name) for name in (data.classes[label] for label in data.labels)]
-    answers = [given.answers(p).get("answer", p.label) for p in predictions]
+    answers = [p.answers(given).get("answer", p.label) for p in predictions]
     guess = ["not sure" if a is None else short.get(a, a) for a in answers]
     path = run.path / "sample.png"
     _save_png(draw_grid(data.images, truth), path)

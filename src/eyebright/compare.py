@@ -192,12 +192,16 @@ class Comparison:
             caption=f"{len(self.labels):,} {self.split} pictures; in brackets: 95 % intervals that "
             f"count {counts}"
         )
-        table.add_column("run")
-        for title in ("seeds", "accuracy", "± between seeds", "difference, points", "p", "mid-p"):
-            table.add_column(title, justify="right")
+        several, tested = counts != "pictures", any(map(self.tests, self.groups[1:]))
+        titles = ["accuracy", *["± between seeds"] * several]
+        titles += ["difference, points", *["p", "mid-p"] * tested] * (len(self.groups) > 1)
+        table.add_column("run", overflow="fold")
+        for title in titles:
+            table.add_column(title, justify="right")  # may wrap, so that 80 columns are enough
         for i, group in enumerate(self.groups):
-            spread = "–" if group.spread is None else f"{100 * group.spread:.2f}"
-            row = [shown(group.name), str(len(group.right)), group.accuracy.percent(), spread]
+            row = [shown(group.name), group.accuracy.percent()]
+            if several:
+                row.append("–" if group.spread is None else f"{100 * group.spread:.2f}")
             if i:
                 row.append(in_points(self.difference(group)))
                 row += [f"{p:.2g}" for p in self.tests(group) or ()]

@@ -2,7 +2,7 @@
 
 import csv
 import io
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from rich.table import Table
 
 from eyebright import metrics
-from eyebright.calibration import Promise, prediction_sets, promise, set_threshold, softmax
+from eyebright.calibration import Promises, SetRule, promise, set_threshold, softmax
 from eyebright.checkpoint import read_json, write_file, write_json
 from eyebright.classifier import Classifier
 from eyebright.console import shown
@@ -50,10 +50,8 @@ class Evaluation:
     interval: str = "wilson"
     """Of proportions: a key of `eyebright.metrics.INTERVALS`."""
 
-    promised: Promise | None = None
-    """What pictures held out promised of answers; None: nothing was asked for."""
-    sets: tuple[float, float] | None = None
-    """Coverage asked for and the threshold for it; None: no sets were asked for."""
+    promises: Promises = field(default_factory=Promises)
+    """What pictures held out promised of answers and sets of classes."""
     robustness: Robustness | None = None
     """On changed pictures; None: it was not asked for."""
 
@@ -125,50 +123,46 @@ class Evaluation:
             )
         return found
 
-    def promise(self, risk: float) -> Promise:
-        """From which confidence on the model may answer, as these pictures tell.
+    def promise(self, risk: float | None = None, coverage: float | None = None) -> Promises:
+        """What these pictures, if they were held out of training, promise of new ones.
 
         Args:
             risk: share of errors among the answers that is not to be passed.
+            coverage: share of pictures whose set of classes is to hold the true one.
 
         Raises:
             UsageError: no such share, or none that can be promised here.
         """
-        if not 0 < risk < 1:
-            raise UsageError(f"--risk must lie between 0 and 1, not {risk}")
-        found = promise(self.confidences, self.right, risk)
-        if found is None:
-            raise UsageError(
-                f"no errors of at most {100 * risk:g} % can be promised from {len(self.labels):,} "
-                "pictures held out; allow more, or hold out more"
-            )
-        return found
+        answers, sets = None, None
+        if risk is not None:
+            if not 0 < risk < 1:
+                raise UsageError(f"--risk must lie between 0 and 1, not {risk}")
+            answers = promise(self.confidences, self.right, risk)
+            if answers is None:
+                raise UsageError(
+                    f"no errors of at most {100 * risk:g} % can be promised from "
+                    f"{len(self.labels):,} pictures held out; allow more, or hold out more"
+                )
+        if coverage is not None:
+            if not 0 < coverage < 1:
+                raise UsageError(f"--coverage must lie between 0 and 1, not {coverage}")
+            sets = SetRule(coverage, set_threshold(self.probabilities, self.labels, coverage))
+        return Promises(answers, sets)
 
-    def set_threshold(self, coverage: float) -> float:
-        """The least probability that puts a class into a set, as these pictures tell.
-
-        Args:
-            coverage: share of pictures whose set is to hold the true class.
-
-        Raises:
-            UsageError: no such share.
-        """
-        if not 0 < coverage < 1:
-            raise UsageError(f"--coverage must lie between 0 and 1, not {coverage}")
-        return set_threshold(self.probabilities, self.labels, coverage)
-
-    def kept_promise(self, given: Promise) -> tuple[Figure, Figure]:
-        """How a promise fared on these pictures: share answered, and share right of those."""
-        answered = self.confidences >= given.threshold
+    def answered(self) -> tuple[Figure, Figure]:
+        """How the promise of answers fared here: share answered, and share right of those."""
+        assert self.promises.answers is not None, "asked for"
+        answered = self.promises.answers.is_sure(self.confidences)
         right = int(self.right[answered].sum())
         return (
             metrics.proportion(int(answered.sum()), len(answered), self.interval),
             metrics.proportion(right, int(answered.sum()), self.interval),
         )
 
-    def set_figures(self, threshold: float) -> tuple[Figure, Figure, float]:
+    def set_figures(self) -> tuple[Figure, Figure, float]:
         """How sets fared here: share that hold the true class, share empty, mean size."""
-        sets = prediction_sets(self.probabilities, threshold)
+        assert self.promises.sets is not None, "asked for"
+        sets = self.promises.sets.holds(self.probabilities)
         n = len(sets)
         held = int(sets[np.arange(n), self.labels].sum())
         empty = int((~sets.any(1)).sum())
@@ -209,41 +203,38 @@ class Evaluation:
     def promise_lines(self) -> list[str]:
         """What was promised of answers and sets, and on a test set how it turned out."""
         lines = []
-        if given := self.promised:
+        if given := self.promises.answers:
             lines.append(
                 f"answers {100 * given.answered:.1f} % of pictures, right on at least "
                 f"{100 * (1 - given.risk):g} % of those, with 95 % confidence: where the likeliest "
                 f"class has {given.threshold:.4f} or more (from {given.n:,} pictures held out)"
             )
             if self.split == "test":
-                answered, right = self.kept_promise(given)
+                answered, right = self.answered()
                 lines.append(
                     f"here: answers {answered.percent()}, right on {right.percent()} of those"
                 )
-        if self.sets:
-            coverage, threshold = self.sets
-            held, empty, size = self.set_figures(threshold)
+        if rule := self.promises.sets:
+            held, empty, size = self.set_figures()
             lines.append(
-                f"sets of all classes with {threshold:.4f} or more, for {100 * coverage:g} % "
-                f"coverage: hold the true class of {held.percent()}, {size:.2f} classes on "
-                f"average, empty (not sure): {empty.percent()}"
+                f"sets of all classes with {rule.threshold:.4f} or more, for "
+                f"{100 * rule.coverage:g} % coverage: hold the true class of {held.percent()}, "
+                f"{size:.2f} classes on average, empty (not sure): {empty.percent()}"
             )
         return lines
 
     def _promises(self) -> dict[str, Any]:
         found: dict[str, Any] = {}
-        if given := self.promised:
-            answered, right = self.kept_promise(given)
+        if given := self.promises.answers:
+            answered, right = self.answered()
             found["promise"] = asdict(given) | {
                 "confidence": 0.95,
                 "answered_here": asdict(answered),
                 "right_of_those_here": asdict(right),
             }
-        if self.sets:
-            held, empty, size = self.set_figures(self.sets[1])
-            found["sets"] = {
-                "coverage": self.sets[0],
-                "threshold": self.sets[1],
+        if rule := self.promises.sets:
+            held, empty, size = self.set_figures()
+            found["sets"] = asdict(rule) | {
                 "hold_the_true_class_here": asdict(held),
                 "empty_here": asdict(empty),
                 "mean_size_here": size,

@@ -1,8 +1,6 @@
 """What training writes into the run folder: its description, its log, and the best model so far."""
 
 import contextlib
-import csv
-import io
 import itertools
 import shutil
 from dataclasses import replace
@@ -14,12 +12,14 @@ from torch import nn
 from eyebright import metrics
 from eyebright.batches import Normalization
 from eyebright.calibration import fit_temperature, softmax
-from eyebright.checkpoint import ModelCard, load_card, save_card, save_model, write_file
+from eyebright.checkpoint import ModelCard, append_line, load_card, save_card, save_model
 from eyebright.config import TrainConfig
 from eyebright.console import shown
 from eyebright.data import Dataset
 from eyebright.errors import NumbersError, StorageError, UsageError
 from eyebright.evaluation import Evaluation
+from eyebright.losses import EVEN
+from eyebright.tracking import Tracker
 from eyebright.training import EpochResult, check_weights
 
 
@@ -72,6 +72,7 @@ class Keeper:
         config: says by which metric.
         classes: class names.
         normalization: of the pictures.
+        tracker: is told what ``log.csv`` gets; None: nobody is.
     """
 
     def __init__(
@@ -81,9 +82,11 @@ class Keeper:
         config: TrainConfig,
         classes: tuple[str, ...],
         normalization: Normalization,
+        tracker: Tracker | None = None,
     ):
         self.folder, self.net, self.config = folder, net, config
         self.classes, self.normalization = classes, normalization
+        self.tracker = tracker
         self.best: EpochResult | None = None
         self.saved: int | None = None  # the epoch whose model is on the disk
 
@@ -93,20 +96,32 @@ class Keeper:
             self._save(result.epoch)
             self.best = result
 
-    def finish(self, val_set: Dataset | None) -> None:
+    def log(self, result: EpochResult) -> None:
+        """Add an epoch to ``log.csv``, and tell the tracker, if there is one."""
+        row, path = log_row(result), self.folder / "log.csv"
+        if not path.exists():
+            append_line(path, ",".join(row))
+        append_line(path, ",".join(row.values()))
+        if self.tracker:
+            self.tracker.add(row)
+
+    def finish(self, val_set: Dataset | None) -> Evaluation | None:
         """Calibrate the model that was kept, and write down what it says of the pictures held out.
 
         Writes its temperature into ``model.json``, and ``val.json`` and ``predictions-val.csv``.
 
         Args:
             val_set: what the training was validated on.
+
+        Returns:
+            What it says; None where nothing was held out.
         """
         if val_set is None or self.best is None or self.best.val_logits is None:
-            return
+            return None
         logits = self.best.val_logits.numpy()
-        temperature = fit_temperature(logits, val_set.labels)
+        temperature = fit_temperature(logits, val_set.labels, self.config.balance in EVEN)
         save_card(self.folder, replace(load_card(self.folder), temperature=temperature))
-        Evaluation(
+        evaluation = Evaluation(
             split="val",
             classes=self.classes,
             ids=val_set.ids,
@@ -115,7 +130,9 @@ class Keeper:
             fingerprint=val_set.fingerprint,
             tta=self.config.tta,
             temperature=temperature,
-        ).write(self.folder)
+        )
+        evaluation.write(self.folder)
+        return evaluation
 
     def save_interrupted(self, results: list[EpochResult]) -> None:
         """Save the model as it is, unless a better one is there already or it is broken."""
@@ -146,6 +163,8 @@ class Keeper:
         line = f"validation accuracy {figure.percent()} on {figure.n:,} pictures held out"
         if self.config.metric == "balanced-accuracy":
             line += f", balanced accuracy {100 * self.score(self.best):.1f} %"
+        if self.config.tta == "mirror":
+            line += ", averaged with mirror images"
         return f"{line}, epoch {self.best.epoch}"
 
     def target_line(self, last: EpochResult, target: float, seconds: float) -> str:
@@ -180,18 +199,18 @@ class Keeper:
         self.saved = epoch
 
 
-def write_log(path: Path, results: list[EpochResult]) -> None:
-    """Write ``log.csv``, a row an epoch."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(
-        ["epoch", "step", "seconds", "train_loss", "val_accuracy", "val_balanced_accuracy", "val_n"]
-    )
-    for r in results:
-        row: list[Any] = [r.epoch, r.step, f"{r.seconds:.3f}", f"{r.train_loss:.6f}"]
-        if r.val_confusion is not None:
-            figure = metrics.accuracy(r.val_confusion)
-            balanced = metrics.balanced_accuracy(r.val_confusion)
-            row += [f"{figure.value:.6f}", f"{balanced:.6f}", figure.n]
-        writer.writerow(row + [""] * (7 - len(row)))
-    write_file(path, text.getvalue().encode())
+def log_row(result: EpochResult) -> dict[str, str]:
+    """What ``log.csv`` says of an epoch; nothing under ``val_...`` where nothing is held out."""
+    row = {
+        "epoch": str(result.epoch),
+        "step": str(result.step),
+        "seconds": f"{result.seconds:.3f}",
+        "train_loss": f"{result.train_loss:.6f}",
+    }
+    row |= dict.fromkeys(("val_accuracy", "val_balanced_accuracy", "val_n"), "")
+    if result.val_confusion is not None:
+        figure = metrics.accuracy(result.val_confusion)
+        row["val_accuracy"] = f"{figure.value:.6f}"
+        row["val_balanced_accuracy"] = f"{metrics.balanced_accuracy(result.val_confusion):.6f}"
+        row["val_n"] = str(figure.n)
+    return row

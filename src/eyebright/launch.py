@@ -1,59 +1,36 @@
-"""`train`: decides what is open, makes the run folder, drives the loop and keeps the best."""
+"""`train`: makes the run folder, drives the loop and keeps the best."""
 
 import contextlib
 import math
 import os
-import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from rich.table import Table
 from torch import nn
 
 from eyebright import kernels, metrics
-from eyebright.augment import MIRROR, parse_augment
-from eyebright.batches import HALF, Normalization, measure_normalization, predict_logits
+from eyebright.augment import parse_augment
 from eyebright.checkpoint import write_file, write_json
-from eyebright.config import (
-    UNBALANCED,
-    WITH_MATRIX_HARDWARE,
-    TrainConfig,
-    fit_to_data,
-    parse_time,
-    recipe_config,
-)
+from eyebright.config import TrainConfig, parse_time, recipe_config
 from eyebright.console import out, say, shown
 from eyebright.data import Dataset, load
-from eyebright.data.splits import group_folds, stratified_folds, stratified_split
-from eyebright.errors import DataError, NumbersError, UsageError
-from eyebright.evaluation import Evaluation, read_evaluation
-from eyebright.keeper import Keeper, claim_folder, describe_data, write_log
-from eyebright.models import check_name, create_model
-from eyebright.plan import CURVES, Pacer, Plan, make_plan
+from eyebright.errors import NumbersError, UsageError
+from eyebright.holdout import hold_out
+from eyebright.keeper import Keeper, claim_folder, describe_data
+from eyebright.models import check_name
+from eyebright.plan import Pacer, Plan, make_plan
+from eyebright.prepare import decide, is_to_be_planned, nets_to_compare, prepare_net, to_device
 from eyebright.report import write_report
 from eyebright.report.baselines import TrainedOn
 from eyebright.run import Run
-from eyebright.runtime import (
-    available_cores,
-    choose_device,
-    choose_precision,
-    describe,
-    has_matrix_hardware,
-    memory_errors,
-    memory_format,
-    set_up,
-)
+from eyebright.runtime import choose_device, describe, memory_errors, set_up
+from eyebright.tracking import find_tracker
 from eyebright.training import EpochResult, count_steps, fit, plain_schedule
-
-SPLIT_SEED = 0  # of what is held out: runs that differ in their seed are compared on the same
-MEASURED_PIXELS = 10_000_000  # so many tell the mean and deviation of all
-WHITENING_PIXELS = 2_000_000  # so many tell the statistics of patches
 
 
 def train(
@@ -65,6 +42,7 @@ def train(
     runs: str | os.PathLike[str] = "runs",
     skip_bad: bool = False,
     workers: int | None = None,
+    track: str | None = None,
     quiet: bool = False,
     started: float | None = None,
     **settings: Any,
@@ -81,6 +59,7 @@ def train(
         runs: the folder of runs.
         skip_bad: go on without pictures that cannot be read.
         workers: threads that decode pictures; None: one a processor core.
+        track: ``tensorboard`` also sends there what ``log.csv`` gets.
         quiet: print nothing.
         started: when the clock of ``time`` began to run, of ``time.monotonic``; None: now.
         **settings: any other setting of `TrainConfig`; ``time`` also as text, such as ``"3m"``.
@@ -106,7 +85,7 @@ def train(
     if "time" in settings and settings.keys() & {"epochs", "max_steps"}:
         raise UsageError("--time decides how many epochs there are: leave --epochs out")
     config = recipe_config(recipe).replace(**settings)
-    device = choose_device(config.device)
+    device, tracker = choose_device(config.device), find_tracker(track)
     parse_augment(config.augment)
     if isinstance(model, nn.Module):
         config = config.replace(model=type(model).__qualname__)
@@ -136,7 +115,8 @@ def train(
         net, normalization = prepare_net(model, config, data, train_set)
         net = to_device(net, config, device)
         folder = claim_folder(Path(runs), name or default_name(data, recipe))
-        keeper = Keeper(folder, net, config, data.classes, normalization)
+        tracked = tracker(folder) if tracker else None
+        keeper = Keeper(folder, net, config, data.classes, normalization, tracked)
         results: list[EpochResult] = []
         try:
             write_file(folder / "config.json", config.to_json().encode())
@@ -155,7 +135,7 @@ def train(
                 for result in epochs:
                     keeper.keep(result)
                     results.append(replace(result, val_logits=None))
-                    write_log(folder / "log.csv", results)
+                    keeper.log(result)
                     if plan and pacer:
                         pacer.epoch_is_over(result)
                         plan.write(folder)
@@ -163,7 +143,7 @@ def train(
                         tell(epoch_line(results, math.ceil(schedule.total_steps / steps_per_epoch)))
                     if config.target is not None and keeper.score(result) >= config.target:
                         break
-            keeper.finish(val_set)
+            evaluation = keeper.finish(val_set)
             TrainedOn.learn(train_set).write(folder)
         except KeyboardInterrupt:
             keeper.save_interrupted(results)
@@ -178,7 +158,7 @@ def train(
 
     run = Run(folder, model if isinstance(model, nn.Module) else None)
     run.remember(val_set)
-    report = write_report(run, data=val_set)
+    report = write_report(run, evaluation=evaluation, data=val_set)
     tell("Finished Training")
     if results[0].running_losses and not quiet:
         out.print(loss_table(results))
@@ -188,257 +168,9 @@ def train(
     return run
 
 
-def train_several(
-    data: Dataset | str | os.PathLike[str],
-    seeds: int = 1,
-    *,
-    recipe: str = "fast",
-    name: str | None = None,
-    skip_bad: bool = False,
-    workers: int | None = None,
-    quiet: bool = False,
-    **settings: Any,
-) -> list[Run]:
-    """Train a run for each of several seeds, or for each fold where ``folds`` is among settings.
-
-    Args:
-        data: as in `train`.
-        seeds: how many, counted from ``seed``.
-        recipe: as in `train`.
-        name: of the folders, to which seed or fold is added.
-        skip_bad: as in `train`.
-        workers: as in `train`.
-        quiet: print nothing.
-        **settings: as in `train`.
-
-    Returns:
-        The runs. They are validated on the same pictures, but for folds.
-    """
-    config = recipe_config(recipe).replace(
-        **{key: value for key, value in settings.items() if key != "runs"}
-    )
-    if not isinstance(data, Dataset):
-        data = load(data, imgsz=config.imgsz, skip_bad=skip_bad, workers=workers)
-    base = name or default_name(data, recipe)
-    if config.folds:
-        varied = [(f"fold{k}", {"fold": k}) for k in range(1, config.folds + 1)]
-    else:
-        varied = [(f"seed{s}", {"seed": s}) for s in range(config.seed, config.seed + seeds)]
-    trained = []
-    for suffix, change in varied:
-        if not quiet:
-            say(f"== {suffix}")
-        own = settings | change
-        trained.append(
-            train(
-                data, recipe=recipe, name=f"{base}-{suffix}", skip_bad=skip_bad, quiet=quiet, **own
-            )
-        )
-    return trained
-
-
 def default_name(data: Dataset, recipe: str) -> str:
     """What a run folder is called where the user does not say; a folder's name may be hidden."""
     return f"{data.name}-{recipe}".lstrip(".")
-
-
-def join_folds(runs: list[Run]) -> tuple[Evaluation, Path]:
-    """Out-of-fold predictions: what the runs of all folds said of the pictures they never saw.
-
-    Returns:
-        Their evaluation, and the new folder beside the runs that it was written to.
-    """
-    parts = [read_evaluation(run.path, "val") for run in runs]
-    joined = Evaluation(
-        split="val",
-        classes=parts[0].classes,
-        ids=[name for part in parts for name in part.ids],
-        labels=np.concatenate([part.labels for part in parts]),
-        probabilities=np.concatenate([part.probabilities for part in parts]),
-        fingerprint=str(runs[0].data_record["fingerprint"]),
-        tta=parts[0].tta,
-        temperature=1.0,  # each fold's own is in its probabilities
-    )
-    first = runs[0].path
-    folder = claim_folder(first.parent, re.sub(r"-fold1(-\d+)?$", "-folds", first.name))
-    joined.write(folder)
-    return joined, folder
-
-
-def is_to_be_planned(config: TrainConfig, settings: dict[str, Any]) -> bool:
-    """Whether time or target decides net and length, and not the recipe or the user."""
-    if config.time is not None:
-        return True
-    length_is_set = settings.keys() & {"epochs", "max_steps"}
-    return config.target is not None and config.model in CURVES and not length_is_set
-
-
-def nets_to_compare(
-    model: nn.Module | str | None,
-    config: TrainConfig,
-    settings: dict[str, Any],
-    data: Dataset,
-    device: torch.device,
-) -> Iterator[tuple[str, nn.Module]]:
-    """The nets that a plan may choose from: one if the user named it, or the recipe has its own."""
-    free = "model" not in settings and model is None and config.model in CURVES
-    for name in CURVES if free else [config.model]:
-        if isinstance(model, nn.Module):
-            check_logits(model, data, HALF)
-            net = model
-        else:
-            net = create_model(name, len(data.classes), data.imgsz)
-        yield name, to_device(net, config, device)
-
-
-def to_device(net: nn.Module, config: TrainConfig, device: torch.device) -> nn.Module:
-    """The net on its device, its filters laid out as its pictures will be."""
-    assert config.imgsz is not None, "decided before"
-    layout = memory_format(config.batch_size, config.imgsz, config.precision, device)
-    return net.to(device).to(memory_format=layout)
-
-
-def hold_out(data: Dataset, config: TrainConfig) -> tuple[Dataset, Dataset | None]:
-    """The pictures to train on and those to validate on: the data's own part, or one cut out.
-
-    Raises:
-        DataError: fewer than two classes, or a class without pictures.
-    """
-    counts = data.counts()
-    if len(data.classes) < 2:
-        raise DataError(f"{shown(data.name)}: two classes are the least there is to tell apart")
-    if not counts.all():
-        empty = data.classes[int(np.argmin(counts))]
-        raise DataError(f"{shown(data.name)}: the class '{shown(empty)}' has no pictures")
-    if data.val is not None and not config.folds:
-        return data, data.val
-    held_out = choose_held_out(data, config)
-    if not held_out.any():
-        return data, None
-    kept, val_set = data.subset(np.flatnonzero(~held_out)), data.subset(np.flatnonzero(held_out))
-    if not kept.counts().all():
-        empty = data.classes[int(np.argmin(kept.counts()))]
-        raise DataError(
-            f"{shown(data.name)}: nothing of the class '{shown(empty)}' is left to train on, all "
-            "of its pictures are held out; choose other parts"
-        )
-    return kept, val_set
-
-
-def choose_held_out(data: Dataset, config: TrainConfig) -> NDArray[np.bool_]:
-    """Which pictures to hold out, bool (n,): the same ones whatever the seed of the training.
-
-    Raises:
-        UsageError: no such fold or column.
-        DataError: too few groups.
-    """
-    if config.group is not None and config.group not in data.columns:
-        known = f"it has {', '.join(map(shown, data.columns))}" if data.columns else "it has none"
-        raise UsageError(
-            f"--group: {shown(data.name)} has no further column '{shown(config.group)}'; {known}"
-        )
-    if config.folds == 1 or config.fold > max(1, config.folds):
-        raise UsageError(f"there is no fold {config.fold} of {config.folds}")
-    groups = data.columns[config.group] if config.group else None
-    if config.folds or (groups and config.val):
-        folds = config.folds or max(2, round(1 / config.val))
-        fold_of = (
-            group_folds(data.labels, groups, folds, SPLIT_SEED)
-            if groups
-            else stratified_folds(data.labels, folds, SPLIT_SEED)
-        )
-        chosen: NDArray[np.bool_] = fold_of == config.fold - 1
-        return chosen
-    held_out = np.zeros(len(data), bool)
-    held_out[stratified_split(data.labels, config.val, SPLIT_SEED)[1]] = True
-    return held_out
-
-
-def decide(
-    config: TrainConfig, settings: dict[str, Any], data: Dataset, n: int, device: torch.device
-) -> TrainConfig:
-    """Everything that was left open: nothing is "auto" any more.
-
-    Args:
-        config: recipe and settings.
-        settings: what the user set; it is not changed.
-        data: what to train on.
-        n: pictures that are left to train on.
-        device: where.
-    """
-    precision = choose_precision(config.precision, device)
-    if (
-        precision == "bf16"
-        and has_matrix_hardware(device)
-        and not is_to_be_planned(config, settings)
-    ):
-        suited = WITH_MATRIX_HARDWARE.get(config.recipe, {})
-        config = config.replace(**{k: v for k, v in suited.items() if k not in settings})
-    config = fit_to_data(config, n, data.imgsz, settings.get("batch_size"))
-    if config.balance == "auto":
-        counts = data.counts()
-        unbalanced = counts.max() >= UNBALANCED * counts.min()
-        config = config.replace(balance="logit-adjust" if unbalanced else "none")
-    if config.balance != "none" and "metric" not in settings:
-        config = config.replace(metric="balanced-accuracy")
-    if not data.mirrors:
-        names = [name for name in config.augment.split("+") if name != MIRROR]
-        config = config.replace(augment="+".join(names) or "none", tta="none")
-    wanted: dict[str, Any] = {
-        key: settings[key] for key in ("epochs", "augment", "tta") if key in settings
-    }
-    if "epochs" in settings and "max_steps" not in settings:
-        wanted["max_steps"] = 0
-    return config.replace(
-        **wanted,
-        device=str(device),
-        precision=precision,
-        imgsz=data.imgsz,
-        threads=config.threads or available_cores(),
-    )
-
-
-def prepare_net(
-    model: nn.Module | str | None, config: TrainConfig, data: Dataset, train_set: Dataset
-) -> tuple[nn.Module, Normalization]:
-    """The net, ready for its first step, and the normalisation of its pictures.
-
-    Args:
-        model: the user's own net, if it is one.
-        config: names the net otherwise.
-        data: has the classes and the size.
-        train_set: some of its pictures are measured for normalisation and whitening.
-
-    Raises:
-        UsageError: the net does not fit the data.
-    """
-    # By chance, because folders are sorted by class; so many that it takes no time.
-    order = np.random.default_rng(config.seed).permutation(len(train_set))
-    few = train_set.images[order[: max(1, MEASURED_PIXELS // data.imgsz**2)]]
-    normalization = HALF if config.normalization == "half" else measure_normalization(few)
-    if isinstance(model, nn.Module):
-        net = model
-    else:
-        net = create_model(config.model, len(data.classes), data.imgsz)
-    if callable(whiten := getattr(net, "whiten", None)):
-        few = few[: max(1, WHITENING_PIXELS // data.imgsz**2)]
-        whiten(normalization(torch.from_numpy(few)))
-    check_logits(net, data, normalization)
-    return net, normalization
-
-
-def check_logits(net: nn.Module, data: Dataset, normalization: Normalization) -> None:
-    """See that a net takes these pictures and tells as many classes apart as there are.
-
-    Raises:
-        UsageError: it gives another number of logits.
-    """
-    shape = tuple(predict_logits(net, data.images[:2], normalization).shape)
-    if shape[1:] != (len(data.classes),):
-        raise UsageError(
-            f"the net gives logits of shape {shape} for two pictures; ({min(2, len(data))}, "
-            f"{len(data.classes)}) is needed for {len(data.classes)} classes"
-        )
 
 
 def describe_machine(config: TrainConfig, device: torch.device) -> dict[str, Any]:

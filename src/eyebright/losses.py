@@ -10,6 +10,9 @@ from torch import Tensor
 Loss = Callable[[Tensor, Tensor], Tensor]
 """Logits (batch, classes) and int64 labels (batch,) to a scalar, in nats."""
 
+EVEN = ("weights", "sampler", "effective-number", "logit-adjust")
+"""Values of ``--balance`` with which a net answers as if all classes were equally frequent."""
+
 
 def cross_entropy(
     logits: Tensor, labels: Tensor, label_smoothing: float = 0.0, weights: Tensor | None = None
@@ -23,12 +26,20 @@ def cross_entropy(
         logits: (batch, classes), of any float type; the loss is computed in fp32.
         labels: int64 (batch,).
         label_smoothing: share of the target that is spread over all classes (Szegedy et al. 2016).
-        weights: (classes,), how much each class counts; None: all the same.
+        weights: (classes,), how much pictures of each class count; None: all the same.
 
     Returns:
         A scalar, in nats.
     """
-    return F.cross_entropy(logits.float(), labels, weights, label_smoothing=label_smoothing)
+    if weights is None:
+        return F.cross_entropy(logits.float(), labels, label_smoothing=label_smoothing)
+    # A picture's whole loss has its class's weight. Torch would weigh each term of the smoothed
+    # target by its own class: a rare one's small share, times a large weight, outweighs the truth.
+    losses = F.cross_entropy(
+        logits.float(), labels, label_smoothing=label_smoothing, reduction="none"
+    )
+    of_picture = weights[labels]
+    return (of_picture * losses).sum() / of_picture.sum()
 
 
 def inverse_frequency(counts: Tensor) -> Tensor:
@@ -59,20 +70,27 @@ def focal(logits: Tensor, labels: Tensor, gamma: float = 2.0) -> Tensor:
 
 
 def logit_adjusted(
-    logits: Tensor, labels: Tensor, log_shares: Tensor, label_smoothing: float = 0.0
+    logits: Tensor, labels: Tensor, shares: Tensor, label_smoothing: float = 0.0
 ) -> Tensor:
     """Cross-entropy of logits to which the log of each class's share is added while training.
 
     What the net itself then says is free of those shares, as if all classes were equally frequent
     (Menon et al. 2021, "Long-tail learning via logit adjustment").
 
+    The smoothed part of the target is spread by the same shares ("unigram" smoothing, Pereyra et
+    al. 2017), so that the net's likeliest class stays the one that a balanced world would make
+    likeliest. Spread evenly, it would be far more than a rare class's share, and the net would
+    see rare classes everywhere.
+
     Args:
         logits: (batch, classes).
         labels: int64 (batch,).
-        log_shares: log of each class's share of the training pictures, (classes,).
-        label_smoothing: as in `cross_entropy`.
+        shares: each class's share of the training pictures, (classes,).
+        label_smoothing: share of the target that is spread, from 0 to 1.
     """
-    return cross_entropy(logits.float() + log_shares, labels, label_smoothing)
+    log_p = F.log_softmax(logits.float() + shares.log(), dim=1)
+    spread = -(log_p @ shares).mean()
+    return (1 - label_smoothing) * F.nll_loss(log_p, labels) + label_smoothing * spread
 
 
 def create_loss(balance: str, counts: Tensor, label_smoothing: float) -> Loss:
@@ -88,8 +106,8 @@ def create_loss(balance: str, counts: Tensor, label_smoothing: float) -> Loss:
     if balance == "focal":
         return focal
     if balance == "logit-adjust":
-        log_shares = (counts / counts.sum()).log()
-        return partial(logit_adjusted, log_shares=log_shares, label_smoothing=label_smoothing)
+        shares = counts / counts.sum()
+        return partial(logit_adjusted, shares=shares, label_smoothing=label_smoothing)
     weighting = {"weights": inverse_frequency, "effective-number": effective_number}.get(balance)
     weights = None if weighting is None else weighting(counts)
     return partial(cross_entropy, label_smoothing=label_smoothing, weights=weights)

@@ -6,7 +6,7 @@ The changes are torchvision's, at five strengths each, after Hendrycks & Dietter
 
 import io
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +18,12 @@ from rich.table import Table
 from torch import Tensor
 
 from eyebright import metrics
-from eyebright.checkpoint import write_json
+from eyebright.checkpoint import write_file, write_json
 from eyebright.classifier import Classifier
 from eyebright.console import progress_bar
 from eyebright.data import Dataset
-from eyebright.images import decode
+from eyebright.data.look import draw_grid
+from eyebright.images import Pixels, decode
 from eyebright.metrics import Figure
 
 MOST_PICTURES = 2000  # a figure of so many is sure to about two points
@@ -118,23 +119,28 @@ class Robustness:
     """Kind of change to accuracies, from the weakest change to the strongest."""
     slices: dict[str, tuple[Figure, ...]]
     """``brightness`` and, where they differ, ``size``: accuracies of the `THIRDS`."""
+    examples: dict[str, Pixels] = field(compare=False)
+    """Kind of change to one picture unchanged and at each strength, uint8 (6, side, side, 3)."""
 
     def table(self) -> Table:
         """Accuracy in percent, a row a kind of change."""
         table = Table(
-            caption=f"accuracy, %, on {self.clean.n:,} of the test pictures; unchanged: "
-            f"{self.clean.percent()}"
+            caption=f"accuracy, %, on {self.clean.n:,} of the test pictures at strengths 1 to 5; "
+            f"unchanged: {self.clean.percent()}"
         )
         table.add_column("change", no_wrap=True)
         for strength in range(1, 6):
             table.add_column(f"{strength}", justify="right")
-        table.add_column("strengths", overflow="fold")
         for name, figures in self.shifted.items():
-            _, strengths, unit = SHIFTS[name]
-            values = [f"{100 * (figure.value or 0.0):.1f}" for figure in figures]
-            said = " ".join(f"{strength:g}" for strength in strengths)
-            table.add_row(name, *values, f"{said} ({unit})")
+            table.add_row(name, *(f"{100 * (figure.value or 0.0):.1f}" for figure in figures))
         return table
+
+    def image(self) -> Image.Image:
+        """One picture after every change, each above the accuracy on pictures changed like it."""
+        captions = []
+        for name, figures in self.shifted.items():
+            captions += [name, *(f"{100 * (figure.value or 0.0):.1f} %" for figure in figures)]
+        return draw_grid(np.concatenate(list(self.examples.values())), captions, columns=6)
 
     def lines(self) -> list[str]:
         """Accuracy of the parts."""
@@ -147,7 +153,7 @@ class Robustness:
         ]
 
     def write(self, folder: Path) -> None:
-        """Write ``shift.json`` into a run folder."""
+        """Write ``shift.json`` and ``shift.png`` into a run folder."""
         record: dict[str, Any] = {"clean": asdict(self.clean)}
         record["shifted"] = {
             name: {
@@ -164,6 +170,9 @@ class Robustness:
             for name, figures in self.slices.items()
         }
         write_json(folder / "shift.json", record)
+        picture = io.BytesIO()
+        self.image().save(picture, "PNG")
+        write_file(folder / "shift.png", picture.getvalue())
 
 
 def measure_robustness(classifier: Classifier, data: Dataset, seed: int = 0) -> Robustness:
@@ -183,20 +192,22 @@ def measure_robustness(classifier: Classifier, data: Dataset, seed: int = 0) -> 
         right = classifier.predict_proba(pixels).argmax(1) == few.labels
         return metrics.proportion(int(right.sum()), len(few))
 
-    shifted = {}
+    shifted, examples = {}, {}
     with progress_bar("changing pictures", 5 * len(SHIFTS)) as bar:
         for name, (change, strengths, _) in SHIFTS.items():
-            figures = []
+            figures, seen = [], [few.images[0]]
             for strength in strengths:
-                figures.append(accuracy(change(pictures, strength)))
+                changed = change(pictures, strength)
+                figures.append(accuracy(changed))
+                seen.append(changed[0].permute(1, 2, 0).numpy())
                 bar.advance()
-            shifted[name] = tuple(figures)
+            shifted[name], examples[name] = tuple(figures), np.stack(seen)
     right = classifier.predict_proba(data.images).argmax(1) == data.labels
     slices = {"brightness": thirds(data.images.mean((1, 2, 3)), right)}
     shorter = np.asarray(data.sizes).min(1)
     if len(np.unique(shorter)) >= 3:
         slices["size"] = thirds(shorter, right)
-    return Robustness(accuracy(pictures), shifted, slices)
+    return Robustness(accuracy(pictures), shifted, slices, examples)
 
 
 def thirds(values: NDArray[Any], right: NDArray[np.bool_]) -> tuple[Figure, ...]:

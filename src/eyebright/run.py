@@ -4,7 +4,7 @@ import csv
 import json
 import os
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from eyebright.calibration import Promise
-from eyebright.checkpoint import ModelCard, append_line, load_card
-from eyebright.classifier import Classifier, Prediction
+from eyebright.calibration import Promises
+from eyebright.checkpoint import ModelCard, append_line, load_card, read_json
+from eyebright.classifier import Classifier
 from eyebright.config import TrainConfig
 from eyebright.console import shown
 from eyebright.data import Dataset, load
@@ -30,30 +30,6 @@ from eyebright.robustness import measure_robustness
 MOST_SAMPLED = 64  # pictures of the test part that may be looked at without opening it
 # The lesson's names, for display only.
 LESSON_NAMES = {"airplane": "plane", "automobile": "car"}
-
-
-@dataclass(frozen=True)
-class Promises:
-    """How predictions become answers; made by `Run.promises`."""
-
-    answers_from: Promise | None
-    sets_from: float | None
-    """The least probability that puts a class into a set."""
-
-    def titles(self) -> list[str]:
-        """What `answers` has, as titles of columns."""
-        return ["answer"] * bool(self.answers_from) + ["set"] * (self.sets_from is not None)
-
-    def answers(self, prediction: Prediction) -> dict[str, Any]:
-        """``answer``, a class or None for "not sure"; ``set``, classes, none of them the same."""
-        found: dict[str, Any] = {}
-        if self.answers_from:
-            sure = prediction.probability >= self.answers_from.threshold
-            found["answer"] = prediction.label if sure else None
-        if self.sets_from is not None:
-            likely = prediction.probabilities.items()
-            found["set"] = [label for label, p in likely if p >= self.sets_from]
-        return found
 
 
 class Run:
@@ -96,8 +72,8 @@ class Run:
     def data_record(self) -> dict[str, Any]:
         """What ``data.json`` holds: source, fingerprint, classes, counts, splits by id."""
         path = self.path / "data.json"
+        record = read_json(path)
         try:
-            record = json.loads(path.read_text(encoding="utf-8"))
             whole = (
                 isinstance(record["source"], str | None)
                 and isinstance(record["fingerprint"], str)
@@ -105,11 +81,11 @@ class Run:
                 and isinstance(record["skipped_bad"], bool)
                 and record["val"] in ("own", "cut", "none")
             )
-        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-            raise ModelError(f"{shown(path)}: unreadable ({error})") from None
+        except (KeyError, TypeError):
+            whole = False
         if not whole:
             raise ModelError(f"{shown(path)}: no record of the data of a run")
-        return dict(record)
+        return record
 
     def log(self) -> list[dict[str, str]]:
         """The rows of ``log.csv``, one an epoch."""
@@ -151,7 +127,7 @@ class Run:
         evaluation = evaluate(
             classifier, self._load_held_out(record, classifier.card.imgsz), "val", interval
         )
-        evaluation = add_promises(evaluation, evaluation, risk, coverage)
+        evaluation = replace(evaluation, promises=evaluation.promise(risk, coverage))
         evaluation.write(self.path)
         return evaluation
 
@@ -185,7 +161,7 @@ class Run:
             ModelError: no readable model.
         """
         record, classifier = self.data_record, self.classifier(device)
-        held_out = None if risk is None and coverage is None else self.held_out()
+        promises = self.promises(risk, coverage)
         named = None
         if not isinstance(data, Dataset | None):
             named = str(data) if str(data) in NAMES else str(Path(data).resolve())
@@ -197,9 +173,7 @@ class Run:
                 f"{shown(data.name)}: these are the very pictures it was trained on; a test on "
                 "them says nothing. Name other data"
             )
-        evaluation = evaluate(classifier, data, "test", interval)
-        if held_out:
-            evaluation = add_promises(evaluation, held_out, risk, coverage)
+        evaluation = replace(evaluate(classifier, data, "test", interval), promises=promises)
         if shift:
             evaluation = replace(evaluation, robustness=measure_robustness(classifier, data))
         opening = {
@@ -230,7 +204,7 @@ class Run:
             )
         return read_evaluation(self.path, "val")
 
-    def promises(self, risk: float | None = None, coverage: float | None = None) -> "Promises":
+    def promises(self, risk: float | None = None, coverage: float | None = None) -> Promises:
         """When to answer, and with which set of classes, as the pictures held out tell.
 
         Args:
@@ -241,11 +215,9 @@ class Run:
             UsageError: nothing was held out, or no such promise can be made.
             ModelError: what was held out is missing or damaged.
         """
-        held_out = None if risk is None and coverage is None else self.held_out()
-        return Promises(
-            held_out.promise(risk) if held_out and risk is not None else None,
-            held_out.set_threshold(coverage) if held_out and coverage is not None else None,
-        )
+        if risk is None and coverage is None:
+            return Promises()
+        return self.held_out().promise(risk, coverage)
 
     def has_test_part(self) -> bool:
         """Whether the data trained on have a test part, as far as names can tell."""
@@ -360,18 +332,3 @@ def read_openings(folder: Path) -> list[dict[str, Any]]:
             opening = None
         openings.append(opening if isinstance(opening, dict) else {})
     return openings
-
-
-def add_promises(
-    evaluation: Evaluation, held_out: Evaluation, risk: float | None, coverage: float | None
-) -> Evaluation:
-    """An evaluation with what pictures held out promise of answers and of sets of classes.
-
-    Raises:
-        UsageError: no such share, or too few pictures for it.
-    """
-    return replace(
-        evaluation,
-        promised=None if risk is None else held_out.promise(risk),
-        sets=None if coverage is None else (coverage, held_out.set_threshold(coverage)),
-    )

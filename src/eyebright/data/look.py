@@ -31,14 +31,15 @@ def lesson_labels(names: Sequence[str]) -> str:
     return " ".join(f"{shown(name):5s}" for name in names).rstrip()
 
 
-def draw_grid(images: Pixels, captions: Sequence[str]) -> Image.Image:
+def draw_grid(images: Pixels, captions: Sequence[str], columns: int = COLUMNS) -> Image.Image:
     """Pictures side by side, enlarged, each above its caption.
 
     Args:
         images: uint8 RGB (n, height, width, 3).
         captions: one a picture.
+        columns: pictures a row.
     """
-    columns = min(COLUMNS, len(images))
+    columns = min(columns, len(images))
     rows = math.ceil(len(images) / columns)
     size = (columns * (CELL + GAP) + GAP, rows * (CELL + CAPTION + GAP) + GAP)
     grid = Image.new("RGB", size, "white")

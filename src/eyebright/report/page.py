@@ -1,17 +1,12 @@
 """From a run folder to ``report.html`` and ``model-card.md``."""
 
-import base64
-import io
-import json
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
-from PIL import Image
 
 from eyebright import metrics
 from eyebright.checkpoint import load_card, read_json, write_file
@@ -20,14 +15,15 @@ from eyebright.console import shown
 from eyebright.data import Dataset
 from eyebright.errors import DataError, EyebrightError, ModelError, UsageError
 from eyebright.evaluation import Evaluation, read_evaluation
+from eyebright.losses import EVEN
 from eyebright.report.baselines import TrainedOn, digests
+from eyebright.report.card import model_card
 from eyebright.report.charts import Line, interval_bars, line_chart
+from eyebright.report.gallery import SIDE, Gallery, data_url
 from eyebright.report.words import LANGUAGES, translator
 from eyebright.run import Run
 
-BUDGET = 3_500_000  # bytes of pictures in a page
 A_CELL, A_GALLERY = 16, 24  # pictures at most
-SIDE = 96  # px of a picture in the page, if it is larger
 MOST_CLASSES = 30  # of a confusion matrix that can be read
 FEW = 200  # pictures, whose figures are not worth much without their intervals
 RISK = 0.05  # of the promise in the report
@@ -35,24 +31,19 @@ RISK = 0.05  # of the promise in the report
 Translate = Callable[..., str]
 
 
-@dataclass(frozen=True)
-class Shown:
-    """A picture in the page."""
-
-    source: str
-    caption: str
-    alt: str
-
-
-def write_report(run: Run, language: str = "en", data: Dataset | None = None) -> Path:
+def write_report(
+    run: Run,
+    language: str = "en",
+    evaluation: Evaluation | None = None,
+    data: Dataset | None = None,
+) -> Path:
     """Write ``report.html`` and ``model-card.md`` into a run folder.
-
-    What the model said of the test set stands in it if that has been opened, otherwise of the
-    pictures held out.
 
     Args:
         run: any.
         language: ``en`` or ``zh``.
+        evaluation: what the report is about. Default: what the run folder holds, of the test set
+            if that has been opened.
         data: the pictures that were evaluated, if they are at hand; otherwise they are read again.
 
     Returns:
@@ -68,7 +59,7 @@ def write_report(run: Run, language: str = "en", data: Dataset | None = None) ->
     from jinja2 import Environment
 
     t = translator(language)
-    evaluation = latest_evaluation(run)
+    evaluation = evaluation or latest_evaluation(run)
     context = base_context(run, t) | {"warnings": []}
     if evaluation is not None:
         evaluation = with_promise(run, evaluation)
@@ -99,8 +90,11 @@ def write_report(run: Run, language: str = "en", data: Dataset | None = None) ->
 
 def with_promise(run: Run, evaluation: Evaluation) -> Evaluation:
     """With what the pictures held out promise, where they promise anything."""
+    if evaluation.promises.answers:
+        return evaluation
     try:
-        return replace(evaluation, promised=run.held_out().promise(RISK))
+        held_out = evaluation if evaluation.split == "val" else run.held_out()
+        return replace(evaluation, promises=held_out.promise(RISK))
     except EyebrightError:
         return evaluation
 
@@ -154,6 +148,7 @@ def base_context(run: Run, t: Translate) -> dict[str, Any]:
         "curves": learning_curves(log, t),
         "tta": card.tta == "mirror",
         "shifts": shift_chart(run, t),
+        "shift_picture": data_url(run.path / "shift.png"),
         "rendering": "pixelated" if card.imgsz < SIDE else "auto",
     }
 
@@ -245,7 +240,7 @@ def risk_chart(evaluation: Evaluation, t: Translate) -> str:
 
 def promise_lines(evaluation: Evaluation, t: Translate) -> list[str]:
     """The promise in words, and on a test set how it turned out; nothing without one."""
-    given = evaluation.promised
+    given = evaluation.promises.answers
     if given is None:
         return []
     lines = [
@@ -258,7 +253,7 @@ def promise_lines(evaluation: Evaluation, t: Translate) -> list[str]:
         )
     ]
     if evaluation.split == "test":
-        answered, right = evaluation.kept_promise(given)
+        answered, right = evaluation.answered()
         lines.append(
             t(
                 "Here: it answered {answered}, right on {right} of those.",
@@ -313,51 +308,6 @@ def pictures_context(evaluation: Evaluation, data: Dataset | None, t: Translate)
     return found | {"cells": cells, "confusion": rows}
 
 
-class Gallery:
-    """Pictures for the page, until its budget is spent.
-
-    Args:
-        evaluation: what was said of them.
-        data: the same pictures in the same order, as their fingerprint has shown.
-    """
-
-    def __init__(self, evaluation: Evaluation, data: Dataset):
-        self.evaluation, self.images, self.left = evaluation, data.images, BUDGET
-        self._made: dict[int, Shown] = {}
-
-    def pictures(self, which: list[int]) -> list[Shown]:
-        """The pictures at these positions of the evaluation; fewer if the budget is spent."""
-        return [picture for i in which if (picture := self._picture(int(i)))]
-
-    def _picture(self, i: int) -> Shown | None:
-        if i not in self._made:
-            if self.left <= 0:
-                return None
-            e = self.evaluation
-            source = encode(self.images[i])
-            truth, guess = shown(e.classes[e.labels[i]]), shown(e.classes[e.predictions[i]])
-            said = f"{guess} {100 * e.confidences[i]:.1f} %"
-            caption = said if truth == guess else f"{said} ({truth})"
-            self._made[i] = Shown(source, f"{caption} · {shown(str(e.ids[i]))}", truth)
-            self.left -= len(source)
-        else:
-            self.left -= len(self._made[i].source)  # it stands in the page again
-        return self._made[i]
-
-
-def encode(pixels: NDArray[np.uint8]) -> str:
-    """A picture as a data URL: small ones without loss, larger ones as JPEG of `SIDE` px."""
-    image = Image.fromarray(pixels)
-    kind, settings = "png", {}
-    if max(image.size) > SIDE:
-        image.thumbnail((SIDE * 2, SIDE * 2))
-    if max(image.size) > 40:
-        kind, settings = "jpeg", {"quality": 85}
-    file = io.BytesIO()
-    image.save(file, kind, **settings)
-    return f"data:image/{kind};base64,{base64.b64encode(file.getvalue()).decode()}"
-
-
 def find_warnings(
     run: Run, evaluation: Evaluation, data: Dataset | None, known: TrainedOn | None, t: Translate
 ) -> list[str]:
@@ -398,6 +348,13 @@ def find_warnings(
     if ratio >= UNBALANCED:
         text = "The largest class has {ratio} times as many pictures as the smallest ({balance})."
         found.append(t(text, ratio=f"{ratio:.0f}", balance=f"--balance {run.config.balance}"))
+        if run.config.balance in EVEN:
+            found.append(
+                t(
+                    "It was trained to answer as if all classes were equally frequent, and its "
+                    "probabilities are meant for that."
+                )
+            )
     return found
 
 
@@ -437,73 +394,3 @@ def markup(svg: str) -> Any:
     from markupsafe import Markup
 
     return Markup(svg)
-
-
-def model_card(run: Run, evaluation: Evaluation | None) -> str:
-    """A model card as model hubs read it: YAML, then Markdown (Mitchell et al. 2019)."""
-    record, config, card = run.data_record, run.config, load_card(run.path)
-    name = shown(run.path.name)
-    head: dict[str, Any] = {
-        "library_name": "eyebright",
-        "pipeline_tag": "image-classification",
-        "tags": ["image-classification", "pytorch", "safetensors"],
-        "model_name": name,
-    }
-    body = [
-        f"# {name}",
-        f"An image classifier with {len(card.classes)} classes, trained with eyebright's recipe "
-        f"`{config.recipe}` (net `{shown(card.architecture)}`, pictures of {card.imgsz} px).",
-        "## Classes\n\n" + ", ".join(shown(c) for c in card.classes),
-        "## Training data\n\n"
-        f"{shown(record['name'])}: {len(record['splits']['train']):,} pictures, "
-        f"{len(record['splits']['val']):,} held out, fingerprint `{record['fingerprint']}`.",
-    ]
-    if evaluation is not None:
-        metrics_of = [
-            {"type": name, "value": figure.value}
-            for name, figure in evaluation.figures.items()
-            if figure.value is not None
-        ]
-        head["model-index"] = [
-            {
-                "name": name,
-                "results": [
-                    {
-                        "task": {"type": "image-classification"},
-                        "dataset": {
-                            "name": shown(record["name"]),
-                            "type": "image",
-                            "split": evaluation.split,
-                        },
-                        "metrics": metrics_of,
-                    }
-                ],
-            }
-        ]
-        rows = [
-            f"| {name} | {f.percent() if name.endswith('accuracy') else f.decimal()} | {f.n:,} |"
-            for name, f in evaluation.figures.items()
-        ]
-        table = ["| figure | value (95 % interval) | pictures |", "|---|---|---|", *rows]
-        per_class = [
-            f"| {shown(c)} | {f['recall'].percent()} | {f['precision'].percent()} |"
-            for c, f in evaluation.per_class().items()
-        ]
-        of_classes = ["| class | recall | precision |", "|---|---|---|", *per_class]
-        which = "test set" if evaluation.split == "test" else "pictures held out"
-        body.append(
-            f"## Evaluation ({which})\n\n" + "\n".join(table) + "\n\n" + "\n".join(of_classes)
-        )
-        warned = [f"- {line}" for line in evaluation.warnings()]
-        calibrated = "calibrated" if evaluation.temperature is not None else "uncalibrated"
-        body.append(
-            "## Limitations\n\n" + "\n".join([f"- Probabilities are {calibrated}.", *warned])
-        )
-    body.append(
-        "## How to use\n\n```python\nimport eyebright\n\n"
-        f'classifier = eyebright.Classifier.load("{name}")\n'
-        'print(classifier.predict(["picture.jpg"])[0])\n```'
-    )
-    # JSON is YAML, and has no surprises in its strings.
-    yaml = "\n".join(f"{key}: {json.dumps(value)}" for key, value in head.items())
-    return f"---\n{yaml}\n---\n\n" + "\n\n".join(body) + "\n"

@@ -46,6 +46,8 @@ CHINESE: dict[str, str] = {
     "The largest class has {ratio} times as many pictures as the smallest ({balance}).": (
         "最大类别的图片数是最小类别的 {ratio} 倍（{balance}）。"
     ),
+    "It was trained to answer as if all classes were equally frequent, and its probabilities are "
+    "meant for that.": ("它被训练成如同所有类别同样常见那样作答，其概率也以此为准。"),
     "The pictures could not be read again, so none are shown: {why}": (
         "无法再次读取图片，因此不显示：{why}"
     ),
@@ -100,6 +102,9 @@ CHINESE: dict[str, str] = {
         "在此：它回答了 {answered}，其中 {right} 正确。"
     ),
     "On changed pictures": "在改变过的图片上",
+    "One picture after every change, above the accuracy on pictures changed like it": (
+        "同一张图片经过每种改变，下方是同样改变的图片上的准确率"
+    ),
     "strength, from weak to strong": "强度，由弱到强",
     "accuracy, %": "准确率，%",
     "brightness": "亮度",

@@ -1,0 +1,79 @@
+"""`model_card`: what model hubs read about a model."""
+
+import json
+from typing import Any
+
+from eyebright.checkpoint import load_card
+from eyebright.console import shown
+from eyebright.evaluation import Evaluation
+from eyebright.run import Run
+
+
+def model_card(run: Run, evaluation: Evaluation | None) -> str:
+    """A model card as model hubs read it: YAML, then Markdown (Mitchell et al. 2019)."""
+    record, config, card = run.data_record, run.config, load_card(run.path)
+    name = shown(run.path.name)
+    head: dict[str, Any] = {
+        "library_name": "eyebright",
+        "pipeline_tag": "image-classification",
+        "tags": ["image-classification", "pytorch", "safetensors"],
+        "model_name": name,
+    }
+    body = [
+        f"# {name}",
+        f"An image classifier with {len(card.classes)} classes, trained with eyebright's recipe "
+        f"`{config.recipe}` (net `{shown(card.architecture)}`, pictures of {card.imgsz} px).",
+        "## Classes\n\n" + ", ".join(shown(c) for c in card.classes),
+        "## Training data\n\n"
+        f"{shown(record['name'])}: {len(record['splits']['train']):,} pictures, "
+        f"{len(record['splits']['val']):,} held out, fingerprint `{record['fingerprint']}`.",
+    ]
+    if evaluation is not None:
+        metrics_of = [
+            {"type": name, "value": figure.value}
+            for name, figure in evaluation.figures.items()
+            if figure.value is not None
+        ]
+        head["model-index"] = [
+            {
+                "name": name,
+                "results": [
+                    {
+                        "task": {"type": "image-classification"},
+                        "dataset": {
+                            "name": shown(record["name"]),
+                            "type": "image",
+                            "split": evaluation.split,
+                        },
+                        "metrics": metrics_of,
+                    }
+                ],
+            }
+        ]
+        rows = [
+            f"| {name} | {f.percent() if name.endswith('accuracy') else f.decimal()} | {f.n:,} |"
+            for name, f in evaluation.figures.items()
+        ]
+        table = ["| figure | value (95 % interval) | pictures |", "|---|---|---|", *rows]
+        per_class = [
+            f"| {shown(c)} | {f['recall'].percent()} | {f['precision'].percent()} |"
+            for c, f in evaluation.per_class().items()
+        ]
+        of_classes = ["| class | recall | precision |", "|---|---|---|", *per_class]
+        which = "test set" if evaluation.split == "test" else "pictures held out"
+        body.append(
+            f"## Evaluation ({which})\n\n" + "\n".join(table) + "\n\n" + "\n".join(of_classes)
+        )
+        warned = [f"- {line}" for line in evaluation.warnings()]
+        calibrated = "calibrated" if evaluation.temperature is not None else "uncalibrated"
+        body.append(
+            "## Limitations\n\n" + "\n".join([f"- Probabilities are {calibrated}.", *warned])
+        )
+    body.append(
+        "## How to use\n\n```python\nimport eyebright\n\n"
+        f'classifier = eyebright.Classifier.load("{name}")\n'
+        'print(classifier.predict(["picture.jpg"])[0])\n```'
+    )
+    # JSON is YAML, and has no surprises in its strings.
+    yaml = "\n".join(f"{key}: {json.dumps(value)}" for key, value in head.items())
+    return f"---\n{yaml}\n---\n\n" + "\n\n".join(body) + "\n"

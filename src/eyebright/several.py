@@ -1,0 +1,87 @@
+"""`train_several`: a run for each seed or fold, and what all folds say together."""
+
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from eyebright.config import recipe_config
+from eyebright.console import say
+from eyebright.data import Dataset, load
+from eyebright.evaluation import Evaluation, read_evaluation
+from eyebright.keeper import claim_folder
+from eyebright.launch import default_name, train
+from eyebright.run import Run
+
+
+def train_several(
+    data: Dataset | str | os.PathLike[str],
+    seeds: int = 1,
+    *,
+    recipe: str = "fast",
+    name: str | None = None,
+    skip_bad: bool = False,
+    workers: int | None = None,
+    track: str | None = None,
+    quiet: bool = False,
+    **settings: Any,
+) -> list[Run]:
+    """Train a run for each of several seeds, or for each fold where ``folds`` is among settings.
+
+    Args:
+        data: as in `train`.
+        seeds: how many, counted from ``seed``.
+        recipe: as in `train`.
+        name: of the folders, to which seed or fold is added.
+        skip_bad: as in `train`.
+        workers: as in `train`.
+        track: as in `train`.
+        quiet: print nothing.
+        **settings: as in `train`.
+
+    Returns:
+        The runs. They are validated on the same pictures, but for folds.
+    """
+    config = recipe_config(recipe).replace(
+        **{key: value for key, value in settings.items() if key != "runs"}
+    )
+    if not isinstance(data, Dataset):
+        data = load(data, imgsz=config.imgsz, skip_bad=skip_bad, workers=workers)
+    base = name or default_name(data, recipe)
+    if config.folds:
+        varied = [(f"fold{k}", {"fold": k}) for k in range(1, config.folds + 1)]
+    else:
+        varied = [(f"seed{s}", {"seed": s}) for s in range(config.seed, config.seed + seeds)]
+    trained = []
+    for suffix, change in varied:
+        if not quiet:
+            say(f"== {suffix}")
+        own: dict[str, Any] = settings | change
+        own |= {"recipe": recipe, "skip_bad": skip_bad, "track": track, "quiet": quiet}
+        trained.append(train(data, name=f"{base}-{suffix}", **own))
+    return trained
+
+
+def join_folds(runs: list[Run]) -> tuple[Evaluation, Path]:
+    """Out-of-fold predictions: what the runs of all folds said of the pictures they never saw.
+
+    Returns:
+        Their evaluation, and the new folder beside the runs that it was written to.
+    """
+    parts = [read_evaluation(run.path, "val") for run in runs]
+    joined = Evaluation(
+        split="val",
+        classes=parts[0].classes,
+        ids=[name for part in parts for name in part.ids],
+        labels=np.concatenate([part.labels for part in parts]),
+        probabilities=np.concatenate([part.probabilities for part in parts]),
+        fingerprint=str(runs[0].data_record["fingerprint"]),
+        tta=parts[0].tta,
+        temperature=1.0,  # each fold's own is in its probabilities
+    )
+    first = runs[0].path
+    folder = claim_folder(first.parent, re.sub(r"-fold1(-\d+)?$", "-folds", first.name))
+    joined.write(folder)
+    return joined, folder
