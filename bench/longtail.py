@@ -1,6 +1,7 @@
 """Unbalanced classes: every value of ``--balance`` on the long-tailed CIFAR-10, three seeds each.
 
     python -m bench.longtail $EYEBRIGHT_DATA/cifar10-folder/cifar10-longtail.csv
+    python -m bench.longtail ... --model wide32 --balance none logit-adjust
 
 The table names 12,406 pictures, 5,000 of the first class down to 50 of the last. A tenth of them is
 held out, the rest trained on; the test is CIFAR-10's own, with 1,000 pictures of each class. A row
@@ -31,6 +32,7 @@ def row_of(run: Run, test_set: eyebright.Dataset) -> dict[str, object]:
     recalls = [figures["recall"].value or 0.0 for figures in evaluation.per_class().values()]
     figures = evaluation.figures
     return {
+        "model": run.config.model,
         "balance": run.config.balance,
         "seed": run.config.seed,
         "epochs": run.config.epochs,
@@ -45,6 +47,7 @@ def main() -> None:
     """Train, test, write rows."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("table", type=Path, help="lies where its paths begin: beside train")
+    parser.add_argument("--model", default="white16", help="fast's own is wide32")
     parser.add_argument("--balance", nargs="+", default=options())
     parser.add_argument("--seeds", type=int, default=3)
     arguments = parser.parse_args()
@@ -52,7 +55,14 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as runs:
         for seed in range(arguments.seeds):
             for balance in arguments.balance:
-                run = eyebright.train(data, balance=balance, seed=seed, runs=runs, quiet=True)
+                run = eyebright.train(
+                    data,
+                    model=arguments.model,
+                    balance=balance,
+                    seed=seed,
+                    runs=runs,
+                    quiet=True,
+                )
                 append_row("longtail", row_of(run, test_set))
 
 

@@ -1,6 +1,7 @@
 """Evaluations: what training writes of them, what is promised by them, and what they warn of."""
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,11 +10,12 @@ import numpy as np
 import pytest
 
 import eyebright
-from eyebright import Dataset, Run, several
-from eyebright.calibration import softmax
+from eyebright import Dataset, Run, cli, several
+from eyebright.calibration import fit_temperature, softmax
 from eyebright.checkpoint import load_card
 from eyebright.errors import ModelError, UsageError
-from eyebright.evaluation import Evaluation, read_evaluation
+from eyebright.evaluation import OTHER_SHARES, Evaluation, read_evaluation
+from eyebright.report import write_report
 
 QUICK = {"batch_size": 16, "model": "white16", "device": "cpu", "quiet": True}
 
@@ -263,3 +265,49 @@ def test_what_is_done_about_unbalanced_classes_is_decided_beforehand(
 ) -> None:
     run: Run = eyebright.train(shades(counts=counts), epochs=1, **QUICK, **settings)
     assert (run.config.balance, run.config.metric) == (balance, metric)
+
+
+def test_probabilities_of_an_evened_net_are_calibrated_for_even_classes() -> None:
+    data = shades(counts=(400, 60, 40))
+    run = eyebright.train(data, epochs=2, balance="weights", **QUICK)
+    held_out = read_evaluation(run.path, "val")
+    logits = np.log(held_out.uncalibrated)
+    temperature = load_card(run.path).temperature
+    assert temperature == pytest.approx(fit_temperature(logits, held_out.labels, even=True), 1e-3)
+    assert temperature != pytest.approx(fit_temperature(logits, held_out.labels), 1e-2)
+
+
+@pytest.mark.parametrize(
+    ("counts", "other"),
+    [
+        ({"a": 250, "b": 250, "c": 250, "d": 250}, False),
+        ({"a": 20, "b": 25, "c": 30, "d": 25}, False),  # by chance
+        ({"a": 1000, "b": 100, "c": 100, "d": 100}, True),
+        ({"a": 100}, True),
+        ({"e": 100}, False),  # nothing to compare
+        ({}, False),
+    ],
+)
+def test_other_shares_of_classes_are_noticed(counts: dict[str, int], other: bool) -> None:
+    assert made().has_other_shares(counts) == other
+
+
+def test_other_shares_of_classes_are_said_where_something_is_promised(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    run = eyebright.train(shades(counts=(500, 60, 60)), epochs=3, val=0.4, **QUICK)
+    for data, said in ((shades(counts=(250, 30, 30)), False), (shades(300, seed=2), True)):
+        evaluation = run.test(data, risk=0.4)
+        cli._show_evaluation(evaluation, run)
+        assert (OTHER_SHARES in " ".join(capsys.readouterr().out.split())) == said
+        html = write_report(run, evaluation=evaluation, data=data).read_text(encoding="utf-8")
+        assert (OTHER_SHARES in html) == said
+
+
+def test_each_epoch_says_the_figure_that_chooses(capsys: pytest.CaptureFixture[str]) -> None:
+    settings = QUICK | {"quiet": False}
+    eyebright.train(shades(counts=(200, 20, 20)), epochs=1, **settings)
+    out = capsys.readouterr().out
+    assert re.search(r"epoch  1/1 .*validation accuracy [^\n]*, balanced \d+\.\d %", out)
+    eyebright.train(shades(90), epochs=1, **settings)
+    assert "balanced" not in capsys.readouterr().out

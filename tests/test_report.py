@@ -12,9 +12,18 @@ import pytest
 import eyebright
 from eyebright import Dataset, Run, metrics
 from eyebright.errors import ModelError, UsageError
+from eyebright.evaluation import with_n
 from eyebright.report import page, write_report
 from eyebright.report.baselines import TrainedOn, digests, small_pixels
-from eyebright.report.charts import Line, interval_bars, line_chart, ticks
+from eyebright.report.charts import (
+    Line,
+    interval_bars,
+    line_chart,
+    shorten,
+    text_width,
+    ticks,
+)
+from eyebright.report.page import RISKS
 from eyebright.report.words import CHINESE, translator
 
 QUICK = {"batch_size": 16, "model": "white16", "device": "cpu", "quiet": True}
@@ -84,7 +93,48 @@ def test_training_and_testing_write_it(tested: Run) -> None:
         assert word in text or word == "wide"
     for title in ("Read this first", "Class by class", "Surest mistakes", "How to do it again"):
         assert title in text
+    [precision, f1] = (evaluation.per_class()["grey"][name] for name in ("precision", "f1"))
+    assert f"grey {with_n(precision, '/')} {with_n(f1, '/')}" in text
+    assert f"log loss {evaluation.figures['log loss'].decimal()} 240" in text
     assert text.index("Read this first") < text.index("Figures") < text.index("Class by class")
+
+
+def test_the_report_promises_what_it_can() -> None:
+    run = eyebright.train(shades(600), epochs=3, val=0.5, **QUICK)
+    text = (run.path / "report.html").read_text(encoding="utf-8")
+    [share] = re.findall(r"right on at least (\d+) % of those, with 95 % confidence", text)
+    smallest = next(r for r in RISKS if can_promise(run, r))
+    assert int(share) == round(100 * (1 - smallest))
+    evaluation = run.test(shades(seed=1), risk=0.3, coverage=0.8)
+    text = write_report(run, evaluation=evaluation).read_text(encoding="utf-8")
+    assert "right on at least 70 % of those" in text
+    assert "Sets of classes for 80 % coverage: they hold the true class of" in text
+    nothing = eyebright.train(shades(60), epochs=1, val=0.1, **QUICK)
+    assert "Nothing is promised" in (nothing.path / "report.html").read_text(encoding="utf-8")
+
+
+def can_promise(run: Run, risk: float) -> bool:
+    try:
+        return run.promises(risk) is not None
+    except UsageError:
+        return False
+
+
+def test_the_largest_mistake_is_opened(tested: Run) -> None:
+    html = write_report(tested).read_text(encoding="utf-8")
+    confusion = tested.test(shades(seed=1)).confusion
+    mistakes = confusion - np.diag(np.diag(confusion))
+    truth, guess = np.unravel_index(int(mistakes.argmax()), mistakes.shape)
+    [opened] = re.findall(r'data-cell="(\d+-\d+)" aria-expanded="true"', html)
+    assert mistakes[tuple(map(int, opened.split("-")))] == mistakes[truth, guess]
+    assert re.findall(r'id="cell-(\d+-\d+)">', html) == [opened]
+
+
+def test_names_are_cut_to_their_room() -> None:
+    assert shorten("cat", 30) == "cat"
+    assert shorten("automobile", 50) == "automo…"
+    assert shorten("像素上的线性分类器", 50) == "像素上…"
+    assert all(text_width(shorten("ab像" * n, 100)) <= 100 for n in range(30))
 
 
 def test_the_page_needs_nothing_else(tested: Run) -> None:

@@ -272,12 +272,17 @@ def test(
 
 
 def _show_evaluation(evaluation: Any, run: Any) -> None:
+    from eyebright.evaluation import OTHER_SHARES
+
     for line in evaluation.lesson_lines(run.short_names()):
         say(line)
     out.print(evaluation.table())
     out.print(evaluation.figures_table())
-    for line in [*evaluation.warnings(), *evaluation.promise_lines()]:
+    promised = evaluation.promise_lines()
+    for line in [*evaluation.warnings(), *promised]:
         say(line)
+    if promised and evaluation.has_other_shares(run.data_record["counts"]):
+        say(OTHER_SHARES)
     if evaluation.robustness:
         out.print(evaluation.robustness.table())
         for line in evaluation.robustness.lines():

@@ -2,6 +2,7 @@
 
 import csv
 import io
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -26,6 +27,10 @@ INTERVALS = {
     "exact": "95 %; proportions: Clopper & Pearson 1934 (F1 through Jaccard)",
 }
 OTHERS = "balanced accuracy, log loss and Brier score: bias-corrected bootstrap (Efron 1987)"
+OTHER_SHARES = (
+    "These pictures have other shares of classes than those trained on: what is promised need not "
+    "hold for them."
+)
 TOP = 5
 
 
@@ -191,6 +196,28 @@ class Evaluation:
             for name, figures in self.per_class().items()
             if (high := figures["recall"].high) is not None and high < average / 2
         ]
+
+    def has_other_shares(self, counts: Mapping[str, int]) -> bool:
+        """Whether these pictures surely have other shares of classes than others, and by far.
+
+        Surely: by a chi-squared test at one in a thousand. By far: a tenth of the pictures, or
+        more, would have to change their class.
+
+        Args:
+            counts: pictures of each class by its name, such as those trained on.
+        """
+        from scipy.stats import chi2_contingency
+
+        table = np.array([[counts.get(name, 0) for name in self.classes], self.confusion.sum(1)])
+        table = table[:, table.any(0)]
+        shares = table / np.maximum(1, table.sum(1, keepdims=True))
+        if (
+            table.shape[1] < 2
+            or not table.any(1).all()
+            or np.abs(np.diff(shares, axis=0)).sum() < 0.2
+        ):
+            return False
+        return float(chi2_contingency(table).pvalue) < 1e-3
 
     def warnings(self) -> list[str]:
         """What the headline does not say."""
@@ -362,12 +389,12 @@ def read_evaluation(folder: Path, split: str) -> Evaluation:
         raise ModelError(f"{shown(path)}: no predictions, or damaged ({error})") from None
 
 
-def with_n(figure: Figure) -> str:
+def with_n(figure: Figure, of: str = "of") -> str:
     """Such as ``61.0 (60.0–62.0) of 10,000``, in percent."""
     if figure.value is None or figure.low is None or figure.high is None:
-        return f"– of {figure.n:,}"
+        return f"– {of} {figure.n:,}"
     interval = f"({100 * figure.low:.1f}–{100 * figure.high:.1f})"
-    return f"{100 * figure.value:.1f} {interval} of {figure.n:,}"
+    return f"{100 * figure.value:.1f} {interval} {of} {figure.n:,}"
 
 
 def evaluate(

@@ -140,7 +140,8 @@ def train(
                         pacer.epoch_is_over(result)
                         plan.write(folder)
                     if not result.running_losses:
-                        tell(epoch_line(results, math.ceil(schedule.total_steps / steps_per_epoch)))
+                        epochs_in_all = math.ceil(schedule.total_steps / steps_per_epoch)
+                        tell(epoch_line(results, epochs_in_all, config.metric))
                     if config.target is not None and keeper.score(result) >= config.target:
                         break
             evaluation = keeper.finish(val_set)
@@ -194,13 +195,15 @@ def closing_lines(
     return [*lines, f"run folder: {shown(keeper.folder)}"]
 
 
-def epoch_line(results: list[EpochResult], epochs: int) -> str:
+def epoch_line(results: list[EpochResult], epochs: int, metric: str) -> str:
     """What is printed when an epoch is over: its loss, accuracy and seconds of training."""
     result = results[-1]
     seconds = result.seconds - (results[-2].seconds if len(results) > 1 else 0)
     line = f"epoch {result.epoch:2d}/{epochs}  train loss {result.train_loss:.3f}"
     if result.val_confusion is not None:
         line += f"  validation accuracy {metrics.accuracy(result.val_confusion).percent()}"
+        if metric == "balanced-accuracy":
+            line += f", balanced {100 * metrics.balanced_accuracy(result.val_confusion):.1f} %"
     return f"{line}  {seconds:.1f} s"
 
 

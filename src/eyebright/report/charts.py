@@ -4,11 +4,13 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
+from unicodedata import east_asian_width
 
 from eyebright.metrics import Figure
 
-WIDTH, HEIGHT = 640, 320
+WIDTH, HEIGHT = 480, 300  # about as wide as the page shows them, so that text keeps its size
 LEFT, RIGHT, TOP, BOTTOM = 56, 14, 14, 46
+MOST_NAME = 170  # px that a name may take beside its bar
 
 Points = Sequence[tuple[float, float]]
 
@@ -54,8 +56,9 @@ def line_chart(
         percent: whether both are shares, to be written in percent.
     """
     points = [point for line in lines for point in line.points]
+    ends = [end for line in lines for span in line.spans for end in span]
     x0, x1 = x_range or _range([x for x, _ in points])
-    y0, y1 = y_range or _range([y for _, y in points])
+    y0, y1 = y_range or _range([y for _, y in points] + ends)
 
     def at(x: float, y: float) -> tuple[float, float]:
         across = LEFT + (x - x0) / (x1 - x0) * (WIDTH - LEFT - RIGHT)
@@ -112,14 +115,15 @@ def interval_bars(rows: Sequence[tuple[str, Figure]]) -> str:
     Args:
         rows: name and figure, from 0 to 1.
     """
-    height, name_width, value_width = 26, 150, 150
+    height, value_width = 26, 140
+    short = [shorten(name, MOST_NAME) for name, _ in rows]
+    name_width = 12 + max(map(text_width, short), default=0)
     full = WIDTH - name_width - value_width
     parts = []
     for i, (name, figure) in enumerate(rows):
         y, length = i * height, full * (figure.value or 0.0)
-        short = name if len(name) <= 20 else name[:19] + "…"
         parts.append(
-            f'<text x="{name_width - 8}" y="{y + 17}" text-anchor="end">{escape(short)}</text>'
+            f'<text x="{name_width - 8}" y="{y + 17}" text-anchor="end">{escape(short[i])}</text>'
             f'<rect class="bar" x="{name_width}" y="{y + 5}" height="16" width="{length:.1f}" '
             f'rx="3"><title>{escape(name)}</title></rect>'
         )
@@ -134,6 +138,20 @@ def interval_bars(rows: Sequence[tuple[str, Figure]]) -> str:
         f'<svg class="chart" viewBox="0 0 {WIDTH} {max(1, len(rows)) * height}" role="img">'
         f"{''.join(parts)}</svg>"
     )
+
+
+def text_width(text: str) -> int:
+    """About how many px a text takes in a chart: Chinese characters take two letters' room."""
+    return sum(14 if east_asian_width(letter) in "WF" else 7 for letter in text)
+
+
+def shorten(text: str, most: int) -> str:
+    """A text of at most so many px, with an ellipsis where something was cut off."""
+    if text_width(text) <= most:
+        return text
+    while text and text_width(text) > most - 7:
+        text = text[:-1]
+    return text + "…"
 
 
 def _range(values: Sequence[float]) -> tuple[float, float]:

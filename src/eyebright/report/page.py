@@ -1,5 +1,7 @@
 """From a run folder to ``report.html`` and ``model-card.md``."""
 
+import contextlib
+import shlex
 from collections.abc import Callable
 from dataclasses import replace
 from importlib.resources import files
@@ -14,7 +16,7 @@ from eyebright.config import UNBALANCED
 from eyebright.console import shown
 from eyebright.data import Dataset
 from eyebright.errors import DataError, EyebrightError, ModelError, UsageError
-from eyebright.evaluation import Evaluation, read_evaluation
+from eyebright.evaluation import OTHER_SHARES, Evaluation, read_evaluation, with_n
 from eyebright.losses import EVEN
 from eyebright.report.baselines import TrainedOn, digests
 from eyebright.report.card import model_card
@@ -25,8 +27,9 @@ from eyebright.run import Run
 
 A_CELL, A_GALLERY = 16, 24  # pictures at most
 MOST_CLASSES = 30  # of a confusion matrix that can be read
+PROGRAMS = {"eyebright": "eyebright", "__main__.py": "python -m eyebright"}  # wherever they lie
 FEW = 200  # pictures, whose figures are not worth much without their intervals
-RISK = 0.05  # of the promise in the report
+RISKS = (0.05, 0.1, 0.2)  # of the promise in the report: the first that can be made
 
 Translate = Callable[..., str]
 
@@ -92,11 +95,12 @@ def with_promise(run: Run, evaluation: Evaluation) -> Evaluation:
     """With what the pictures held out promise, where they promise anything."""
     if evaluation.promises.answers:
         return evaluation
-    try:
-        held_out = evaluation if evaluation.split == "val" else run.held_out()
-        return replace(evaluation, promises=held_out.promise(RISK))
-    except EyebrightError:
-        return evaluation
+    for risk in RISKS:
+        with contextlib.suppress(EyebrightError):  # nothing held out, or too few for so much
+            held_out = evaluation if evaluation.split == "val" else run.held_out()
+            answers = held_out.promise(risk).answers
+            return replace(evaluation, promises=replace(evaluation.promises, answers=answers))
+    return evaluation
 
 
 def latest_evaluation(run: Run) -> Evaluation | None:
@@ -125,7 +129,8 @@ def base_context(run: Run, t: Translate) -> dict[str, Any]:
         ),
     ]
     try:
-        command = " ".join(shown(str(word)) for word in env["command"])
+        program, *words = map(str, env["command"])
+        command = shown(shlex.join([PROGRAMS.get(Path(program).name, program), *words]))
         versions = ", ".join(f"{name} {number}" for name, number in env["packages"].items())
     except (KeyError, TypeError, AttributeError) as error:
         raise ModelError(
@@ -197,10 +202,14 @@ def figures_context(evaluation: Evaluation, t: Translate) -> dict[str, Any]:
             "interval": t("95 % interval: {low} to {high}", low=ends[0], high=ends[1]),
         },
         "figures": [
-            (t(name), f.percent() if name.endswith("accuracy") else f.decimal())
+            (t(name), f.percent() if name.endswith("accuracy") else f.decimal(), f"{f.n:,}")
             for name, f in evaluation.figures.items()
         ],
         "bars": markup(interval_bars(recalls)),
+        "per_class": [
+            (shown(c), *(with_n(figures[key], "/") for key in ("precision", "f1")))
+            for c, figures in evaluation.per_class().items()
+        ],
         "reliability": markup(reliability_chart(evaluation, t)),
         "temperature": value
         and t("temperature {value}, fitted on the pictures held out", value=value),
@@ -235,32 +244,38 @@ def risk_chart(evaluation: Evaluation, t: Translate) -> str:
     points = [((i + 1) / len(order), float(errors[i])) for i in places]
     top = max(0.02, 1.1 * max(y for _, y in points))
     titles = t("share answered, %"), t("errors among the answers, %")
-    return line_chart([Line("", points, 1, dots=False)], *titles, (0, 1), (0, top), percent=True)
+    lines = [Line(t("this model"), points, 1, dots=False)]
+    if evaluation.promises.answers:
+        answered, right = evaluation.answered()
+        if answered.value and right.value is not None:
+            lines.append(Line(t("what is promised"), [(answered.value, 1 - right.value)], 2))
+    return line_chart(lines, *titles, (0, 1), (0, top), percent=True)
 
 
 def promise_lines(evaluation: Evaluation, t: Translate) -> list[str]:
-    """The promise in words, and on a test set how it turned out; nothing without one."""
-    given = evaluation.promises.answers
+    """What is promised in words, and on a test set how it turned out."""
+    given, rule = evaluation.promises.answers, evaluation.promises.sets
     if given is None:
-        return []
-    lines = [
-        t(
+        lines = [t("Nothing is promised: too few pictures were held out, or none.")]
+    else:
+        text = (
             "It answers {answered} of pictures, right on at least {right} % of those, with 95 % "
-            "confidence (from {n} pictures held out).",
-            answered=f"{100 * given.answered:.1f} %",
-            right=f"{100 * (1 - given.risk):g}",
-            n=f"{given.n:,}",
+            "confidence (from {n} pictures held out)."
         )
-    ]
-    if evaluation.split == "test":
-        answered, right = evaluation.answered()
-        lines.append(
-            t(
-                "Here: it answered {answered}, right on {right} of those.",
-                answered=answered.percent(),
-                right=right.percent(),
-            )
+        answered, right = f"{100 * given.answered:.1f} %", f"{100 * (1 - given.risk):g}"
+        lines = [t(text, answered=answered, right=right, n=f"{given.n:,}")]
+    if given and evaluation.split == "test":
+        here, kept = (figure.percent() for figure in evaluation.answered())
+        text = "Here: it answered {answered}, right on {right} of those."
+        lines.append(t(text, answered=here, right=kept))
+    if rule:
+        held, _, size = evaluation.set_figures()
+        text = (
+            "Sets of classes for {coverage} % coverage: they hold the true class of {held} of the "
+            "pictures, with {size} classes on average."
         )
+        coverage = f"{100 * rule.coverage:g}"
+        lines.append(t(text, coverage=coverage, held=held.percent(), size=f"{size:.2f}"))
     return lines
 
 
@@ -305,7 +320,7 @@ def pictures_context(evaluation: Evaluation, data: Dataset | None, t: Translate)
                 {"key": key if key in cells else "", "count": count, "heat": heat, "strong": strong}
             )
         rows.append(row)
-    return found | {"cells": cells, "confusion": rows}
+    return found | {"cells": cells, "confusion": rows, "opened": next(iter(cells), "")}
 
 
 def find_warnings(
@@ -337,6 +352,8 @@ def find_warnings(
         found.append(
             t("Probabilities are uncalibrated: nothing was held out to calibrate them with.")
         )
+    if evaluation.has_other_shares(run.data_record["counts"]):
+        found.append(t(OTHER_SHARES))
     if len(evaluation.labels) < FEW:
         n = len(evaluation.labels)
         found.append(t("Only {n} pictures: look at the intervals, not at the figures.", n=n))

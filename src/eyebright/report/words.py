@@ -37,6 +37,8 @@ CHINESE: dict[str, str] = {
     "Probabilities are uncalibrated: nothing was held out to calibrate them with.": (
         "概率未经校准：没有留出可用于校准的图片。"
     ),
+    "These pictures have other shares of classes than those trained on: what is promised need not "
+    "hold for them.": ("这些图片的类别比例与训练图片不同：所作承诺对它们未必成立。"),
     "Only {n} pictures: look at the intervals, not at the figures.": (
         "只有 {n} 张图片：请看区间，而不是数值。"
     ),
@@ -52,6 +54,8 @@ CHINESE: dict[str, str] = {
         "无法再次读取图片，因此不显示：{why}"
     ),
     "Is it better than something simple?": "比简单方法好吗？",
+    "What needs no net: naming the largest class every time, and a linear regression on 8 by 8 "
+    "colours": ("不需要网络的方法：每次都说最大的类别，以及对 8×8 个颜色值的线性回归"),
     "this model": "本模型",
     "always the largest class": "总是最大的类别",
     "linear probe on pixels": "像素上的线性分类器",
@@ -100,6 +104,19 @@ CHINESE: dict[str, str] = {
     ),
     "Here: it answered {answered}, right on {right} of those.": (
         "在此：它回答了 {answered}，其中 {right} 正确。"
+    ),
+    "Nothing is promised: too few pictures were held out, or none.": (
+        "不作承诺：留出的图片太少，或没有留出图片。"
+    ),
+    "Sets of classes for {coverage} % coverage: they hold the true class of {held} of the "
+    "pictures, with {size} classes on average.": (
+        "覆盖率 {coverage} % 的类别集合：包含了 {held} 的图片的真实类别，平均 {size} 个类别。"
+    ),
+    "what is promised": "所承诺的",
+    "pictures": "图片数",
+    "F1": "F1 分数",
+    "In brackets: 95 % intervals; after the slash: how many pictures it is counted over": (
+        "括号内为 95 % 区间；斜线之后是计算所依据的图片数"
     ),
     "On changed pictures": "在改变过的图片上",
     "One picture after every change, above the accuracy on pictures changed like it": (
