@@ -129,6 +129,21 @@ def test_promises_seeds_folds_and_comparisons(
     assert "accuracy" in out
 
 
+@pytest.mark.parametrize("val", ["0", "0.3"])
+@pytest.mark.parametrize("tta", ["none", "mirror"])
+def test_predictions_say_what_their_probabilities_are(
+    eyebright_says: Callable, class_folders: Callable[..., Path], val: str, tta: str
+) -> None:
+    data = class_folders()
+    assert eyebright_says("train", data, *QUICK, "--val", val, "--tta", tta)[0] == 0
+    picture = next(data.rglob("*.png"))
+    out = eyebright_says("predict", "runs/pets-fast", picture)[1]
+    assert ("uncalibrated" in out) == (val == "0")
+    assert ("mirror image averaged" in " ".join(out.split())) == (tta == "mirror")
+    [row] = json.loads(eyebright_says("predict", "runs/pets-fast", picture, "--json")[1])
+    assert (row["calibrated"], row["tta"]) == (val != "0", tta)
+
+
 def test_a_flat_folder_can_be_named_as_test_set(
     eyebright_says: Callable, class_folders: Callable[..., Path]
 ) -> None:

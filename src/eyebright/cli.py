@@ -366,8 +366,9 @@ def predict(
     from rich.table import Table
 
     table = Table("picture", "likeliest", "then", "then", *_titles(given))
-    if classifier.card.temperature is None:
-        table.caption = "probabilities are uncalibrated"
+    notes = ["probabilities are uncalibrated"] * (classifier.card.temperature is None)
+    notes += ["each picture and its mirror image averaged"] * (classifier.card.tta == "mirror")
+    table.caption = "; ".join(notes) or None
     for name, prediction in zip(names, predictions, strict=True):
         cells = [f"{shown(label)} {100 * p:.1f} %" for label, p in prediction.top(3)]
         cells += [""] * (3 - len(cells))
@@ -382,6 +383,7 @@ def _as_json(prediction: Any, given: Any, classifier: Any) -> dict[str, Any]:
         "prediction": prediction.label,
         "probabilities": prediction.probabilities,
         "calibrated": classifier.card.temperature is not None,
+        "tta": classifier.card.tta,
     }
     said |= prediction.answers(given)
     return said

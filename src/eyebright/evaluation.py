@@ -31,6 +31,10 @@ OTHER_SHARES = (
     "These pictures have other shares of classes than those trained on: what is promised need not "
     "hold for them."
 )
+LEAKS = (
+    "{count} of the pictures it was evaluated on are also among those it was trained on, pixel for "
+    "pixel: its figures are too good."
+)
 TOP = 5
 
 
@@ -57,6 +61,8 @@ class Evaluation:
 
     promises: Promises = field(default_factory=Promises)
     """What pictures held out promised of answers and sets of classes."""
+    leaks: int | None = None
+    """How many of them it was also trained on, pixel for pixel; None: unknown."""
     robustness: Robustness | None = None
     """On changed pictures; None: it was not asked for."""
 
@@ -221,7 +227,8 @@ class Evaluation:
 
     def warnings(self) -> list[str]:
         """What the headline does not say."""
-        return [
+        leaks = [LEAKS.format(count=f"{self.leaks:,}")] if self.leaks else []
+        return leaks + [
             f"the average hides a class: {shown(name)} is found in only {figure.percent()} of its "
             f"{figure.n:,} pictures"
             for name, figure in self.hidden_classes()
@@ -277,6 +284,7 @@ class Evaluation:
             "interval": f"{INTERVALS[self.interval]}; {OTHERS}",
             "tta": self.tta,
             "temperature": self.temperature,
+            "leaks": self.leaks,
             "figures": {name: asdict(figure) for name, figure in self.figures.items()},
             "classes": {
                 name: {key: asdict(figure) for key, figure in figures.items()}
@@ -384,6 +392,7 @@ def read_evaluation(folder: Path, split: str) -> Evaluation:
             fingerprint=str(record["fingerprint"]),
             tta=str(record["tta"]),
             temperature=None if temperature is None else float(temperature),
+            leaks=None if record.get("leaks") is None else int(record["leaks"]),
         )
     except (OSError, ValueError, KeyError, IndexError, TypeError, RecursionError) as error:
         raise ModelError(f"{shown(path)}: no predictions, or damaged ({error})") from None

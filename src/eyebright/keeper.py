@@ -105,13 +105,14 @@ class Keeper:
         if self.tracker:
             self.tracker.add(row)
 
-    def finish(self, val_set: Dataset | None) -> Evaluation | None:
+    def finish(self, val_set: Dataset | None, leaks: int | None = None) -> Evaluation | None:
         """Calibrate the model that was kept, and write down what it says of the pictures held out.
 
         Writes its temperature into ``model.json``, and ``val.json`` and ``predictions-val.csv``.
 
         Args:
             val_set: what the training was validated on.
+            leaks: how many of them it was also trained on; None: unknown.
 
         Returns:
             What it says; None where nothing was held out.
@@ -130,6 +131,7 @@ class Keeper:
             fingerprint=val_set.fingerprint,
             tta=self.config.tta,
             temperature=temperature,
+            leaks=leaks,
         )
         evaluation.write(self.folder)
         return evaluation

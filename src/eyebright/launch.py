@@ -26,10 +26,10 @@ from eyebright.models import check_name
 from eyebright.plan import Pacer, Plan, make_plan
 from eyebright.prepare import decide, is_to_be_planned, nets_to_compare, prepare_net, to_device
 from eyebright.report import write_report
-from eyebright.report.baselines import TrainedOn
 from eyebright.run import Run
 from eyebright.runtime import choose_device, describe, memory_errors, set_up
 from eyebright.tracking import find_tracker
+from eyebright.trained_on import TrainedOn
 from eyebright.training import EpochResult, count_steps, fit, plain_schedule
 
 
@@ -144,8 +144,10 @@ def train(
                         tell(epoch_line(results, epochs_in_all, config.metric))
                     if config.target is not None and keeper.score(result) >= config.target:
                         break
-            evaluation = keeper.finish(val_set)
-            TrainedOn.learn(train_set).write(folder)
+            known = TrainedOn.learn(train_set)
+            known.write(folder)
+            leaks = None if val_set is None else known.count_leaks(val_set)
+            evaluation = keeper.finish(val_set, leaks)
         except KeyboardInterrupt:
             keeper.save_interrupted(results)
             keeper.finish(val_set)

@@ -29,22 +29,22 @@ class Figure:
     """Lower end of the 95 % interval; None where none is known that covers."""
     high: float | None
 
-    def percent(self) -> str:
-        """Such as ``61.0 % (60.0 to 62.0)``."""
+    def percent(self, to: str = " to ") -> str:
+        """Such as ``61.0 % (60.0 to 62.0)``; the word between its ends may be another."""
         if self.value is None:
             return "–"
         text = f"{100 * self.value:.1f} %"
         if self.low is None or self.high is None:
             return text
-        return f"{text} ({100 * self.low:.1f} to {100 * self.high:.1f})"
+        return f"{text} ({100 * self.low:.1f}{to}{100 * self.high:.1f})"
 
-    def decimal(self) -> str:
-        """Such as ``0.612 (0.590 to 0.634)``."""
+    def decimal(self, to: str = " to ") -> str:
+        """Such as ``0.612 (0.590 to 0.634)``; the word between its ends may be another."""
         if self.value is None:
             return "–"
         if self.low is None or self.high is None:
             return f"{self.value:.3f}"
-        return f"{self.value:.3f} ({self.low:.3f} to {self.high:.3f})"
+        return f"{self.value:.3f} ({self.low:.3f}{to}{self.high:.3f})"
 
 
 def wilson(successes: int, n: int) -> tuple[float, float]:

@@ -26,6 +26,7 @@ from eyebright.data.sources import NAMES, MissingPartError
 from eyebright.errors import DataError, ModelError, UsageError
 from eyebright.evaluation import Evaluation, evaluate, read_evaluation
 from eyebright.robustness import measure_robustness
+from eyebright.trained_on import TrainedOn
 
 MOST_SAMPLED = 64  # pictures of the test part that may be looked at without opening it
 # The lesson's names, for display only.
@@ -124,10 +125,11 @@ class Run:
                 f"{shown(self.path)}: nothing was held out to validate on; train with --val 0.1, "
                 f"or open the test set: eyebright test {shown(self.path)}"
             )
-        evaluation = evaluate(
-            classifier, self._load_held_out(record, classifier.card.imgsz), "val", interval
+        data = self._load_held_out(record, classifier.card.imgsz)
+        evaluation = evaluate(classifier, data, "val", interval)
+        evaluation = replace(
+            evaluation, promises=evaluation.promise(risk, coverage), leaks=self._leaks(data)
         )
-        evaluation = replace(evaluation, promises=evaluation.promise(risk, coverage))
         evaluation.write(self.path)
         return evaluation
 
@@ -173,7 +175,8 @@ class Run:
                 f"{shown(data.name)}: these are the very pictures it was trained on; a test on "
                 "them says nothing. Name other data"
             )
-        evaluation = replace(evaluate(classifier, data, "test", interval), promises=promises)
+        evaluation = evaluate(classifier, data, "test", interval)
+        evaluation = replace(evaluation, promises=promises, leaks=self._leaks(data))
         if shift:
             evaluation = replace(evaluation, robustness=measure_robustness(classifier, data))
         opening = {
@@ -274,6 +277,11 @@ class Run:
         card = load_card(self.path)
         lesson = card.recipe == "tutorial" and card.classes == CIFAR10_CLASSES
         return LESSON_NAMES if lesson else {}
+
+    def _leaks(self, data: Dataset) -> int | None:
+        """How many pictures it was also trained on; None where that is not known any more."""
+        known = TrainedOn.load(self.path)
+        return None if known is None else known.count_leaks(data)
 
     def _load_test(
         self,

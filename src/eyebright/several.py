@@ -79,6 +79,7 @@ def join_folds(runs: list[Run]) -> tuple[Evaluation, Path]:
         probabilities=np.concatenate([part.probabilities for part in parts]),
         fingerprint=str(runs[0].data_record["fingerprint"]),
         tta=parts[0].tta,
+        leaks=sum(part.leaks or 0 for part in parts),
         temperature=1.0,  # each fold's own is in its probabilities
     )
     first = runs[0].path

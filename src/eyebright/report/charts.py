@@ -10,6 +10,7 @@ from eyebright.metrics import Figure
 
 WIDTH, HEIGHT = 480, 300  # about as wide as the page shows them, so that text keeps its size
 LEFT, RIGHT, TOP, BOTTOM = 56, 14, 14, 46
+TO = "–"  # between the ends of an interval, in any language
 MOST_NAME = 170  # px that a name may take beside its bar
 
 Points = Sequence[tuple[float, float]]
@@ -130,7 +131,7 @@ def interval_bars(rows: Sequence[tuple[str, Figure]]) -> str:
         if figure.low is not None and figure.high is not None:
             low, high = name_width + figure.low * full, name_width + figure.high * full
             parts.append(f'<path class="whisker" d="M{low:.1f} {y + 13}H{high:.1f}"/>')
-        said = figure.percent() if figure.value is not None else "–"
+        said = figure.percent(TO) if figure.value is not None else "–"
         parts.append(
             f'<text class="value" x="{WIDTH}" y="{y + 17}" text-anchor="end">{escape(said)}</text>'
         )

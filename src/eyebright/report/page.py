@@ -16,14 +16,14 @@ from eyebright.config import UNBALANCED
 from eyebright.console import shown
 from eyebright.data import Dataset
 from eyebright.errors import DataError, EyebrightError, ModelError, UsageError
-from eyebright.evaluation import OTHER_SHARES, Evaluation, read_evaluation, with_n
+from eyebright.evaluation import LEAKS, OTHER_SHARES, Evaluation, read_evaluation, with_n
 from eyebright.losses import EVEN
-from eyebright.report.baselines import TrainedOn, digests
 from eyebright.report.card import model_card
-from eyebright.report.charts import Line, interval_bars, line_chart
+from eyebright.report.charts import TO, Line, interval_bars, line_chart
 from eyebright.report.gallery import SIDE, Gallery, data_url
 from eyebright.report.words import LANGUAGES, translator
 from eyebright.run import Run
+from eyebright.trained_on import TrainedOn
 
 A_CELL, A_GALLERY = 16, 24  # pictures at most
 MOST_CLASSES = 30  # of a confusion matrix that can be read
@@ -76,7 +76,7 @@ def write_report(
         known = TrainedOn.load(run.path)
         context |= figures_context(evaluation, t)
         context |= pictures_context(evaluation, data, t)
-        context["warnings"] = find_warnings(run, evaluation, data, known, t)
+        context["warnings"] = find_warnings(run, evaluation, t)
         if missing:
             why = t("The pictures could not be read again, so none are shown: {why}", why=missing)
             context["warnings"].append(why)
@@ -202,7 +202,7 @@ def figures_context(evaluation: Evaluation, t: Translate) -> dict[str, Any]:
             "interval": t("95 % interval: {low} to {high}", low=ends[0], high=ends[1]),
         },
         "figures": [
-            (t(name), f.percent() if name.endswith("accuracy") else f.decimal(), f"{f.n:,}")
+            (t(name), f.percent(TO) if name.endswith("accuracy") else f.decimal(TO), f"{f.n:,}")
             for name, f in evaluation.figures.items()
         ],
         "bars": markup(interval_bars(recalls)),
@@ -265,7 +265,7 @@ def promise_lines(evaluation: Evaluation, t: Translate) -> list[str]:
         answered, right = f"{100 * given.answered:.1f} %", f"{100 * (1 - given.risk):g}"
         lines = [t(text, answered=answered, right=right, n=f"{given.n:,}")]
     if given and evaluation.split == "test":
-        here, kept = (figure.percent() for figure in evaluation.answered())
+        here, kept = (figure.percent(TO) for figure in evaluation.answered())
         text = "Here: it answered {answered}, right on {right} of those."
         lines.append(t(text, answered=here, right=kept))
     if rule:
@@ -275,7 +275,7 @@ def promise_lines(evaluation: Evaluation, t: Translate) -> list[str]:
             "pictures, with {size} classes on average."
         )
         coverage = f"{100 * rule.coverage:g}"
-        lines.append(t(text, coverage=coverage, held=held.percent(), size=f"{size:.2f}"))
+        lines.append(t(text, coverage=coverage, held=held.percent(TO), size=f"{size:.2f}"))
     return lines
 
 
@@ -323,19 +323,11 @@ def pictures_context(evaluation: Evaluation, data: Dataset | None, t: Translate)
     return found | {"cells": cells, "confusion": rows, "opened": next(iter(cells), "")}
 
 
-def find_warnings(
-    run: Run, evaluation: Evaluation, data: Dataset | None, known: TrainedOn | None, t: Translate
-) -> list[str]:
+def find_warnings(run: Run, evaluation: Evaluation, t: Translate) -> list[str]:
     """What a reader must know before the figures."""
     found = []
-    if data is not None and known is not None:
-        leaks = int(np.isin(digests(data), known.digests).sum())
-        if leaks:
-            text = (
-                "{count} of the pictures it was evaluated on are also among those it was trained "
-                "on, pixel for pixel: its figures are too good."
-            )
-            found.append(t(text, count=f"{leaks:,}"))
+    if evaluation.leaks:
+        found.append(t(LEAKS, count=f"{evaluation.leaks:,}"))
     if evaluation.split == "val":
         found.append(
             t("These pictures also chose the best epoch; the test set has not been opened.")
@@ -359,7 +351,7 @@ def find_warnings(
         found.append(t("Only {n} pictures: look at the intervals, not at the figures.", n=n))
     for name, figure in evaluation.hidden_classes():
         text = "The average hides a class: {name} is found in only {figure} of its {n} pictures."
-        found.append(t(text, name=shown(name), figure=figure.percent(), n=f"{figure.n:,}"))
+        found.append(t(text, name=shown(name), figure=figure.percent(TO), n=f"{figure.n:,}"))
     counts = list(run.data_record["counts"].values())
     ratio = max(counts) / max(1, min(counts))
     if ratio >= UNBALANCED:

@@ -1,4 +1,4 @@
-"""What a report needs of the training pictures, so that it never has to read them again."""
+"""What a run keeps of its training pictures, to find leaks and to compare with something simple."""
 
 import hashlib
 from dataclasses import dataclass
@@ -21,7 +21,10 @@ RIDGE = 1e-3
 
 @dataclass(frozen=True)
 class TrainedOn:
-    """Fingerprints of the training pictures, and what needs no net to be learned from them."""
+    """Fingerprints of the training pictures, and what can be learned from them without a net.
+
+    With it, nobody who looks at a run has to read its training pictures again.
+    """
 
     digests: NDArray[np.uint64]
     """One a picture, sorted."""
@@ -66,6 +69,10 @@ class TrainedOn:
             "offset": self.offset,
         }
         write_file(folder / FILE, save_arrays(arrays))
+
+    def count_leaks(self, data: Dataset) -> int:
+        """How many of other pictures are among those trained on, pixel for pixel."""
+        return int(np.isin(digests(data), self.digests).sum())
 
     def probe(self, images: NDArray[np.uint8]) -> NDArray[np.int64]:
         """The classes that the linear probe sees in pictures."""
