@@ -164,6 +164,20 @@ def test_seeds_are_put_together_and_validated_on_the_same_pictures() -> None:
     assert columns_of(alone.table()) == ["run", "accuracy", "± between seeds"]
 
 
+def test_the_same_seed_again_is_no_further_seed() -> None:
+    runs = [trained(f"r{i}", seed=seed) for i, seed in enumerate((0, 1, 0))]
+    found = compare([run.path for run in runs])
+    assert [group.runs for group in found.groups] == [
+        (str(runs[0].path), str(runs[1].path)),
+        (str(runs[2].path),),
+    ]
+    same = compare([runs[0].path, runs[2].path])
+    assert [len(group.right) for group in same.groups] == [1, 1]
+    assert same.difference(same.groups[1]).value == 0
+    with pytest.raises(UsageError, match="r0 is named twice"):
+        compare([runs[0].path, runs[1].path, runs[0].path / "." / ""])
+
+
 def test_other_pictures_and_labels_are_refused() -> None:
     one, other = trained("one"), trained("other")
     one.test(shades(seed=9))

@@ -4,6 +4,7 @@ import json
 import math
 import os
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -267,14 +268,14 @@ def most_said(predictions: NDArray[np.int64]) -> int:
 def compare(runs: Sequence[str | os.PathLike[str]], split: str | None = None) -> Comparison:
     """Compare runs on the pictures that each has been evaluated on.
 
-    Runs that differ in nothing but their seed are put together.
+    Runs that differ in their seed and in nothing else are put together.
 
     Args:
         runs: run folders, two or more.
         split: ``test`` or ``val``; None: test if all of them have been tested, else val.
 
     Raises:
-        UsageError: fewer than two runs, or no such split.
+        UsageError: fewer than two runs, one of them twice, or no such split.
         DataError: runs that were evaluated on different pictures, or not at all.
         ModelError: no run, or damaged files.
     """
@@ -283,6 +284,10 @@ def compare(runs: Sequence[str | os.PathLike[str]], split: str | None = None) ->
     if split not in (None, "val", "test"):
         raise UsageError(f"--split cannot be '{split}'; choose one of: test, val")
     opened = [Run(path) for path in runs]
+    folders = [run.path.resolve() for run in opened]
+    for i, folder in enumerate(folders):
+        if folder in folders[:i]:
+            raise UsageError(f"{shown(runs[i])} is named twice: compare needs different runs")
     if split is None:
         tested = all((run.path / "predictions-test.csv").is_file() for run in opened)
         split = "test" if tested else "val"
@@ -296,10 +301,13 @@ def compare(runs: Sequence[str | os.PathLike[str]], split: str | None = None) ->
     first = found[0]
     places = {name: i for i, name in enumerate(map(str, first.ids))}
     aligned = [align(first, other, places, opened[i].path) for i, other in enumerate(found)]
-    groups: dict[str, list[int]] = {}
+    groups: dict[tuple[str, int], list[int]] = {}
+    seen: Counter[tuple[str, int]] = Counter()  # a seed that comes again is no further seed
     for i, run in enumerate(opened):
-        kind = json.dumps([run.config.replace(seed=0).to_json(), run.data_record["fingerprint"]])
-        groups.setdefault(kind, []).append(i)
+        config = run.config
+        kind = json.dumps([config.replace(seed=0).to_json(), run.data_record["fingerprint"]])
+        groups.setdefault((kind, seen[kind, config.seed]), []).append(i)
+        seen[kind, config.seed] += 1
     return Comparison(
         split=split,
         classes=first.classes,
