@@ -12,6 +12,7 @@ from rich.table import Table
 from scipy import stats
 
 import eyebright
+from eyebright import metrics
 from eyebright.compare import (
     compare,
     mcnemar,
@@ -33,6 +34,7 @@ def test_the_exact_test_never_passes_its_level_and_mid_p_is_near_it() -> None:
     exact = [level(n, 0) for n in range(5, 121)]
     mid = [level(n, 1) for n in range(5, 121)]
     assert max(exact) <= 0.05
+    assert max(exact) > 0.03  # and is no test that never finds anything
     assert max(mid[20:]) <= 0.067  # with fewer, single counts make it up to 0.08
     assert np.mean(exact) < np.mean(mid)
     assert 0.04 < np.mean(mid[20:]) < 0.055
@@ -74,28 +76,50 @@ def crossed(
     return generator.random((seeds, pictures)) < chance, hard
 
 
-def test_intervals_over_seeds_and_pictures_cover() -> None:
+@pytest.mark.parametrize("seeds", [2, 3, 5])
+@pytest.mark.parametrize("pictures", [300, 3000])
+def test_intervals_over_seeds_and_pictures_cover(seeds: int, pictures: int) -> None:
     generator = np.random.default_rng(0)
     wide = np.random.default_rng(1).standard_normal((400_000, 2)) @ np.diag([1.5, 0.25])
     truth = float((1 / (1 + np.exp(-(1.5 + wide.sum(1))))).mean())
-    covered = 0
-    for _ in range(400):
-        right, _ = crossed(generator, 5, 300)
+    covered, width = 0, 0.0
+    for _ in range(300):
+        right, _ = crossed(generator, seeds, pictures)
         figure = mean_accuracy(right)
         covered += (figure.low or 0) <= truth <= (figure.high or 0)
-    assert covered / 400 > 0.93
+        width += ((figure.high or 0) - (figure.low or 0)) / 300
+        alone = metrics.proportion(round((figure.value or 0) * pictures), pictures)
+        assert (figure.low or 0) <= (alone.low or 0) < (alone.high or 0) <= (figure.high or 0)
+    assert covered / 300 > (0.85 if seeds == 2 else 0.9)
+    assert width < (0.5 if seeds == 2 else 0.2)
 
 
-def test_differences_over_seeds_and_pictures_cover() -> None:
+@pytest.mark.parametrize(("first", "second"), [(3, 3), (5, 1), (1, 5), (3, 1)])
+@pytest.mark.parametrize("pictures", [300, 3000])
+def test_differences_over_seeds_and_pictures_cover(first: int, second: int, pictures: int) -> None:
     generator = np.random.default_rng(0)
-    covered = 0
-    for _ in range(400):
-        right, hard = crossed(generator, 3, 300)
-        bad = 0.25 * generator.standard_normal((3, 1))
-        other = generator.random((3, 300)) < 1 / (1 + np.exp(-(1.5 + hard + bad)))
+    covered, width = 0, 0.0
+    for _ in range(300):
+        right, hard = crossed(generator, first, pictures)
+        bad = 0.25 * generator.standard_normal((second, 1))
+        chance = 1 / (1 + np.exp(-(1.5 + hard + bad)))
+        other = generator.random((second, pictures)) < chance
         figure = mean_difference(right, other)  # two groups of the same net: no difference
         covered += (figure.low or 0) <= 0 <= (figure.high or 0)
-    assert covered / 400 > 0.94
+        width += ((figure.high or 0) - (figure.low or 0)) / 300
+    assert covered / 300 > 0.9
+    assert width < 0.5
+
+
+def test_no_mistakes_and_few_pictures_are_no_certainty() -> None:
+    right = np.ones((3, 360), bool)
+    assert mean_accuracy(right).low == metrics.wilson(360, 360)[0]
+    for other in (right, right[:1]):
+        figure = mean_difference(right, other)
+        assert figure.value == 0
+        assert -0.02 < (figure.low or 0) < 0 < (figure.high or 0) < 0.02
+    assert mean_accuracy(right[:, :1]).value == 1
+    assert mean_difference(right[:, :1], right[:, :1]).high == 1
 
 
 def shades(seed: int = 0) -> eyebright.Dataset:
@@ -151,6 +175,9 @@ def test_seeds_are_put_together_and_validated_on_the_same_pictures() -> None:
     other = trained("other", epochs=2)
     found = compare([run.path for run in (*runs, other)])
     assert found.split == "val"
+    record = found.to_dict()["groups"]
+    assert [group["interval_counts"] for group in record] == ["seeds and pictures", "pictures"]
+    assert record[1]["difference_interval_counts"] == "seeds and pictures"
     assert [(g.name, len(g.right)) for g in found.groups] == [("s (3 seeds)", 3), ("other", 1)]
     group = found.groups[0]
     assert group.spread is not None
@@ -162,6 +189,14 @@ def test_seeds_are_put_together_and_validated_on_the_same_pictures() -> None:
     assert titles == ["run", "accuracy", "± between seeds", "difference, points"]
     alone = compare([run.path for run in runs])
     assert columns_of(alone.table()) == ["run", "accuracy", "± between seeds"]
+
+
+def test_a_run_that_averages_is_marked() -> None:
+    runs = [trained("plain"), trained("averaged", tta="mirror")]
+    found = compare([run.path for run in runs])
+    assert [group["tta"] for group in found.to_dict()["groups"]] == ["none", "mirror"]
+    assert [g.title for g in found.groups] == ["plain", "averaged, with mirror images"]
+    columns_of(found.table())
 
 
 def test_the_same_seed_again_is_no_further_seed() -> None:

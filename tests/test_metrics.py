@@ -250,18 +250,43 @@ def test_the_bootstrap_of_a_mean_covers() -> None:
     assert mean_figure(np.array([0.5])) == Figure(0.5, 1, None, None)
 
 
-def test_the_bootstrap_of_balanced_accuracy_covers() -> None:
-    generator = np.random.default_rng(2)
-    counts, recalls = np.array([120, 60, 30]), np.array([0.9, 0.7, 0.5])
+LONG_TAIL = (500, 300, 180, 108, 64, 39, 23, 14, 8, 5)
+
+
+@pytest.mark.parametrize("interval", ["wilson", "exact"])
+@pytest.mark.parametrize(
+    ("counts", "recalls"),
+    [
+        ((120, 60, 30), (0.9, 0.7, 0.5)),
+        ((970, 30), (0.99, 0.97)),  # the rare class often has no mistake
+        (LONG_TAIL, (0.97, 0.97, *[0.9] * 8)),
+        (LONG_TAIL, (*[0.99] * 8, 0.95, 0.95)),
+        ((1000, 1000), (0.999, 0.999)),
+    ],
+)
+def test_the_interval_of_balanced_accuracy_covers(
+    counts: tuple[int, ...], recalls: tuple[float, ...], interval: str
+) -> None:
+    generator, classes = np.random.default_rng(2), np.arange(len(counts))
     covered = 0
     for _ in range(500):
         right = generator.binomial(counts, recalls)
         confusion = np.diag(right)
-        confusion[np.arange(3), [1, 2, 0]] += counts - right
-        figure = balanced_accuracy_figure(confusion)
+        confusion[classes, (classes + 1) % len(counts)] += np.array(counts) - right
+        figure = balanced_accuracy_figure(confusion, interval)
         assert figure.value == balanced_accuracy(confusion)
-        covered += figure.low <= recalls.mean() <= figure.high
-    assert 0.92 < covered / 500 < 0.975
+        assert 0 <= figure.low < figure.high <= 1
+        covered += figure.low <= np.mean(recalls) <= figure.high
+    assert covered / 500 > 0.88
+    assert interval == "exact" or covered / 500 < 0.975
+
+
+def test_balanced_accuracy_of_equal_classes_without_mistakes_is_no_certainty() -> None:
+    figure = balanced_accuracy_figure(np.diag([20, 20]))
+    assert figure.value == figure.high == 1
+    assert figure.low == pytest.approx(1 - (1 - wilson(20, 20)[0]) / math.sqrt(2))
+    nothing = balanced_accuracy_figure(np.zeros((2, 2), np.int64))
+    assert nothing == Figure(None, 0, None, None)
 
 
 def test_top_k_and_brier_equal_those_of_scikit_learn() -> None:
@@ -290,6 +315,10 @@ def test_calibration_error_is_what_it_should_be_and_not_what_chance_makes_of_it(
     # Undebiased, chance alone makes 0.07 of nothing with 40 pictures a bin.
     assert found[0] < 0.03
     assert found[1:] == pytest.approx([0.1, 0.2], abs=0.01)
+    # The order of pictures that are equally sure tells nothing.
+    even = np.full(400, 0.5)
+    assert calibration_error(even, np.arange(400) < 200).value == 0
+    assert len(reliability(even, np.arange(400) < 200)) == 1
 
 
 def test_a_reliability_diagram_has_equally_many_in_each_bin() -> None:

@@ -26,7 +26,10 @@ INTERVALS = {
     "wilson": "95 %; proportions: Wilson 1927 (F1 through Jaccard)",
     "exact": "95 %; proportions: Clopper & Pearson 1934 (F1 through Jaccard)",
 }
-OTHERS = "balanced accuracy, log loss and Brier score: bias-corrected bootstrap (Efron 1987)"
+OTHERS = (
+    "balanced accuracy: from the classes' intervals (Zou & Donner 2008); log loss and Brier score: "
+    "bias-corrected bootstrap (Efron 1987)"
+)
 OTHER_SHARES = (
     "These pictures have other shares of classes than those trained on: what is promised need not "
     "hold for them."
@@ -115,7 +118,7 @@ class Evaluation:
         """Every figure of the whole set, by its name."""
         found = {
             "accuracy": self.accuracy,
-            "balanced accuracy": metrics.balanced_accuracy_figure(self.confusion),
+            "balanced accuracy": metrics.balanced_accuracy_figure(self.confusion, self.interval),
         }
         if len(self.classes) > TOP:
             found[f"top-{TOP} accuracy"] = metrics.top_k(
