@@ -48,6 +48,7 @@ ORDER = [
     "eyebright.report.words",
     "eyebright.report.charts",
     "eyebright.report.gallery",
+    "eyebright.report.plots",
     "eyebright.report.card",
     "eyebright.report.page",
     "eyebright.report",

@@ -60,7 +60,9 @@ def test_the_whole_way(eyebright_says: Callable, class_folders: Callable[..., Pa
     assert out.startswith("Accuracy of the network on the 8 validation images: ")
     code, out, _ = eyebright_says("test", "runs/pets-fast")
     assert code == 0
-    assert out.startswith("Accuracy of the network on the 10 test images: ")
+    leaks, first, *_ = out.splitlines()
+    assert "also among those it was trained on" in leaks  # before any figure
+    assert first.startswith("Accuracy of the network on the 10 test images: ")
     assert "Accuracy for class: cat   is " in out
     assert "this run has opened a test set 1 time (" in out
     assert "opened a test set 2 times" in eyebright_says("test", "runs/pets-fast")[1]
@@ -102,7 +104,8 @@ def test_promises_seeds_folds_and_comparisons(
     code, out, _ = eyebright_says("test", one, "--risk", "0.4", "--coverage", "0.9")
     assert code == 0
     assert "here: answers " in out
-    assert "for 90 % coverage: hold the true class of " in out
+    assert "for 90 % coverage" in out
+    assert "here: they hold the true class of " in out
     assert "have looked at" not in out
     code, out, _ = eyebright_says("test", two)
     assert "runs in runs have looked at this one 2 times" in out
@@ -119,6 +122,8 @@ def test_promises_seeds_folds_and_comparisons(
     assert code == 0
     assert "answer" in out
     assert "set" in out
+    code, out, _ = eyebright_says("predict", one, "--sample", 3, "--coverage", "0.9")
+    assert len(re.findall(r"^set of a (?:cat|dog): (?:cat|dog|not sure)", out, re.MULTILINE)) == 3
     code, out, _ = eyebright_says("predict", one, picture, "--json", "--risk", "0.4")
     [row] = json.loads(out)
     assert row["calibrated"]

@@ -2,9 +2,11 @@
 
 import json
 import re
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -104,6 +106,8 @@ def test_every_figure_has_its_n_and_its_interval() -> None:
     exact = replace(evaluation, interval="exact")
     assert exact.accuracy.high > evaluation.accuracy.high
     assert "Clopper" in exact.to_dict()["interval"]
+    assert exact.figures["balanced accuracy"].low < evaluation.figures["balanced accuracy"].low
+    assert "calibration error before" not in replace(evaluation, temperature=1.0).figures
     with pytest.raises(UsageError, match="--interval"):
         replace(evaluation, interval="normal")
 
@@ -119,12 +123,14 @@ def test_top_5_is_counted_where_there_are_more_classes() -> None:
 
 
 def test_predictions_are_read_as_they_were_written(tmp_path: Path) -> None:
-    evaluation = made(50, temperature=0.7)
+    promises = made(seed=1).promise(0.3, 0.9)
+    evaluation = made(50, temperature=0.7, data="d", interval="exact", promises=promises, leaks=3)
     evaluation.write(tmp_path)
     read = read_evaluation(tmp_path, "test")
-    assert read.temperature == 0.7
+    assert (read.temperature, read.data, read.interval, read.leaks) == (0.7, "d", "exact", 3)
+    assert read.promises == promises
+    assert np.array_equal(read.probabilities, evaluation.probabilities)  # thresholds rest on them
     assert np.array_equal(read.labels, evaluation.labels)
-    assert read.probabilities == pytest.approx(evaluation.probabilities, rel=1e-6)
     path = tmp_path / "predictions-test.csv"
     head, first, *rest = path.read_text().splitlines()
     for damaged in (
@@ -157,8 +163,14 @@ def test_a_promise_stands_in_words_and_is_checked_on_the_test_set() -> None:
         f"answers {100 * given.answered:.1f} % of pictures, right on at least 80 %"
     )
     assert "from 2,000 pictures held out" in promised
-    assert here == f"here: answers {answered.percent()}, right on {right.percent()} of those"
-    assert len(replace(new, split="val").promise_lines()) == 1
+    assert here == (
+        f"here: answers {answered.percent()} of 2,000, right on {right.percent()} of those "
+        f"{right.n:,}"
+    )
+    # On those that gave the promise it is no check.
+    val = replace(new, split="val", promises=made().promise(0.2, 0.9))
+    assert not [line for line in val.promise_lines() if line.startswith("here")]
+    assert "_here" not in json.dumps([val.to_dict()["promise"], val.to_dict()["sets"]])
     record = new.to_dict()["promise"]
     assert (record["risk"], record["confidence"], record["n"]) == (0.2, 0.95, 2000)
 
@@ -177,10 +189,11 @@ def test_sets_stand_in_words() -> None:
     new = replace(made(seed=2), promises=made(seed=1).promise(coverage=0.9))
     held, empty, size = new.set_figures()
     assert held.value == pytest.approx(0.9, abs=0.02)
-    assert 1 < size < 3
-    assert empty.n == 2000
-    [line] = new.promise_lines()
-    assert "for 90 % coverage: hold the true class of " + held.percent() in line
+    assert 1 < (size.low or 0) < (size.value or 0) < (size.high or 0) < 3
+    assert empty.n == size.n == 2000
+    [asked, here] = new.promise_lines()
+    assert asked.endswith("for 90 % coverage")
+    assert here.startswith(f"here: they hold the true class of {held.percent()} of 2,000, with ")
 
 
 def test_predictions_become_answers_by_what_was_promised() -> None:
@@ -209,6 +222,21 @@ def test_a_class_that_the_average_hides_is_named() -> None:
         "the average hides a class: rare is found in only 0.0 % (0.0 to 7.1) of its 50 pictures"
     )
     assert made().warnings() == []
+    # Not half as often is not the only way to be bad.
+    right = np.r_[np.ones(950), np.arange(50) < 20].astype(bool)
+    sure = np.where(right[:, None] == (labels[:, None] == [0, 1]), 0.9, 0.1)
+    [warning] = replace(evaluation, probabilities=sure).warnings()
+    assert "rare is found in only 40.0 %" in warning
+
+
+def test_what_belongs_to_every_figure_stands_below_the_tables() -> None:
+    plain = made(temperature=0.9)
+    assert plain.notes() == []
+    assert replace(plain, temperature=None).notes() == ["probabilities are uncalibrated"]
+    assert replace(plain, split="val").notes() == ["they also chose the epoch and the temperature"]
+    averaged = replace(plain, tta="mirror")
+    for table in (averaged.table(), averaged.figures_table()):
+        assert "mirror image averaged" in str(table.caption)
 
 
 def test_looks_at_a_test_set_are_counted_over_runs() -> None:
@@ -225,6 +253,25 @@ def test_looks_at_a_test_set_are_counted_over_runs() -> None:
     assert one.test_openings() == 3
     line = json.loads((other.path / "tests.jsonl").read_text().splitlines()[0])
     assert line["figures"]["accuracy"] is not None
+
+
+def test_a_test_set_is_the_same_at_another_size(class_folders: Callable[..., Path]) -> None:
+    data, other = class_folders(), class_folders("others", count=9)
+    runs = [eyebright.train(data, epochs=1, imgsz=size, **QUICK) for size in (12, 16)]
+    evaluations = [run.test(other) for run in runs]
+    assert evaluations[0].fingerprint != evaluations[1].fingerprint
+    assert [run.looks_at(e.fingerprint) for run, e in zip(runs, evaluations, strict=True)] == [2, 2]
+    runs[0].test(class_folders("more", count=12))
+    assert runs[0].looks_at(evaluations[0].fingerprint) == 2
+
+
+def test_a_mistyped_interval_does_not_open_the_test_set() -> None:
+    run = eyebright.train(shades(60), epochs=1, **QUICK)
+    with patch.object(run, "classifier") as loaded:
+        for verb in (run.test, run.val):
+            with pytest.raises(UsageError, match="--interval"):
+                verb(interval="nonsense")
+    loaded.assert_not_called()
 
 
 def test_folds_give_out_of_fold_predictions_of_every_picture() -> None:

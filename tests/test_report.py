@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -11,10 +12,13 @@ import pytest
 
 import eyebright
 from eyebright import Dataset, Run, metrics
+from eyebright.calibration import Promises
 from eyebright.errors import ModelError, UsageError
 from eyebright.evaluation import with_n
 from eyebright.report import page, write_report
 from eyebright.report.charts import (
+    HEIGHT,
+    WIDTH,
     Line,
     interval_bars,
     line_chart,
@@ -83,14 +87,9 @@ def test_training_and_testing_write_it(tested: Run) -> None:
     evaluation = tested.test(shades(seed=1))
     assert "accuracy on 240 test pictures" in text
     assert f"{100 * (evaluation.accuracy.value or 0):.1f} %" in text
-    for word in (
-        *NAMES,
-        "wide",
-        "log loss",
-        tested.data_record["fingerprint"],
-        "On changed pictures",
-    ):
-        assert word in text or word == "wide"
+    for word in (*NAMES, "log loss", tested.data_record["fingerprint"], "On changed pictures"):
+        assert word in text
+    assert "tested on shades" in text
     for title in ("Read this first", "Class by class", "Surest mistakes", "How to do it again"):
         assert title in text
     [precision, f1] = (evaluation.per_class()["grey"][name] for name in ("precision", "f1"))
@@ -108,7 +107,14 @@ def test_the_report_promises_what_it_can() -> None:
     evaluation = run.test(shades(seed=1), risk=0.3, coverage=0.8)
     text = write_report(run, evaluation=evaluation).read_text(encoding="utf-8")
     assert "right on at least 70 % of those" in text
-    assert "Sets of classes for 80 % coverage: they hold the true class of" in text
+    assert "Sets of classes are to hold the true one 80 % of the time." in text
+    assert "Here: they hold it for" in text
+    assert "observed here" in text
+    held_out = (run.path / "predictions-val.csv").read_text()
+    (run.path / "predictions-val.csv").write_text("damaged")
+    with pytest.raises(ModelError, match="damaged"):
+        write_report(run, evaluation=replace(evaluation, promises=Promises()))
+    (run.path / "predictions-val.csv").write_text(held_out)
     nothing = eyebright.train(shades(60), epochs=1, val=0.1, **QUICK)
     assert "Nothing is promised" in (nothing.path / "report.html").read_text(encoding="utf-8")
 
@@ -237,6 +243,44 @@ def test_a_hidden_class_and_unbalanced_data_are_warned_of() -> None:
     assert (
         "The largest class has 10 times as many pictures as the smallest (--balance none)." in text
     )
+    evaluation = run.test(shades(150, seed=1))
+    blind = np.tile([0.8, 0.1, 0.1], (150, 1))
+    write_report(run, evaluation=replace(evaluation, probabilities=blind))
+    text = " ".join(re.findall(r"<li>(.*?)</li>", (run.path / "report.html").read_text()))
+    assert "The average hides a class: light is found in only 0.0 %" in text
+
+
+def test_other_data_than_those_trained_on_are_named(tested: Run) -> None:
+    other = shades(90, seed=5)
+    other.name = "elsewhere"
+    write_report(tested, evaluation=tested.test(other))
+    html = (tested.path / "report.html").read_text(encoding="utf-8")
+    assert "elsewhere" in html
+    assert "On changed pictures" not in html  # that was of the other test set
+    card = (tested.path / "model-card.md").read_text(encoding="utf-8")
+    [index] = [line for line in card.splitlines() if line.startswith("model-index")]
+    [result] = json.loads(index.split(": ", 1)[1])[0]["results"]
+    assert result["dataset"]["name"] == "elsewhere"
+    assert "Test set: elsewhere" in card
+
+
+def test_what_is_not_known_of_leaks_is_said(tested: Run) -> None:
+    (tested.path / "trained-on.safetensors").unlink()
+    html = write_report(tested, evaluation=tested.test(shades(seed=1))).read_text(encoding="utf-8")
+    assert "Whether it was trained on any of these pictures is not known any more." in html
+    assert "Nothing suspicious" not in html
+
+
+def test_many_classes_have_a_list_of_their_largest_mistakes() -> None:
+    generator = np.random.default_rng(0)
+    names = [f"class {i}" for i in range(31)]
+    images = generator.integers(0, 256, (620, 8, 8, 3), dtype=np.uint8)
+    data = Dataset(images, np.arange(620) % 31, names, name="noise")
+    run = eyebright.train(data.subset(range(310)), epochs=1, val=0.0, **QUICK)
+    html = write_report(run, evaluation=run.test(data), data=data).read_text(encoding="utf-8")
+    assert "The largest mistakes" in html
+    assert 'class="confusion"' not in html
+    assert len(re.findall(r'<button class="plain" data-cell="', html)) == 20
 
 
 def test_without_the_pictures_there_are_still_figures(tested: Run) -> None:
@@ -290,6 +334,19 @@ def test_the_model_card_is_what_hubs_read(tested: Run) -> None:
     assert 0 <= values["accuracy"] <= 1
     for title in ("## Training data", "## Evaluation", "## Limitations", "## How to use"):
         assert title in body
+    grey = tested.test(shades(seed=1)).per_class()["grey"]
+    assert f"| grey | {' | '.join(map(with_n, grey.values()))} |" in body
+    assert body.index("## Limitations") < body.index("## Evaluation")
+
+
+def test_a_card_says_what_its_figures_include() -> None:
+    data = shades(90)
+    hostile = Dataset(data.images, data.labels, ["a|b", "<i>", "c"], name="d")
+    run = eyebright.train(hostile, epochs=1, tta="mirror", **QUICK)
+    card = (run.path / "model-card.md").read_text(encoding="utf-8")
+    assert "Pictures held out: d; each picture and its mirror image averaged" in card
+    assert "| a\\|b | " in card
+    assert "| &lt;i> | " in card
 
 
 @pytest.mark.parametrize(
@@ -320,8 +377,8 @@ def test_charts_are_well_formed_and_stay_in_their_frame() -> None:
     ]
     svg = line_chart(lines, "x <", "y", percent=True)
     for element in ET.fromstring(svg[svg.index("<svg") :]).iter("circle"):
-        assert 0 <= float(element.get("cx", -1)) <= 640
-        assert 0 <= float(element.get("cy", -1)) <= 320
+        assert 0 <= float(element.get("cx", -1)) <= WIDTH
+        assert 0 <= float(element.get("cy", -1)) <= HEIGHT
     figures = [("x" * 50, metrics.proportion(3, 7)), ("<", metrics.proportion(0, 0))]
     ET.fromstring(interval_bars(figures))
 

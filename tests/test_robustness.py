@@ -10,6 +10,7 @@ from PIL import Image
 from rich.console import Console
 
 import eyebright
+from eyebright.data.look import cut_grid
 from eyebright.report import write_report
 from eyebright.robustness import SHIFTS, THIRDS, measure_robustness, thirds
 
@@ -79,7 +80,14 @@ def test_a_classifier_of_brightness_suffers_from_brightness_most() -> None:
     with Image.open(run.path / "shift.png") as picture:
         assert picture.width * 7 > picture.height * 5  # seven rows of six, with captions
     page = write_report(run, evaluation=evaluation).read_text(encoding="utf-8")
-    assert 'class="wide"' in page
+    assert page.count("data:image/png") + page.count("data:image/jpeg") >= 7 * 6
+    assert "brightness: lowest third" in page
+    for seen, cut in zip(
+        np.concatenate(list(found.examples.values())),
+        cut_grid(Image.open(run.path / "shift.png"), 6),
+        strict=True,
+    ):
+        assert np.array_equal(np.asarray(cut.resize((16, 16), Image.Resampling.NEAREST)), seen)
     console = Console(width=80, file=io.StringIO())
     console.print(found.table())
     assert all(name in console.file.getvalue() for name in SHIFTS)

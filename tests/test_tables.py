@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 
 import eyebright
+from eyebright import TrainConfig, several
 from eyebright.errors import DataError, UsageError
+from eyebright.holdout import choose_held_out, hold_out
 
 
 @pytest.fixture
@@ -45,6 +47,42 @@ def test_groups_of_a_table_are_held_out_whole(table: Path) -> None:
     assert eyebright.Run(run.path).val().accuracy.n == len(record["splits"]["val"])
     with pytest.raises(UsageError, match="no further column 'owner'; it has who"):
         eyebright.train(table, group="owner", **settings)
+
+
+@pytest.mark.parametrize("share", [0.1, 0.25, 0.4, 0.7])
+def test_about_the_share_asked_for_is_held_out_in_groups(share: float) -> None:
+    data = grouped(50)
+    held_out = choose_held_out(data, TrainConfig(group="who", val=share))
+    assert held_out.mean() == pytest.approx(share, abs=0.05)
+    who = np.array(data.columns["who"])
+    assert not set(who[held_out]) & set(who[~held_out])
+
+
+def grouped(groups: int, n: int = 1000) -> eyebright.Dataset:
+    images, labels = np.zeros((n, 4, 4, 3), np.uint8), np.arange(n) % 2
+    who = [str(i // 2 % groups) for i in range(n)]
+    return eyebright.Dataset(images, labels, ["a", "b"], columns={"who": who})
+
+
+def test_groups_of_the_datas_own_validation_part_are_looked_at() -> None:
+    data = grouped(10, 100)
+    for val, said in ((grouped(1, 10), "'0' of who is in the training part and in"), (None, "")):
+        data.val = val
+        if val is None:
+            assert hold_out(data, TrainConfig(group="who"))[1] is not None
+            continue
+        with pytest.raises(DataError, match=said):
+            hold_out(data, TrainConfig(group="who"))
+        with pytest.raises(UsageError, match="no further column"):
+            hold_out(data, TrainConfig(group="owner"))
+
+
+def test_a_fold_that_cannot_be_trained_is_known_before_the_first() -> None:
+    data = grouped(4, 80)
+    data.labels[:] = [int(who == "3") for who in data.columns["who"]]  # a class in one group alone
+    with pytest.raises(DataError, match="nothing of the class 'b' is left"):
+        several.train_several(data, folds=4, group="who", quiet=True, epochs=1)
+    assert not Path("runs").exists()
 
 
 @pytest.mark.parametrize(

@@ -24,8 +24,8 @@ app = typer.Typer(
 )
 
 DATA_HELP = (
-    "cifar10, digits, a folder of class folders (flat, or with train/val/test), or an official "
-    "CIFAR-10 folder or archive"
+    "cifar10, digits, a folder of class folders (flat, or with train/val/test), a table (.csv with "
+    "path and label), or an official CIFAR-10 folder or archive"
 )
 DataArgument = Annotated[str | None, typer.Argument(metavar="[DATA]", help=DATA_HELP)]
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")]
@@ -274,15 +274,16 @@ def test(
 def _show_evaluation(evaluation: Any, run: Any) -> None:
     from eyebright.evaluation import OTHER_SHARES
 
-    for line in evaluation.lesson_lines(run.short_names()):
+    promised = evaluation.promise_lines()
+    warnings = evaluation.warnings()
+    if promised and evaluation.has_other_shares(run.data_record["counts"]):
+        warnings.append(OTHER_SHARES)
+    for line in [*warnings, *evaluation.lesson_lines(run.short_names())]:
         say(line)
     out.print(evaluation.table())
     out.print(evaluation.figures_table())
-    promised = evaluation.promise_lines()
-    for line in [*evaluation.warnings(), *promised]:
+    for line in promised:
         say(line)
-    if promised and evaluation.has_other_shares(run.data_record["counts"]):
-        say(OTHER_SHARES)
     if evaluation.robustness:
         out.print(evaluation.robustness.table())
         for line in evaluation.robustness.lines():
@@ -421,7 +422,8 @@ def _predict_sample(run: Any, count: int, as_json: bool, device: str, given: Any
         return print(json.dumps(rows, indent=2))
     short = run.short_names()
     truth = [short.get(name, name) for name in (data.classes[label] for label in data.labels)]
-    answers = [p.answers(given).get("answer", p.label) for p in predictions]
+    said = [p.answers(given) for p in predictions]
+    answers = [one.get("answer", p.label) for one, p in zip(said, predictions, strict=True)]
     guess = ["not sure" if a is None else short.get(a, a) for a in answers]
     path = run.path / "sample.png"
     _save_png(draw_grid(data.images, truth), path)
@@ -429,6 +431,9 @@ def _predict_sample(run: Any, count: int, as_json: bool, device: str, given: Any
         out.print(terminal_grid(data.images, truth, out.width))
     say(f"GroundTruth:  {lesson_labels(truth)}")
     say(f"Predicted:  {lesson_labels(guess)}")
+    for name, one in zip(truth, said, strict=True):
+        if "set" in one:
+            say(f"set of a {shown(name)}: {_in_words(one['set'])}")
     say(f"grid: {shown(path)}")
     return None
 

@@ -3,7 +3,7 @@
 import csv
 import io
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from rich.table import Table
 
 from eyebright import metrics
-from eyebright.calibration import Promises, SetRule, promise, set_threshold, softmax
+from eyebright.calibration import Promise, Promises, SetRule, promise, set_threshold, softmax
 from eyebright.checkpoint import read_json, write_file, write_json
 from eyebright.classifier import Classifier
 from eyebright.console import shown
@@ -39,6 +39,7 @@ LEAKS = (
     "pixel: its figures are too good."
 )
 TOP = 5
+FAR = 0.2  # a class whose recall is so far below the accuracy is hidden by it
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,8 @@ class Evaluation:
     """Of shape (n, classes)."""
     fingerprint: str
     """Of the pictures and labels."""
+    data: str = ""
+    """What the data are called."""
     tta: str = "none"
     """Test-time averaging that the figures include."""
     temperature: float | None = None
@@ -70,14 +73,8 @@ class Evaluation:
     """On changed pictures; None: it was not asked for."""
 
     def __post_init__(self) -> None:
-        """Refuse an unknown interval.
-
-        Raises:
-            UsageError: it is none of `eyebright.metrics.INTERVALS`.
-        """
-        if self.interval not in INTERVALS:
-            choices = ", ".join(INTERVALS)
-            raise UsageError(f"--interval cannot be '{self.interval}'; choose one of: {choices}")
+        """Refuse an unknown interval, as `check_interval` does."""
+        check_interval(self.interval)
 
     @cached_property
     def predictions(self) -> NDArray[np.int64]:
@@ -131,7 +128,7 @@ class Evaluation:
             ),
             "calibration error": metrics.calibration_error(self.confidences, self.right),
         }
-        if self.temperature is not None:
+        if self.temperature not in (None, 1.0):
             found["calibration error before"] = metrics.calibration_error(
                 self.uncalibrated.max(1), self.right
             )
@@ -173,7 +170,7 @@ class Evaluation:
             metrics.proportion(right, int(answered.sum()), self.interval),
         )
 
-    def set_figures(self) -> tuple[Figure, Figure, float]:
+    def set_figures(self) -> tuple[Figure, Figure, Figure]:
         """How sets fared here: share that hold the true class, share empty, mean size."""
         assert self.promises.sets is not None, "asked for"
         sets = self.promises.sets.holds(self.probabilities)
@@ -183,7 +180,7 @@ class Evaluation:
         return (
             metrics.proportion(held, n, self.interval),
             metrics.proportion(empty, n, self.interval),
-            float(sets.sum(1).mean()),
+            metrics.mean_figure(sets.sum(1).astype(np.float64)),
         )
 
     def per_class(self) -> dict[str, dict[str, Figure]]:
@@ -198,12 +195,12 @@ class Evaluation:
         }
 
     def hidden_classes(self) -> list[tuple[str, Figure]]:
-        """Classes, with their recall, that are surely found less than half as often as all are."""
+        """Classes, with their recall, that are surely found far less often than all are."""
         average = self.accuracy.value or 0.0
         return [
             (name, figures["recall"])
             for name, figures in self.per_class().items()
-            if (high := figures["recall"].high) is not None and high < average / 2
+            if (high := figures["recall"].high) is not None and high < average - FAR
         ]
 
     def has_other_shares(self, counts: Mapping[str, int]) -> bool:
@@ -237,9 +234,20 @@ class Evaluation:
             for name, figure in self.hidden_classes()
         ]
 
+    def notes(self) -> list[str]:
+        """What belongs to every figure of it."""
+        notes = []
+        if self.tta == "mirror":
+            notes.append("each picture and its mirror image averaged")
+        if self.temperature is None:
+            notes.append("probabilities are uncalibrated")
+        elif self.split == "val":
+            notes.append("they also chose the epoch and the temperature")
+        return notes
+
     def promise_lines(self) -> list[str]:
         """What was promised of answers and sets, and on a test set how it turned out."""
-        lines = []
+        lines, n = [], len(self.labels)
         if given := self.promises.answers:
             lines.append(
                 f"answers {100 * given.answered:.1f} % of pictures, right on at least "
@@ -249,33 +257,38 @@ class Evaluation:
             if self.split == "test":
                 answered, right = self.answered()
                 lines.append(
-                    f"here: answers {answered.percent()}, right on {right.percent()} of those"
+                    f"here: answers {answered.percent()} of {n:,}, right on {right.percent()} of "
+                    f"those {right.n:,}"
                 )
         if rule := self.promises.sets:
-            held, empty, size = self.set_figures()
             lines.append(
                 f"sets of all classes with {rule.threshold:.4f} or more, for "
-                f"{100 * rule.coverage:g} % coverage: hold the true class of {held.percent()}, "
-                f"{size:.2f} classes on average, empty (not sure): {empty.percent()}"
+                f"{100 * rule.coverage:g} % coverage"
             )
+            if self.split == "test":
+                held, empty, size = self.set_figures()
+                lines.append(
+                    f"here: they hold the true class of {held.percent()} of {n:,}, with "
+                    f"{size.decimal()} classes on average; empty (not sure): {empty.percent()}"
+                )
         return lines
 
     def _promises(self) -> dict[str, Any]:
+        # Those held out gave the promise: how it turns out is only seen on others.
         found: dict[str, Any] = {}
         if given := self.promises.answers:
-            answered, right = self.answered()
-            found["promise"] = asdict(given) | {
-                "confidence": 0.95,
-                "answered_here": asdict(answered),
-                "right_of_those_here": asdict(right),
-            }
+            found["promise"] = asdict(given) | {"confidence": 0.95}
+            if self.split == "test":
+                answered, right = self.answered()
+                found["promise"]["answered_here"] = asdict(answered)
+                found["promise"]["right_of_those_here"] = asdict(right)
         if rule := self.promises.sets:
-            held, empty, size = self.set_figures()
-            found["sets"] = asdict(rule) | {
-                "hold_the_true_class_here": asdict(held),
-                "empty_here": asdict(empty),
-                "mean_size_here": size,
-            }
+            found["sets"] = asdict(rule)
+            if self.split == "test":
+                held, empty, size = self.set_figures()
+                found["sets"]["hold_the_true_class_here"] = asdict(held)
+                found["sets"]["empty_here"] = asdict(empty)
+                found["sets"]["mean_size_here"] = asdict(size)
         return found
 
     def to_dict(self) -> dict[str, Any]:
@@ -283,8 +296,10 @@ class Evaluation:
         return self._promises() | {
             "split": self.split,
             "n": len(self.labels),
+            "data": self.data,
             "fingerprint": self.fingerprint,
             "interval": f"{INTERVALS[self.interval]}; {OTHERS}",
+            "interval_kind": self.interval,
             "tta": self.tta,
             "temperature": self.temperature,
             "leaks": self.leaks,
@@ -316,7 +331,8 @@ class Evaluation:
         writer.writerow(["id", "label", "prediction", *self.classes])
         rows = zip(self.ids, self.labels, self.predictions, self.probabilities, strict=True)
         for name, label, prediction, row in rows:
-            figures = [f"{p:.7g}" for p in row]
+            # In full, because promises have their thresholds from here.
+            figures = map(repr, row.tolist())
             writer.writerow([name, self.classes[label], self.classes[prediction], *figures])
         return text.getvalue()
 
@@ -339,10 +355,8 @@ class Evaluation:
 
     def table(self) -> Table:
         """Accuracy and each class's recall, precision and F1, with n and 95 % intervals."""
-        caption = "in brackets: 95 % intervals; of: what the figure is counted over"
-        if self.tta == "mirror":
-            caption += "; each picture and its mirror image averaged"
-        table = Table(caption=caption)
+        caption = ["in brackets: 95 % intervals", "of: what the figure is counted over"]
+        table = Table(caption="; ".join([*caption, *self.notes()]))
         table.add_column("class", no_wrap=True)
         for title in ("recall, %", "precision, %", "F1, %"):
             table.add_column(title, justify="right")  # may wrap, so that 80 columns are enough
@@ -352,8 +366,7 @@ class Evaluation:
 
     def figures_table(self) -> Table:
         """The figures of the whole set, with their 95 % intervals."""
-        calibrated = "" if self.temperature is not None else "; probabilities are uncalibrated"
-        table = Table(caption=f"of {len(self.labels):,} pictures{calibrated}")
+        table = Table(caption="; ".join([f"of {len(self.labels):,} pictures", *self.notes()]))
         table.add_column("figure", no_wrap=True)
         table.add_column("value (95 % interval)", justify="right")
         for name, figure in self.figures.items():
@@ -368,8 +381,19 @@ class Evaluation:
         )
 
 
+def check_interval(name: str) -> None:
+    """See that there is such an interval.
+
+    Raises:
+        UsageError: it is none of `INTERVALS`.
+    """
+    if name not in INTERVALS:
+        choices = ", ".join(INTERVALS)
+        raise UsageError(f"--interval cannot be '{name}'; choose one of: {choices}")
+
+
 def read_evaluation(folder: Path, split: str) -> Evaluation:
-    """What `Evaluation.write` wrote of this split; ids are text, probabilities have seven digits.
+    """What `Evaluation.write` wrote of this split; ids are text.
 
     Raises:
         ModelError: missing, or damaged.
@@ -393,12 +417,27 @@ def read_evaluation(folder: Path, split: str) -> Evaluation:
             labels=labels,
             probabilities=probabilities,
             fingerprint=str(record["fingerprint"]),
+            data=str(record.get("data", "")),
             tta=str(record["tta"]),
+            interval=str(record.get("interval_kind", "wilson")),
+            promises=read_promises(record),
             temperature=None if temperature is None else float(temperature),
             leaks=None if record.get("leaks") is None else int(record["leaks"]),
         )
-    except (OSError, ValueError, KeyError, IndexError, TypeError, RecursionError) as error:
+    except (OSError, ValueError, KeyError, IndexError, TypeError, UsageError) as error:
         raise ModelError(f"{shown(path)}: no predictions, or damaged ({error})") from None
+
+
+def read_promises(record: dict[str, Any]) -> Promises:
+    """The promises of an evaluation's JSON; those that nobody asked for are None."""
+    promises = Promises()
+    if given := record.get("promise"):
+        risk, threshold, share = (float(given[k]) for k in ("risk", "threshold", "answered"))
+        promises = replace(promises, answers=Promise(risk, threshold, share, int(given["n"])))
+    if rule := record.get("sets"):
+        sets = SetRule(float(rule["coverage"]), float(rule["threshold"]))
+        promises = replace(promises, sets=sets)
+    return promises
 
 
 def with_n(figure: Figure, of: str = "of") -> str:
@@ -439,6 +478,7 @@ def evaluate(
         labels=data.labels,
         probabilities=classifier.predict_proba(data.images),
         fingerprint=data.fingerprint,
+        data=data.name,
         tta=classifier.card.tta,
         temperature=classifier.card.temperature,
         interval=interval,

@@ -129,6 +129,7 @@ class Keeper:
             labels=val_set.labels,
             probabilities=softmax(logits, temperature),
             fingerprint=val_set.fingerprint,
+            data=val_set.name,
             tta=self.config.tta,
             temperature=temperature,
             leaks=leaks,
@@ -164,7 +165,8 @@ class Keeper:
         figure = metrics.accuracy(self.best.val_confusion)
         line = f"validation accuracy {figure.percent()} on {figure.n:,} pictures held out"
         if self.config.metric == "balanced-accuracy":
-            line += f", balanced accuracy {100 * self.score(self.best):.1f} %"
+            balanced = metrics.balanced_accuracy_figure(self.best.val_confusion)
+            line += f", balanced accuracy {balanced.percent()}"
         if self.config.tta == "mirror":
             line += ", averaged with mirror images"
         return f"{line}, epoch {self.best.epoch}"
@@ -173,7 +175,8 @@ class Keeper:
         """Whether a target was reached, and when: training alone, and the whole command so far."""
         score = self.score(last)
         return (
-            f"target {100 * target:.1f} % {'reached' if score >= target else 'not reached'}: "
+            f"target {100 * target:.1f} % {self.config.metric.replace('-', ' ')} "
+            f"{'reached' if score >= target else 'not reached'}: "
             f"{100 * score:.1f} % on the pictures held out, after {last.seconds:.1f} s of "
             f"training, {seconds:.1f} s in all"
         )

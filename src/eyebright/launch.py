@@ -123,6 +123,8 @@ def train(
             write_json(folder / "env.json", describe_machine(config, device))
             write_json(folder / "data.json", describe_data(data, train_set, val_set, skip_bad))
             tell(f"model will be trained on device: '{device}'")
+            if config.tta == "mirror" and val_set is not None:
+                tell("every figure averages each picture with its mirror image")
             schedule = plain_schedule(len(train_set), config)
             steps_per_epoch = count_steps(len(train_set), config)
             if plan:
@@ -205,7 +207,7 @@ def epoch_line(results: list[EpochResult], epochs: int, metric: str) -> str:
     if result.val_confusion is not None:
         line += f"  validation accuracy {metrics.accuracy(result.val_confusion).percent()}"
         if metric == "balanced-accuracy":
-            line += f", balanced {100 * metrics.balanced_accuracy(result.val_confusion):.1f} %"
+            line += f", balanced {metrics.balanced_accuracy_figure(result.val_confusion).percent()}"
     return f"{line}  {seconds:.1f} s"
 
 

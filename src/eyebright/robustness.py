@@ -121,13 +121,25 @@ class Robustness:
     """``brightness`` and, where they differ, ``size``: accuracies of the `THIRDS`."""
     examples: dict[str, Pixels] = field(compare=False)
     """Kind of change to one picture unchanged and at each strength, uint8 (6, side, side, 3)."""
+    fingerprint: str
+    """Of the data that the pictures are from."""
+    tta: str
+    """Test-time averaging that the figures include."""
 
     def table(self) -> Table:
         """Accuracy in percent, a row a kind of change."""
-        table = Table(
-            caption=f"accuracy, %, on {self.clean.n:,} of the test pictures at strengths 1 to 5; "
-            f"unchanged: {self.clean.percent()}"
+        widest = max(
+            max((f.high or 0.0) - (f.value or 0.0), (f.value or 0.0) - (f.low or 0.0))
+            for figures in self.shifted.values()
+            for f in figures
         )
+        caption = (
+            f"accuracy, %, on {self.clean.n:,} of the test pictures at strengths 1 to 5; 95 % "
+            f"intervals reach {100 * widest:.1f} points up or down at most; unchanged: "
+            f"{self.clean.percent()}"
+        )
+        averaged = "; each picture and its mirror image averaged" if self.tta == "mirror" else ""
+        table = Table(caption=caption + averaged)
         table.add_column("change", no_wrap=True)
         for strength in range(1, 6):
             table.add_column(f"{strength}", justify="right")
@@ -147,14 +159,16 @@ class Robustness:
         return [
             f"by {name}: "
             + ", ".join(
-                f"{third} {figure.percent()}" for third, figure in zip(THIRDS, figures, strict=True)
+                f"{third} {figure.percent()} of {figure.n:,}"
+                for third, figure in zip(THIRDS, figures, strict=True)
             )
             for name, figures in self.slices.items()
         ]
 
     def write(self, folder: Path) -> None:
         """Write ``shift.json`` and ``shift.png`` into a run folder."""
-        record: dict[str, Any] = {"clean": asdict(self.clean)}
+        record: dict[str, Any] = {"fingerprint": self.fingerprint, "tta": self.tta}
+        record["clean"] = asdict(self.clean)
         record["shifted"] = {
             name: {
                 "unit": SHIFTS[name][2],
@@ -207,7 +221,8 @@ def measure_robustness(classifier: Classifier, data: Dataset, seed: int = 0) -> 
     shorter = np.asarray(data.sizes).min(1)
     if len(np.unique(shorter)) >= 3:
         slices["size"] = thirds(shorter, right)
-    return Robustness(accuracy(pictures), shifted, slices, examples)
+    tta = classifier.card.tta
+    return Robustness(accuracy(pictures), shifted, slices, examples, data.fingerprint, tta)
 
 
 def thirds(values: NDArray[Any], right: NDArray[np.bool_]) -> tuple[Figure, ...]:

@@ -1,6 +1,7 @@
 """`Run`: the folder ``runs/<name>/`` and what one can do with it."""
 
 import csv
+import hashlib
 import json
 import os
 import sys
@@ -24,7 +25,7 @@ from eyebright.data.cifar import official_copy
 from eyebright.data.folders import find_parts
 from eyebright.data.sources import NAMES, MissingPartError
 from eyebright.errors import DataError, ModelError, UsageError
-from eyebright.evaluation import Evaluation, evaluate, read_evaluation
+from eyebright.evaluation import Evaluation, check_interval, evaluate, read_evaluation
 from eyebright.robustness import measure_robustness
 from eyebright.trained_on import TrainedOn
 
@@ -119,6 +120,7 @@ class Run:
             UsageError: nothing was held out, or no such promise can be made.
             DataError: the data are no longer what was trained on.
         """
+        check_interval(interval)
         record, classifier = self.data_record, self.classifier(device)
         if not record["splits"]["val"]:
             raise UsageError(
@@ -162,6 +164,7 @@ class Run:
             DataError: no test part, unknown classes, or the very pictures that were trained on.
             ModelError: no readable model.
         """
+        check_interval(interval)
         record, classifier = self.data_record, self.classifier(device)
         promises = self.promises(risk, coverage)
         named = None
@@ -186,6 +189,7 @@ class Run:
             "data": data.source or data.name,
             "source": named,
             "fingerprint": data.fingerprint,
+            "listing": listing(data),
             "n": len(data),
             "figures": {name: figure.value for name, figure in evaluation.figures.items()},
         }
@@ -235,11 +239,17 @@ class Run:
         return len(read_openings(self.path))
 
     def looks_at(self, fingerprint: str) -> int:
-        """How often the runs beside this one, and itself, have opened a test set."""
+        """How often the runs beside this one, and itself, have opened a test set.
+
+        It is the same one if its pixels are the same, or where it comes from and what is in it:
+        nets that take pictures of another size see other pixels.
+        """
+        folders = [path.parent for path in self.path.resolve().parent.glob("*/tests.jsonl")]
+        openings = [opening for folder in folders for opening in read_openings(folder)]
+        listings = {o.get("listing") for o in openings if o.get("fingerprint") == fingerprint}
+        listings.discard(None)
         return sum(
-            opening.get("fingerprint") == fingerprint
-            for path in self.path.resolve().parent.glob("*/tests.jsonl")
-            for opening in read_openings(path.parent)
+            o.get("fingerprint") == fingerprint or o.get("listing") in listings for o in openings
         )
 
     def sample(self, count: int = 4) -> Dataset:
@@ -323,6 +333,14 @@ class Run:
             return data.val
         position = {name: i for i, name in enumerate(data.ids)}
         return data.subset([position[name] for name in record["splits"]["val"]])
+
+
+def listing(data: Dataset) -> str | None:
+    """What data are, however large their pixels: source, ids and labels; None from memory."""
+    if data.source is None:
+        return None
+    named = [data.source, list(map(str, data.ids)), data.labels.tolist()]
+    return hashlib.sha256(json.dumps(named).encode()).hexdigest()
 
 
 def read_openings(folder: Path) -> list[dict[str, Any]]:

@@ -11,6 +11,7 @@ from eyebright.config import recipe_config
 from eyebright.console import say
 from eyebright.data import Dataset, load
 from eyebright.evaluation import Evaluation, read_evaluation
+from eyebright.holdout import hold_out
 from eyebright.keeper import claim_folder
 from eyebright.launch import default_name, train
 from eyebright.run import Run
@@ -54,6 +55,8 @@ def train_several(
         varied = [(f"fold{k}", {"fold": k}) for k in range(1, config.folds + 1)]
     else:
         varied = [(f"seed{s}", {"seed": s}) for s in range(config.seed, config.seed + seeds)]
+    for _, change in varied:
+        hold_out(data, config.replace(**change))  # better known now than after hours of training
     trained = []
     for suffix, change in varied:
         if not quiet:
@@ -78,6 +81,7 @@ def join_folds(runs: list[Run]) -> tuple[Evaluation, Path]:
         labels=np.concatenate([part.labels for part in parts]),
         probabilities=np.concatenate([part.probabilities for part in parts]),
         fingerprint=str(runs[0].data_record["fingerprint"]),
+        data=parts[0].data,
         tta=parts[0].tta,
         leaks=sum(part.leaks or 0 for part in parts),
         temperature=1.0,  # each fold's own is in its probabilities

@@ -16,6 +16,7 @@ from eyebright.metrics import Floats
 
 FILE = "trained-on.safetensors"
 SIDE, PICTURES = 8, 20_000  # of the linear probe
+PARTS = 20  # in which they are read, so that large pictures are never copied all at once
 RIDGE = 1e-3
 
 
@@ -39,7 +40,10 @@ class TrainedOn:
     def learn(cls, data: Dataset) -> "TrainedOn":
         """From the pictures trained on: ridge regression on small pixels (Hoerl & Kennard 1970)."""
         few = np.random.default_rng(0).permutation(len(data))[:PICTURES]
-        x, y = small_pixels(data.images[few]), np.eye(len(data.classes))[data.labels[few]]
+        parts = [
+            small_pixels(data.images[part]) for part in np.array_split(few, min(PARTS, len(few)))
+        ]
+        x, y = np.concatenate(parts), np.eye(len(data.classes))[data.labels[few]]
         centred, shares = x - x.mean(0), y.mean(0)
         gram = centred.T @ centred + len(x) * RIDGE * np.eye(x.shape[1])
         weights = np.linalg.solve(gram, centred.T @ (y - shares))

@@ -55,6 +55,7 @@ def test_the_report_works(browser: Any, report: Path, width: int, scheme: str) -
     before = page.evaluate("getComputedStyle(document.body).backgroundColor")
     page.click("#theme")
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") != before
+    page.click("#theme")
     cell = page.locator("[data-cell]").first
     panel = page.locator(f"#cell-{cell.get_attribute('data-cell')}")
     assert panel.is_hidden()
@@ -68,6 +69,13 @@ def test_the_report_works(browser: Any, report: Path, width: int, scheme: str) -
     assert page.locator("[id^=cell-]:visible").count() == 0
     # Nothing but a table within its own frame is wider than the window.
     assert page.evaluate("document.documentElement.scrollWidth") <= width
+    # On paper it is dark on light, whatever the screen was.
+    page.emulate_media(media="print")
+    dark_on_light = page.evaluate(
+        "[getComputedStyle(document.body).color, getComputedStyle("
+        "document.querySelector('#headline')).backgroundColor]"
+    )
+    assert dark_on_light == ["rgb(27, 36, 48)", "rgb(255, 255, 255)"]
     assert not errors
     assert [url for url in requests if not url.startswith(("file:", "data:"))] == []
     page.close()

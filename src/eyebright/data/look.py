@@ -58,6 +58,17 @@ def draw_grid(images: Pixels, captions: Sequence[str], columns: int = COLUMNS) -
     return grid
 
 
+def cut_grid(grid: Image.Image, columns: int) -> list[Image.Image]:
+    """The pictures of a grid that `draw_grid` has drawn, row by row, as large as they are in it."""
+    rows = (grid.height - GAP) // (CELL + CAPTION + GAP)
+    corners = [
+        (GAP + column * (CELL + GAP), GAP + row * (CELL + CAPTION + GAP))
+        for row in range(rows)
+        for column in range(columns)
+    ]
+    return [grid.crop((x, y, x + CELL, y + CELL)) for x, y in corners]
+
+
 def terminal_grid(images: Pixels, captions: Sequence[str], width: int) -> Text:
     """Pictures drawn with coloured half blocks, for a colour terminal.
 

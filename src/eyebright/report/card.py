@@ -5,7 +5,7 @@ from typing import Any
 
 from eyebright.checkpoint import load_card
 from eyebright.console import shown
-from eyebright.evaluation import Evaluation
+from eyebright.evaluation import Evaluation, with_n
 from eyebright.run import Run
 
 
@@ -41,7 +41,7 @@ def model_card(run: Run, evaluation: Evaluation | None) -> str:
                     {
                         "task": {"type": "image-classification"},
                         "dataset": {
-                            "name": shown(record["name"]),
+                            "name": shown(evaluation.data or record["name"]),
                             "type": "image",
                             "split": evaluation.split,
                         },
@@ -56,19 +56,22 @@ def model_card(run: Run, evaluation: Evaluation | None) -> str:
         ]
         table = ["| figure | value (95 % interval) | pictures |", "|---|---|---|", *rows]
         per_class = [
-            f"| {shown(c)} | {f['recall'].percent()} | {f['precision'].percent()} |"
+            f"| {cell(c)} | {' | '.join(with_n(f[k]) for k in ('recall', 'precision', 'f1'))} |"
             for c, f in evaluation.per_class().items()
         ]
-        of_classes = ["| class | recall | precision |", "|---|---|---|", *per_class]
-        which = "test set" if evaluation.split == "test" else "pictures held out"
-        body.append(
-            f"## Evaluation ({which})\n\n" + "\n".join(table) + "\n\n" + "\n".join(of_classes)
+        titles = "| class | recall, % | precision, % | F1, % |"
+        of_classes = [titles, "|---|---|---|---|", *per_class]
+        what = "Test set" if evaluation.split == "test" else "Pictures held out"
+        notes = "; ".join(
+            [f"{what}: {cell(evaluation.data or record['name'])}", *evaluation.notes()]
         )
-        warned = [f"- {line}" for line in evaluation.warnings()]
-        calibrated = "calibrated" if evaluation.temperature is not None else "uncalibrated"
-        body.append(
-            "## Limitations\n\n" + "\n".join([f"- Probabilities are {calibrated}.", *warned])
-        )
+        known = "calibrated" if evaluation.temperature is not None else "uncalibrated"
+        warned = [f"- {line}" for line in (*evaluation.warnings(), f"Probabilities are {known}.")]
+        body += [
+            "## Limitations\n\n" + "\n".join(warned),
+            f"## Evaluation\n\n{notes}.\n\n" + "\n".join(table),
+            "\n".join(of_classes),
+        ]
     body.append(
         "## How to use\n\n```python\nimport eyebright\n\n"
         f'classifier = eyebright.Classifier.load("{name}")\n'
@@ -77,3 +80,8 @@ def model_card(run: Run, evaluation: Evaluation | None) -> str:
     # JSON is YAML, and has no surprises in its strings.
     yaml = "\n".join(f"{key}: {json.dumps(value)}" for key, value in head.items())
     return f"---\n{yaml}\n---\n\n" + "\n\n".join(body) + "\n"
+
+
+def cell(text: str) -> str:
+    """A name in a table of Markdown, where bars and angle brackets would mean something."""
+    return shown(text).replace("|", "\\|").replace("<", "&lt;")

@@ -111,12 +111,12 @@ def line_chart(
 
 
 def interval_bars(rows: Sequence[tuple[str, Figure]]) -> str:
-    """A bar for each class, with its interval and its value in percent.
+    """A bar for each figure, with its interval, its value in percent and its n.
 
     Args:
         rows: name and figure, from 0 to 1.
     """
-    height, value_width = 26, 140
+    height, value_width = 26, 190
     short = [shorten(name, MOST_NAME) for name, _ in rows]
     name_width = 12 + max(map(text_width, short), default=0)
     full = WIDTH - name_width - value_width
@@ -131,7 +131,7 @@ def interval_bars(rows: Sequence[tuple[str, Figure]]) -> str:
         if figure.low is not None and figure.high is not None:
             low, high = name_width + figure.low * full, name_width + figure.high * full
             parts.append(f'<path class="whisker" d="M{low:.1f} {y + 13}H{high:.1f}"/>')
-        said = figure.percent(TO) if figure.value is not None else "–"
+        said = f"{figure.percent(TO)} / {figure.n:,}"
         parts.append(
             f'<text class="value" x="{WIDTH}" y="{y + 17}" text-anchor="end">{escape(said)}</text>'
         )

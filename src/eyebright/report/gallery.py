@@ -3,7 +3,6 @@
 import base64
 import io
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +13,7 @@ from eyebright.data import Dataset
 from eyebright.evaluation import Evaluation
 
 BUDGET = 3_500_000  # bytes of pictures in a page
+TAGS = 150  # bytes around a picture
 SIDE = 96  # px of a picture in the page, if it is larger
 
 
@@ -52,10 +52,9 @@ class Gallery:
             said = f"{guess} {100 * e.confidences[i]:.1f} %"
             caption = said if truth == guess else f"{said} ({truth})"
             self._made[i] = Shown(source, f"{caption} · {shown(str(e.ids[i]))}", truth)
-            self.left -= len(source)
-        else:
-            self.left -= len(self._made[i].source)  # it stands in the page again
-        return self._made[i]
+        made = self._made[i]  # whenever it stands in the page again, it is all there again
+        self.left -= len(made.source) + 2 * len(made.caption.encode()) + TAGS
+        return made
 
 
 def encode(pixels: NDArray[np.uint8]) -> str:
@@ -69,10 +68,3 @@ def encode(pixels: NDArray[np.uint8]) -> str:
     file = io.BytesIO()
     image.save(file, kind, **settings)
     return f"data:image/{kind};base64,{base64.b64encode(file.getvalue()).decode()}"
-
-
-def data_url(path: Path) -> str:
-    """A PNG as it is, as a data URL; empty where there is none."""
-    if not path.is_file():
-        return ""
-    return f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}"

@@ -10,22 +10,29 @@ from typing import Any
 
 import numpy as np
 
-from eyebright import metrics
 from eyebright.checkpoint import load_card, read_json, write_file
 from eyebright.config import UNBALANCED
-from eyebright.console import shown
+from eyebright.console import notices, shown
 from eyebright.data import Dataset
 from eyebright.errors import DataError, EyebrightError, ModelError, UsageError
 from eyebright.evaluation import LEAKS, OTHER_SHARES, Evaluation, read_evaluation, with_n
 from eyebright.losses import EVEN
 from eyebright.report.card import model_card
-from eyebright.report.charts import TO, Line, interval_bars, line_chart
-from eyebright.report.gallery import SIDE, Gallery, data_url
+from eyebright.report.charts import TO, interval_bars
+from eyebright.report.gallery import SIDE, Gallery
+from eyebright.report.plots import (
+    baselines_chart,
+    learning_curves,
+    markup,
+    reliability_chart,
+    risk_chart,
+    shift_context,
+)
 from eyebright.report.words import LANGUAGES, translator
 from eyebright.run import Run
 from eyebright.trained_on import TrainedOn
 
-A_CELL, A_GALLERY = 16, 24  # pictures at most
+A_CELL, A_GALLERY, A_LIST = 16, 24, 20  # pictures or lines at most
 MOST_CLASSES = 30  # of a confusion matrix that can be read
 PROGRAMS = {"eyebright": "eyebright", "__main__.py": "python -m eyebright"}  # wherever they lie
 FEW = 200  # pictures, whose figures are not worth much without their intervals
@@ -63,23 +70,24 @@ def write_report(
 
     t = translator(language)
     evaluation = evaluation or latest_evaluation(run)
-    context = base_context(run, t) | {"warnings": []}
+    context = base_context(run, evaluation, t) | {"warnings": []}
     if evaluation is not None:
         evaluation = with_promise(run, evaluation)
-        missing = None
+        missing = False
         try:
             data = data or run.pictures(evaluation.split)
             if data.fingerprint != evaluation.fingerprint:
                 raise DataError(f"{shown(data.name)}: other pictures than those evaluated")
         except EyebrightError as error:
-            data, missing = None, str(error)
+            notices.warning("%s", error)
+            data, missing = None, True
         known = TrainedOn.load(run.path)
         context |= figures_context(evaluation, t)
         context |= pictures_context(evaluation, data, t)
         context["warnings"] = find_warnings(run, evaluation, t)
         if missing:
-            why = t("The pictures could not be read again, so none are shown: {why}", why=missing)
-            context["warnings"].append(why)
+            text = "The pictures could not be read again, so none are shown."
+            context["warnings"].append(t(text))
         if data is not None and known is not None:
             context["baselines"] = baselines_chart(evaluation, data, known, t)
     page = files("eyebright.report").joinpath("page.html").read_text(encoding="utf-8")
@@ -96,7 +104,7 @@ def with_promise(run: Run, evaluation: Evaluation) -> Evaluation:
     if evaluation.promises.answers:
         return evaluation
     for risk in RISKS:
-        with contextlib.suppress(EyebrightError):  # nothing held out, or too few for so much
+        with contextlib.suppress(UsageError):  # nothing held out, or too few for so much
             held_out = evaluation if evaluation.split == "val" else run.held_out()
             answers = held_out.promise(risk).answers
             return replace(evaluation, promises=replace(evaluation.promises, answers=answers))
@@ -111,7 +119,7 @@ def latest_evaluation(run: Run) -> Evaluation | None:
     return None
 
 
-def base_context(run: Run, t: Translate) -> dict[str, Any]:
+def base_context(run: Run, evaluation: Evaluation | None, t: Translate) -> dict[str, Any]:
     """What is known of every run: data, settings, learning curves, how to repeat it."""
     record, config, card, log = run.data_record, run.config, load_card(run.path), run.log()
     env = read_json(run.path / "env.json")
@@ -128,6 +136,8 @@ def base_context(run: Run, t: Translate) -> dict[str, Any]:
             t("{seconds} s", seconds=f"{seconds:,.1f}" if seconds < 10 else f"{seconds:,.0f}"),
         ),
     ]
+    if evaluation is not None and evaluation.split == "test" and evaluation.data:
+        facts.append((t("tested on"), shown(evaluation.data)))
     try:
         program, *words = map(str, env["command"])
         command = shown(shlex.join([PROGRAMS.get(Path(program).name, program), *words]))
@@ -152,35 +162,8 @@ def base_context(run: Run, t: Translate) -> dict[str, Any]:
         "again": again,
         "curves": learning_curves(log, t),
         "tta": card.tta == "mirror",
-        "shifts": shift_chart(run, t),
-        "shift_picture": data_url(run.path / "shift.png"),
         "rendering": "pixelated" if card.imgsz < SIDE else "auto",
-    }
-
-
-def learning_curves(log: list[dict[str, str]], t: Translate) -> list[tuple[str, Any]]:
-    """Training loss and validation accuracy by epoch; nothing for a single epoch."""
-    if len(log) < 2:
-        return []
-    epochs = [float(row["epoch"]) for row in log]
-    losses = list(zip(epochs, (float(row["train_loss"]) for row in log), strict=True))
-    dots = len(log) <= 60
-    loss_title = t("training loss")
-    charts = [(loss_title, markup(line_chart([Line("", losses, 2, dots)], t("epoch"), loss_title)))]
-    rows = [row for row in log if row.get("val_accuracy")]
-    if rows:
-        figures = [
-            metrics.proportion(round(float(r["val_accuracy"]) * int(r["val_n"])), int(r["val_n"]))
-            for r in rows
-        ]
-        points = [
-            (float(r["epoch"]), 100 * (f.value or 0.0)) for r, f in zip(rows, figures, strict=True)
-        ]
-        spans = [(100 * (f.low or 0.0), 100 * (f.high or 0.0)) for f in figures]
-        title = t("validation accuracy, %")
-        line = Line("", points, 1, dots, spans if dots else ())
-        charts.append((title, markup(line_chart([line], t("epoch"), title))))
-    return charts
+    } | shift_context(run, evaluation, t)
 
 
 def figures_context(evaluation: Evaluation, t: Translate) -> dict[str, Any]:
@@ -219,39 +202,6 @@ def figures_context(evaluation: Evaluation, t: Translate) -> dict[str, Any]:
     }
 
 
-def reliability_chart(evaluation: Evaluation, t: Translate) -> str:
-    """Confidence against accuracy, before and after the temperature."""
-    lines = [Line(t("perfect"), [(0, 0), (1, 1)], 7, dots=False)]
-    if evaluation.temperature is not None:
-        before = metrics.reliability(evaluation.uncalibrated.max(1), evaluation.right)
-        points = [(b.confidence, b.accuracy.value or 0.0) for b in before]
-        lines.append(Line(t("before"), points, 2))
-    bins = metrics.reliability(evaluation.confidences, evaluation.right)
-    points = [(b.confidence, b.accuracy.value or 0.0) for b in bins]
-    spans = [(b.accuracy.low or 0.0, b.accuracy.high or 0.0) for b in bins]
-    name = t("calibrated") if evaluation.temperature is not None else t("this model")
-    lines.append(Line(name, points, 1, spans=spans))
-    titles = t("probability of the answer, %"), t("share that was right, %")
-    return line_chart(lines, *titles, (0, 1), (0, 1), percent=True)
-
-
-def risk_chart(evaluation: Evaluation, t: Translate) -> str:
-    """Errors among the answers against the share answered, the surest first."""
-    order = np.argsort(-evaluation.confidences, kind="stable")
-    errors = np.cumsum(~evaluation.right[order]) / np.arange(1, len(order) + 1)
-    first = min(20, len(order)) - 1
-    places = np.unique(np.linspace(first, len(order) - 1, 120).astype(int))
-    points = [((i + 1) / len(order), float(errors[i])) for i in places]
-    top = max(0.02, 1.1 * max(y for _, y in points))
-    titles = t("share answered, %"), t("errors among the answers, %")
-    lines = [Line(t("this model"), points, 1, dots=False)]
-    if evaluation.promises.answers:
-        answered, right = evaluation.answered()
-        if answered.value and right.value is not None:
-            lines.append(Line(t("what is promised"), [(answered.value, 1 - right.value)], 2))
-    return line_chart(lines, *titles, (0, 1), (0, top), percent=True)
-
-
 def promise_lines(evaluation: Evaluation, t: Translate) -> list[str]:
     """What is promised in words, and on a test set how it turned out."""
     given, rule = evaluation.promises.answers, evaluation.promises.sets
@@ -269,13 +219,14 @@ def promise_lines(evaluation: Evaluation, t: Translate) -> list[str]:
         text = "Here: it answered {answered}, right on {right} of those."
         lines.append(t(text, answered=here, right=kept))
     if rule:
-        held, _, size = evaluation.set_figures()
-        text = (
-            "Sets of classes for {coverage} % coverage: they hold the true class of {held} of the "
-            "pictures, with {size} classes on average."
-        )
         coverage = f"{100 * rule.coverage:g}"
-        lines.append(t(text, coverage=coverage, held=held.percent(TO), size=f"{size:.2f}"))
+        lines.append(
+            t("Sets of classes are to hold the true one {share} % of the time.", share=coverage)
+        )
+    if rule and evaluation.split == "test":
+        held, _, size = evaluation.set_figures()
+        text = "Here: they hold it for {held} of the pictures, with {size} classes on average."
+        lines.append(t(text, held=held.percent(TO), size=size.decimal(TO)))
     return lines
 
 
@@ -301,7 +252,7 @@ def pictures_context(evaluation: Evaluation, data: Dataset | None, t: Translate)
     # Mistakes first, and a few of each: what is left of the page's budget goes to those after.
     for truth, guess in sorted(of_cell, key=lambda cell: (cell[0] == cell[1], -len(of_cell[cell]))):
         members = of_cell[truth, guess]
-        pictures = show.pictures(members[:A_CELL]) if show and len(confusion) else []
+        pictures = show.pictures(members[:A_CELL]) if show else []
         if pictures:
             title = t(
                 "true: {truth}, predicted: {guess}", truth=classes[truth], guess=classes[guess]
@@ -320,7 +271,14 @@ def pictures_context(evaluation: Evaluation, data: Dataset | None, t: Translate)
                 {"key": key if key in cells else "", "count": count, "heat": heat, "strong": strong}
             )
         rows.append(row)
-    return found | {"cells": cells, "confusion": rows, "opened": next(iter(cells), "")}
+    found |= {"cells": cells, "confusion": rows, "opened": next(iter(cells), "")}
+    if not rows:  # a matrix of so many classes cannot be read: its largest mistakes can
+        found["commonest"] = [
+            (classes[truth], classes[guess], f"{truth}-{guess}", len(of_cell[truth, guess]))
+            for truth, guess in sorted(of_cell, key=lambda cell: -len(of_cell[cell]))
+            if truth != guess
+        ][:A_LIST]
+    return found
 
 
 def find_warnings(run: Run, evaluation: Evaluation, t: Translate) -> list[str]:
@@ -328,6 +286,8 @@ def find_warnings(run: Run, evaluation: Evaluation, t: Translate) -> list[str]:
     found = []
     if evaluation.leaks:
         found.append(t(LEAKS, count=f"{evaluation.leaks:,}"))
+    elif evaluation.leaks is None:
+        found.append(t("Whether it was trained on any of these pictures is not known any more."))
     if evaluation.split == "val":
         found.append(
             t("These pictures also chose the best epoch; the test set has not been opened.")
@@ -365,41 +325,3 @@ def find_warnings(run: Run, evaluation: Evaluation, t: Translate) -> list[str]:
                 )
             )
     return found
-
-
-def baselines_chart(evaluation: Evaluation, data: Dataset, known: TrainedOn, t: Translate) -> Any:
-    """The model beside what needs no net: the largest class, and a linear probe on pixels."""
-    n = len(data)
-    largest = int((evaluation.labels == known.largest).sum())
-    probed = int((evaluation.labels == known.probe(data.images)).sum())
-    rows = [
-        (t("always the largest class"), metrics.proportion(largest, n)),
-        (t("linear probe on pixels"), metrics.proportion(probed, n)),
-        (t("this model"), evaluation.accuracy),
-    ]
-    return markup(interval_bars(rows))
-
-
-def shift_chart(run: Run, t: Translate) -> Any:
-    """Accuracy by kind and strength of change, if ``test --shift`` has been asked for."""
-    path = run.path / "shift.json"
-    if not path.is_file():
-        return None
-    record = read_json(path)
-    lines = []
-    try:
-        for colour, (name, kind) in enumerate(record["shifted"].items(), start=1):
-            figures = [record["clean"], *(one["accuracy"] for one in kind["strengths"])]
-            points = [(i, 100 * float(figure["value"])) for i, figure in enumerate(figures)]
-            lines.append(Line(t(name), points, colour))
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise ModelError(f"{shown(path)}: not what belongs there ({error})") from None
-    titles = t("strength, from weak to strong"), t("accuracy, %")
-    return markup(line_chart(lines, *titles))
-
-
-def markup(svg: str) -> Any:
-    """SVG of ours, whose texts are escaped already."""
-    from markupsafe import Markup
-
-    return Markup(svg)

@@ -50,8 +50,9 @@ CHINESE: dict[str, str] = {
     ),
     "It was trained to answer as if all classes were equally frequent, and its probabilities are "
     "meant for that.": ("它被训练成如同所有类别同样常见那样作答，其概率也以此为准。"),
-    "The pictures could not be read again, so none are shown: {why}": (
-        "无法再次读取图片，因此不显示：{why}"
+    "The pictures could not be read again, so none are shown.": "无法再次读取图片，因此不显示。",
+    "Whether it was trained on any of these pictures is not known any more.": (
+        "已无法得知这些图片中是否有用于训练的。"
     ),
     "Is it better than something simple?": "比简单方法好吗？",
     "What needs no net: naming the largest class every time, and a linear regression on 8 by 8 "
@@ -76,8 +77,8 @@ CHINESE: dict[str, str] = {
     "Class by class": "逐个类别",
     "recall": "召回率",
     "precision": "精确率",
-    "Share of each class's pictures that were found, with 95 % intervals": (
-        "每个类别被认出的图片比例，附 95 % 区间"
+    "Share of each class's pictures that were found, with 95 % intervals, of how many": (
+        "每个类别被认出的图片比例，附 95 % 区间与图片数"
     ),
     "What is taken for what": "什么被当成了什么",
     "Rows: the true class; columns: what the model said. Click a number to see the pictures.": (
@@ -108,11 +109,25 @@ CHINESE: dict[str, str] = {
     "Nothing is promised: too few pictures were held out, or none.": (
         "不作承诺：留出的图片太少，或没有留出图片。"
     ),
-    "Sets of classes for {coverage} % coverage: they hold the true class of {held} of the "
-    "pictures, with {size} classes on average.": (
-        "覆盖率 {coverage} % 的类别集合：包含了 {held} 的图片的真实类别，平均 {size} 个类别。"
+    "Sets of classes are to hold the true one {share} % of the time.": (
+        "类别集合应有 {share} % 的时候包含真实类别。"
     ),
-    "what is promised": "所承诺的",
+    "Here: they hold it for {held} of the pictures, with {size} classes on average.": (
+        "在此：{held} 的图片的集合包含真实类别，平均 {size} 个类别。"
+    ),
+    "the most errors promised": "所承诺的最多错误",
+    "observed here": "在此观察到的",
+    "tested on": "测试数据",
+    "The largest mistakes; click a number to see the pictures.": ("最多的错误；点击数字查看图片。"),
+    "true class": "真实类别",
+    "taken for": "被当成",
+    "lowest third": "最低三分之一",
+    "middle third": "中间三分之一",
+    "highest third": "最高三分之一",
+    "size": "尺寸",
+    "unchanged": "未改变",
+    "Parts of the unchanged pictures": "未改变图片的各部分",
+    "{n} of the test pictures, with 95 % intervals": "{n} 张测试图片，附 95 % 区间",
     "pictures": "图片数",
     "F1": "F1 分数",
     "In brackets: 95 % intervals; after the slash: how many pictures it is counted over": (
