@@ -44,6 +44,7 @@ ORDER = [
     "eyebright.classifier",
     "eyebright.robustness",
     "eyebright.evaluation",
+    "eyebright.wording",
     "eyebright.run",
     "eyebright.report.words",
     "eyebright.report.charts",

@@ -16,8 +16,16 @@ from eyebright import Dataset, Run, cli, several
 from eyebright.calibration import fit_temperature, softmax
 from eyebright.checkpoint import load_card
 from eyebright.errors import ModelError, UsageError
-from eyebright.evaluation import OTHER_SHARES, Evaluation, read_evaluation
+from eyebright.evaluation import Evaluation, read_evaluation
 from eyebright.report import write_report
+from eyebright.wording import (
+    OTHER_SHARES,
+    class_table,
+    figures_table,
+    notes,
+    promise_lines,
+    warnings,
+)
 
 QUICK = {"batch_size": 16, "model": "white16", "device": "cpu", "quiet": True}
 
@@ -70,7 +78,7 @@ def test_where_nothing_is_held_out_probabilities_are_uncalibrated() -> None:
     assert not (run.path / "val.json").exists()
     evaluation = run.test(shades(60, seed=1))
     assert "calibration error before" not in evaluation.figures
-    assert "uncalibrated" in str(evaluation.figures_table().caption)
+    assert "uncalibrated" in str(figures_table(evaluation).caption)
     with pytest.raises(UsageError, match=r"--val 0\.1"):
         run.promises(risk=0.1)
     with pytest.raises(UsageError, match=r"--val 0\.1"):
@@ -158,7 +166,7 @@ def test_a_promise_stands_in_words_and_is_checked_on_the_test_set() -> None:
     answered, right = new.answered()
     assert answered.value == pytest.approx(given.answered, abs=0.05)
     assert (right.high or 0) > 0.8
-    [promised, here] = new.promise_lines()
+    [promised, here] = promise_lines(new)
     assert promised.startswith(
         f"answers {100 * given.answered:.1f} % of pictures, right on at least 80 %"
     )
@@ -169,7 +177,7 @@ def test_a_promise_stands_in_words_and_is_checked_on_the_test_set() -> None:
     )
     # On those that gave the promise it is no check.
     val = replace(new, split="val", promises=made().promise(0.2, 0.9))
-    assert not [line for line in val.promise_lines() if line.startswith("here")]
+    assert not [line for line in promise_lines(val) if line.startswith("here")]
     assert "_here" not in json.dumps([val.to_dict()["promise"], val.to_dict()["sets"]])
     record = new.to_dict()["promise"]
     assert (record["risk"], record["confidence"], record["n"]) == (0.2, 0.95, 2000)
@@ -191,7 +199,7 @@ def test_sets_stand_in_words() -> None:
     assert held.value == pytest.approx(0.9, abs=0.02)
     assert 1 < (size.low or 0) < (size.value or 0) < (size.high or 0) < 3
     assert empty.n == size.n == 2000
-    [asked, here] = new.promise_lines()
+    [asked, here] = promise_lines(new)
     assert asked.endswith("for 90 % coverage")
     assert here.startswith(f"here: they hold the true class of {held.percent()} of 2,000, with ")
 
@@ -217,25 +225,25 @@ def test_a_class_that_the_average_hides_is_named() -> None:
     evaluation = Evaluation(
         "val", ("common", "rare"), list(range(1000)), labels, probabilities, "f"
     )
-    [warning] = evaluation.warnings()
+    [warning] = warnings(evaluation)
     assert warning == (
         "the average hides a class: rare is found in only 0.0 % (0.0 to 7.1) of its 50 pictures"
     )
-    assert made().warnings() == []
+    assert warnings(made()) == []
     # Not half as often is not the only way to be bad.
     right = np.r_[np.ones(950), np.arange(50) < 20].astype(bool)
     sure = np.where(right[:, None] == (labels[:, None] == [0, 1]), 0.9, 0.1)
-    [warning] = replace(evaluation, probabilities=sure).warnings()
+    [warning] = warnings(replace(evaluation, probabilities=sure))
     assert "rare is found in only 40.0 %" in warning
 
 
 def test_what_belongs_to_every_figure_stands_below_the_tables() -> None:
     plain = made(temperature=0.9)
-    assert plain.notes() == []
-    assert replace(plain, temperature=None).notes() == ["probabilities are uncalibrated"]
-    assert replace(plain, split="val").notes() == ["they also chose the epoch and the temperature"]
+    assert notes(plain) == []
+    assert notes(replace(plain, temperature=None)) == ["probabilities are uncalibrated"]
+    assert notes(replace(plain, split="val")) == ["they also chose the epoch and the temperature"]
     averaged = replace(plain, tta="mirror")
-    for table in (averaged.table(), averaged.figures_table()):
+    for table in (class_table(averaged), figures_table(averaged)):
         assert "mirror image averaged" in str(table.caption)
 
 

@@ -16,6 +16,7 @@ from eyebright import Classifier, Dataset, Run, TrainConfig, keeper, launch, pre
 from eyebright.errors import DataError, ModelError, NumbersError, StorageError, UsageError
 from eyebright.models import LessonNet
 from eyebright.training import EpochResult
+from eyebright.wording import class_table
 
 FAST = {"epochs": 2, "batch_size": 16, "model": "white16", "device": "cpu", "seed": 1}
 
@@ -404,7 +405,7 @@ def test_averaging_belongs_to_the_model_and_figures_say_so(brightness: Dataset) 
     evaluation = run.val()
     assert evaluation.tta == "mirror"
     assert "mirror" in repr(evaluation)
-    assert "mirror image averaged" in str(evaluation.table().caption)
+    assert "mirror image averaged" in str(class_table(evaluation).caption)
     assert json.loads((run.path / "val.json").read_text())["tta"] == "mirror"
     classifier = Classifier.load(run.path)
     images = brightness.images[:20]

@@ -34,6 +34,7 @@ from eyebright.metrics import (
     top_k,
     wilson,
 )
+from eyebright.wording import class_table
 
 CLASSES = 6
 
@@ -217,7 +218,7 @@ def test_the_table_fits_80_columns() -> None:
         "test", ("cat", "automobile", "dog"), list(range(3000)), labels, np.eye(3)[labels], ""
     )
     console = Console(width=80, file=io.StringIO())
-    console.print(evaluation.table())
+    console.print(class_table(evaluation))
     text = console.file.getvalue()  # type: ignore[attr-defined]
     assert "…" not in text
     assert all(name in text for name in evaluation.classes)

@@ -225,7 +225,7 @@ def test_training_in_a_given_time(tmp_path: Path, capsys: pytest.CaptureFixture[
 def test_a_target_stops_the_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = eyebright.train(squares(600), target=0.9, runs=tmp_path, model="white16")
     printed = capsys.readouterr().out
-    assert "target 90.0 % reached: " in printed
+    assert "target 90.0 % accuracy reached: " in printed
     log = run.log()
     assert float(log[-1]["val_accuracy"]) >= 0.9
     assert all(float(row["val_accuracy"]) < 0.9 for row in log[:-1])
@@ -240,7 +240,7 @@ def test_a_target_that_is_missed_is_said(
         data.images, np.random.default_rng(0).permutation(data.labels), data.classes, name="noise"
     )
     eyebright.train(shuffled, target=1.0, time="8s", runs=tmp_path, model="white16")
-    assert "target 100.0 % not reached" in capsys.readouterr().out
+    assert "target 100.0 % accuracy not reached" in capsys.readouterr().out
 
 
 def test_a_target_alone_is_planned_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,7 +14,6 @@ import eyebright
 from eyebright import Dataset, Run, metrics
 from eyebright.calibration import Promises
 from eyebright.errors import ModelError, UsageError
-from eyebright.evaluation import with_n
 from eyebright.report import page, write_report
 from eyebright.report.charts import (
     HEIGHT,
@@ -29,6 +28,7 @@ from eyebright.report.charts import (
 from eyebright.report.page import RISKS
 from eyebright.report.words import CHINESE, translator
 from eyebright.trained_on import TrainedOn, digests, small_pixels
+from eyebright.wording import warnings, with_n
 
 QUICK = {"batch_size": 16, "model": "white16", "device": "cpu", "quiet": True}
 NAMES = ["dark", "grey", "light"]
@@ -229,7 +229,7 @@ def test_leaks_stand_first() -> None:
     run = eyebright.train(data, epochs=1, val=0.0, **QUICK)
     evaluation = run.test(test_set)
     assert evaluation.leaks == evaluation.to_dict()["leaks"] == 7
-    assert evaluation.warnings()[0].startswith("7 of the pictures it was evaluated on are also")
+    assert warnings(evaluation)[0].startswith("7 of the pictures it was evaluated on are also")
     assert run.test(shades(90, seed=1)).leaks == 0
     run.test(test_set)
     first, *_ = re.findall(r"<li>(.*?)</li>", write_report(run).read_text(encoding="utf-8"))

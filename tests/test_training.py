@@ -93,24 +93,6 @@ def test_the_lesson_to_the_letter() -> None:
     np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-6)
 
 
-def test_micro_batches_add_up_to_the_batch() -> None:
-    """Without batch norm, batches of 10 in parts of 4, 4 and 2 are batches of 10."""
-    data = made_data(60)
-    ends, losses = [], []
-    for micro_batch in (0, 4):
-        torch.manual_seed(0)
-        net = LessonNet(10)
-        config = recipe_config("tutorial").replace(
-            epochs=2, batch_size=10, micro_batch=micro_batch, lr=0.05, device="cpu"
-        )
-        results, _ = run(data, config, net)
-        ends.append(torch.cat([p.detach().flatten() for p in net.parameters()]))
-        losses.append([result.train_loss for result in results])
-    torch.testing.assert_close(ends[0], ends[1], rtol=1e-4, atol=1e-6)
-    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
-    assert losses[0][1] < losses[0][0]
-
-
 def test_running_loss_is_printed_in_the_lessons_form() -> None:
     data = made_data(40)
     config = recipe_config("tutorial").replace(epochs=2, log_every=5)

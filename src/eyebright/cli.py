@@ -199,12 +199,13 @@ def train(
 def _train_several(source: Any, seeds: int, workers: int | None, settings: dict[str, Any]) -> None:
     from eyebright.compare import compare as compare_runs
     from eyebright.several import join_folds, train_several
+    from eyebright.wording import class_table, figures_table
 
     trained = train_several(source, seeds, workers=workers, **settings)
     if "folds" in settings:
         joined, folder = join_folds(trained)
-        out.print(joined.table())
-        out.print(joined.figures_table())
+        out.print(class_table(joined))
+        out.print(figures_table(joined))
         say(f"out-of-fold predictions: {shown(folder)}/predictions-val.csv")
     elif all((run.path / "val.json").exists() for run in trained):
         out.print(compare_runs([run.path for run in trained], "val").table())
@@ -272,16 +273,23 @@ def test(
 
 
 def _show_evaluation(evaluation: Any, run: Any) -> None:
-    from eyebright.evaluation import OTHER_SHARES
+    from eyebright.wording import (
+        OTHER_SHARES,
+        class_table,
+        figures_table,
+        lesson_lines,
+        promise_lines,
+        warnings,
+    )
 
-    promised = evaluation.promise_lines()
-    warnings = evaluation.warnings()
+    promised = promise_lines(evaluation)
+    first = warnings(evaluation)
     if promised and evaluation.has_other_shares(run.data_record["counts"]):
-        warnings.append(OTHER_SHARES)
-    for line in [*warnings, *evaluation.lesson_lines(run.short_names())]:
+        first.append(OTHER_SHARES)
+    for line in [*first, *lesson_lines(evaluation, run.short_names())]:
         say(line)
-    out.print(evaluation.table())
-    out.print(evaluation.figures_table())
+    out.print(class_table(evaluation))
+    out.print(figures_table(evaluation))
     for line in promised:
         say(line)
     if evaluation.robustness:

@@ -23,7 +23,6 @@ RANGES: dict[str, tuple[float, float]] = {
     "time": (TINY, 1e9),
     "target": (TINY, 1),
     "batch_size": (1, 1e9),
-    "micro_batch": (0, 1e9),
     "lr": (TINY, HUGE),
     "rest_lr": (TINY, HUGE),
     "momentum": (0, 0.9999),
@@ -58,9 +57,6 @@ class TrainConfig:
     target: float | None = None
     """Stop at the end of the epoch that reaches this figure on the pictures held out."""
     batch_size: int = 500
-    micro_batch: int = 0
-    """Pictures that go through the net at once, to save memory: gradients are added up until there
-    are ``batch_size``; batch norm sees the smaller number. 0: all."""
     drop_last: bool = True
     """Leave out an epoch's last batch if it is smaller than the others."""
     optimizer: Literal["sgd", "muon"] = "muon"

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.table import Table
 
 from eyebright import metrics
 from eyebright.calibration import Promise, Promises, SetRule, promise, set_threshold, softmax
@@ -29,14 +28,6 @@ INTERVALS = {
 OTHERS = (
     "balanced accuracy: from the classes' intervals (Zou & Donner 2008); log loss and Brier score: "
     "bias-corrected bootstrap (Efron 1987)"
-)
-OTHER_SHARES = (
-    "These pictures have other shares of classes than those trained on: what is promised need not "
-    "hold for them."
-)
-LEAKS = (
-    "{count} of the pictures it was evaluated on are also among those it was trained on, pixel for "
-    "pixel: its figures are too good."
 )
 TOP = 5
 FAR = 0.2  # a class whose recall is so far below the accuracy is hidden by it
@@ -225,54 +216,6 @@ class Evaluation:
             return False
         return float(chi2_contingency(table).pvalue) < 1e-3
 
-    def warnings(self) -> list[str]:
-        """What the headline does not say."""
-        leaks = [LEAKS.format(count=f"{self.leaks:,}")] if self.leaks else []
-        return leaks + [
-            f"the average hides a class: {shown(name)} is found in only {figure.percent()} of its "
-            f"{figure.n:,} pictures"
-            for name, figure in self.hidden_classes()
-        ]
-
-    def notes(self) -> list[str]:
-        """What belongs to every figure of it."""
-        notes = []
-        if self.tta == "mirror":
-            notes.append("each picture and its mirror image averaged")
-        if self.temperature is None:
-            notes.append("probabilities are uncalibrated")
-        elif self.split == "val":
-            notes.append("they also chose the epoch and the temperature")
-        return notes
-
-    def promise_lines(self) -> list[str]:
-        """What was promised of answers and sets, and on a test set how it turned out."""
-        lines, n = [], len(self.labels)
-        if given := self.promises.answers:
-            lines.append(
-                f"answers {100 * given.answered:.1f} % of pictures, right on at least "
-                f"{100 * (1 - given.risk):g} % of those, with 95 % confidence: where the likeliest "
-                f"class has {given.threshold:.4f} or more (from {given.n:,} pictures held out)"
-            )
-            if self.split == "test":
-                answered, right = self.answered()
-                lines.append(
-                    f"here: answers {answered.percent()} of {n:,}, right on {right.percent()} of "
-                    f"those {right.n:,}"
-                )
-        if rule := self.promises.sets:
-            lines.append(
-                f"sets of all classes with {rule.threshold:.4f} or more, for "
-                f"{100 * rule.coverage:g} % coverage"
-            )
-            if self.split == "test":
-                held, empty, size = self.set_figures()
-                lines.append(
-                    f"here: they hold the true class of {held.percent()} of {n:,}, with "
-                    f"{size.decimal()} classes on average; empty (not sure): {empty.percent()}"
-                )
-        return lines
-
     def _promises(self) -> dict[str, Any]:
         # Those held out gave the promise: how it turns out is only seen on others.
         found: dict[str, Any] = {}
@@ -335,44 +278,6 @@ class Evaluation:
             figures = map(repr, row.tolist())
             writer.writerow([name, self.classes[label], self.classes[prediction], *figures])
         return text.getvalue()
-
-    def lesson_lines(self, short_names: dict[str, str] | None = None) -> list[str]:
-        """The lesson's closing lines: accuracy on all pictures, then of each class.
-
-        Args:
-            short_names: how to show a class, where not by its own name.
-        """
-        n = len(self.labels)
-        right = int(np.trace(self.confusion))
-        what = "validation" if self.split == "val" else self.split
-        lines = [f"Accuracy of the network on the {n} {what} images: {100 * right // n} %"]
-        for name, figures in self.per_class().items():
-            shorter = shown((short_names or {}).get(name, name))
-            recall = figures["recall"].value
-            value = "–" if recall is None else f"{100 * recall:.1f} %"
-            lines.append(f"Accuracy for class: {shorter:5s} is {value}")
-        return lines
-
-    def table(self) -> Table:
-        """Accuracy and each class's recall, precision and F1, with n and 95 % intervals."""
-        caption = ["in brackets: 95 % intervals", "of: what the figure is counted over"]
-        table = Table(caption="; ".join([*caption, *self.notes()]))
-        table.add_column("class", no_wrap=True)
-        for title in ("recall, %", "precision, %", "F1, %"):
-            table.add_column(title, justify="right")  # may wrap, so that 80 columns are enough
-        for name, figures in self.per_class().items():
-            table.add_row(shown(name), *(with_n(figures[k]) for k in ("recall", "precision", "f1")))
-        return table
-
-    def figures_table(self) -> Table:
-        """The figures of the whole set, with their 95 % intervals."""
-        table = Table(caption="; ".join([f"of {len(self.labels):,} pictures", *self.notes()]))
-        table.add_column("figure", no_wrap=True)
-        table.add_column("value (95 % interval)", justify="right")
-        for name, figure in self.figures.items():
-            in_percent = name.endswith("accuracy")
-            table.add_row(name, figure.percent() if in_percent else figure.decimal())
-        return table
 
     def __repr__(self) -> str:
         return (
@@ -438,14 +343,6 @@ def read_promises(record: dict[str, Any]) -> Promises:
         sets = SetRule(float(rule["coverage"]), float(rule["threshold"]))
         promises = replace(promises, sets=sets)
     return promises
-
-
-def with_n(figure: Figure, of: str = "of") -> str:
-    """Such as ``61.0 (60.0–62.0) of 10,000``, in percent."""
-    if figure.value is None or figure.low is None or figure.high is None:
-        return f"– {of} {figure.n:,}"
-    interval = f"({100 * figure.low:.1f}–{100 * figure.high:.1f})"
-    return f"{100 * figure.value:.1f} {interval} {of} {figure.n:,}"
 
 
 def evaluate(

@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +15,7 @@ from eyebright.config import TrainConfig
 from eyebright.console import progress_bar
 from eyebright.data import Dataset
 from eyebright.errors import NumbersError
-from eyebright.losses import Loss, create_loss
+from eyebright.losses import create_loss
 from eyebright.metrics import Counts, confusion_matrix
 from eyebright.optim import Schedule, create_optimizers, set_lr
 from eyebright.runtime import memory_format, onednn_for
@@ -104,13 +103,15 @@ def fit(
             with onednn_for(layout):
                 for batch, (pictures, targets) in enumerate(islice(batches, steps), start=1):
                     set_lr(optimizers, schedule.share(step))
-                    losses.append(
-                        forward_backward(model, pictures, targets, loss_of, config, autocast)
-                    )
+                    with autocast:
+                        logits = model(pictures)
+                    loss = loss_of(logits, targets)
+                    loss.backward()
                     for optimizer in optimizers:
                         optimizer.step()
                         optimizer.zero_grad()
                     step += 1
+                    losses.append(loss.detach())
                     now, log_now = time.perf_counter(), batch in log_points
                     last = batch == steps or step == schedule.total_steps
                     if log_now or last or now - looked > REFRESH:
@@ -135,41 +136,6 @@ def fit(
             yield EpochResult(
                 epoch, step, seconds, mean(history), tuple(running), confusion, logits
             )
-
-
-def forward_backward(
-    model: nn.Module,
-    pictures: Tensor,
-    labels: Tensor,
-    loss_of: Loss,
-    config: TrainConfig,
-    autocast: contextlib.AbstractContextManager[Any],
-) -> Tensor:
-    """Mean loss of a mini-batch, whose gradients are added up in the weights.
-
-    Args:
-        model: in training mode.
-        pictures: (batch, 3, height, width); ``config.micro_batch`` of them go through at once.
-        labels: int64 (batch,).
-        loss_of: the mean over what it is given.
-        config: as in `fit`.
-        autocast: entered around the net alone, so that the loss is computed in fp32.
-
-    Returns:
-        A scalar without a history, on the device.
-    """
-    at_once = config.micro_batch or len(pictures)
-    total: Tensor | None = None
-    for part, labels_of_part in zip(pictures.split(at_once), labels.split(at_once), strict=True):
-        with autocast:
-            logits = model(part)
-        loss = loss_of(logits, labels_of_part)
-        if len(part) < len(pictures):
-            loss = loss * (len(part) / len(pictures))
-        loss.backward()
-        total = loss.detach() if total is None else total + loss.detach()
-    assert total is not None, "a batch has a picture or more"
-    return total
 
 
 def count_steps(n: int, config: TrainConfig) -> int:

@@ -5,8 +5,9 @@ from typing import Any
 
 from eyebright.checkpoint import load_card
 from eyebright.console import shown
-from eyebright.evaluation import Evaluation, with_n
+from eyebright.evaluation import Evaluation
 from eyebright.run import Run
+from eyebright.wording import notes, warnings, with_n
 
 
 def model_card(run: Run, evaluation: Evaluation | None) -> str:
@@ -62,14 +63,14 @@ def model_card(run: Run, evaluation: Evaluation | None) -> str:
         titles = "| class | recall, % | precision, % | F1, % |"
         of_classes = [titles, "|---|---|---|---|", *per_class]
         what = "Test set" if evaluation.split == "test" else "Pictures held out"
-        notes = "; ".join(
-            [f"{what}: {cell(evaluation.data or record['name'])}", *evaluation.notes()]
+        about = "; ".join(
+            [f"{what}: {cell(evaluation.data or record['name'])}", *notes(evaluation)]
         )
         known = "calibrated" if evaluation.temperature is not None else "uncalibrated"
-        warned = [f"- {line}" for line in (*evaluation.warnings(), f"Probabilities are {known}.")]
+        warned = [f"- {line}" for line in (*warnings(evaluation), f"Probabilities are {known}.")]
         body += [
             "## Limitations\n\n" + "\n".join(warned),
-            f"## Evaluation\n\n{notes}.\n\n" + "\n".join(table),
+            f"## Evaluation\n\n{about}.\n\n" + "\n".join(table),
             "\n".join(of_classes),
         ]
     body.append(

@@ -15,7 +15,7 @@ from eyebright.config import UNBALANCED
 from eyebright.console import notices, shown
 from eyebright.data import Dataset
 from eyebright.errors import DataError, EyebrightError, ModelError, UsageError
-from eyebright.evaluation import LEAKS, OTHER_SHARES, Evaluation, read_evaluation, with_n
+from eyebright.evaluation import Evaluation, read_evaluation
 from eyebright.losses import EVEN
 from eyebright.report.card import model_card
 from eyebright.report.charts import TO, interval_bars
@@ -31,6 +31,7 @@ from eyebright.report.plots import (
 from eyebright.report.words import LANGUAGES, translator
 from eyebright.run import Run
 from eyebright.trained_on import TrainedOn
+from eyebright.wording import LEAKS, OTHER_SHARES, with_n
 
 A_CELL, A_GALLERY, A_LIST = 16, 24, 20  # pictures or lines at most
 MOST_CLASSES = 30  # of a confusion matrix that can be read
