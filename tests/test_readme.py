@@ -84,6 +84,17 @@ def test_links_lead_somewhere(page: str) -> None:
         assert ((ROOT / page).parent / target).exists(), target
 
 
+@pytest.mark.parametrize("page", ["docs/honest.md", "docs/honest.zh.md"])
+def test_the_guides_table_is_what_was_measured(page: str) -> None:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    results = (ROOT / "bench" / "results" / "README.md").read_text(encoding="utf-8")
+    table = results.split("(`longtail.csv`)")[1].split("\n## ")[0]
+    rows = [line for line in table.splitlines() if " ± " in line]
+    assert len(rows) >= 6
+    for row in rows:
+        assert row in text
+
+
 def test_pins_are_names_and_versions_only() -> None:
     lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
     pins = [line for line in lines if not line.startswith("#")]
