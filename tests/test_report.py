@@ -368,6 +368,13 @@ def test_axes_have_round_values(low: float, high: float, wanted: list[float]) ->
     assert found == pytest.approx(wanted)
 
 
+def test_epochs_are_whole_on_their_axis() -> None:
+    epochs = line_chart([Line("", [(1, 0.5), (2, 0.4), (3, 0.3)])], "epoch", "loss")
+    assert ">2</text>" in epochs
+    assert ">1.5</text>" not in epochs
+    assert ">2.5</text>" in line_chart([Line("", [(1.5, 2), (3.5, 3)])], "seconds", "loss")
+
+
 def test_charts_are_well_formed_and_stay_in_their_frame() -> None:
     import xml.etree.ElementTree as ET
 

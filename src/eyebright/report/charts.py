@@ -29,11 +29,12 @@ class Line:
     """Lower and upper end of an interval at each point."""
 
 
-def ticks(low: float, high: float, most: int = 6) -> list[float]:
-    """Round values from low to high, at most about so many."""
+def ticks(low: float, high: float, most: int = 6, least: float = 0.0) -> list[float]:
+    """Round values from low to high, at most about so many, no closer together than ``least``."""
     span = high - low
     step = 10.0 ** math.floor(math.log10(span))
     step *= next(part for part in (0.1, 0.2, 0.5, 1, 2, 5) if span / (step * part) <= most)
+    step = max(step, least)
     places = range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)
     return [round(place * step, 10) for place in places]
 
@@ -74,7 +75,8 @@ def line_chart(
         _, y = at(x0, value)
         parts.append(f'<path class="grid" d="M{LEFT} {y}H{WIDTH - RIGHT}"/>')
         parts.append(f'<text x="{LEFT - 8}" y="{y + 4}" text-anchor="end">{said(value)}</text>')
-    for value in ticks(x0, x1, 8):
+    counted = all(float(x).is_integer() for x, _ in points)  # epochs: there are no halves
+    for value in ticks(x0, x1, 8, least=1.0 if counted and not x_range else 0.0):
         x, _ = at(value, y0)
         parts.append(f'<text x="{x}" y="{HEIGHT - BOTTOM + 18}" text-anchor="middle">')
         parts.append(f"{said(value)}</text>")
