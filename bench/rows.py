@@ -32,7 +32,7 @@ def append_row(name: str, row: dict[str, Any]) -> None:
         "python": platform.python_version(),
         "torch": version("torch"),
         "eyebright": version("eyebright"),
-        "command": " ".join(["python -m", f"bench.{Path(sys.argv[0]).stem}", *sys.argv[1:]]),
+        "command": " ".join(["python -m", f"bench.{Path(sys.argv[0]).stem}", *arguments()]),
     }
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{name}.csv"
@@ -43,3 +43,10 @@ def append_row(name: str, row: dict[str, Any]) -> None:
             writer.writeheader()
         writer.writerow(row | where)
     print({**row})
+
+
+def arguments() -> list[str]:
+    """What the program was called with, without the folders of this machine."""
+    home = os.environ.get("EYEBRIGHT_DATA", "")
+    said = [a.replace(home, "$EYEBRIGHT_DATA") if home else a for a in sys.argv[1:]]
+    return [Path(a).name if Path(a).is_absolute() else a for a in said]
