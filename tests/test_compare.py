@@ -179,6 +179,10 @@ def test_seeds_are_put_together_and_validated_on_the_same_pictures() -> None:
     assert [group["interval_counts"] for group in record] == ["seeds and pictures", "pictures"]
     assert record[1]["difference_interval_counts"] == "seeds and pictures"
     assert [(g.name, len(g.right)) for g in found.groups] == [("s (3 seeds)", 3), ("other", 1)]
+    assert "95 % intervals that count seeds and pictures" in str(found.table().caption)
+    assert "87 of 100" not in str(found.table().caption)
+    two = compare([run.path for run in runs[:2]])
+    assert "with two seeds they hold the truth in about 87 of 100" in str(two.table().caption)
     group = found.groups[0]
     assert group.spread is not None
     assert group.accuracy.value == pytest.approx(group.right.mean())

@@ -115,6 +115,16 @@ def test_every_figure_has_its_n_and_its_interval() -> None:
     assert exact.accuracy.high > evaluation.accuracy.high
     assert "Clopper" in exact.to_dict()["interval"]
     assert exact.figures["balanced accuracy"].low < evaluation.figures["balanced accuracy"].low
+    for name, figures in exact.per_class().items():
+        for kind, figure in figures.items():
+            assert figure.low != evaluation.per_class()[name][kind].low
+    promises = made(seed=1).promise(0.3, 0.9)
+    several = [
+        (*one.answered(), one.set_figures()[0])
+        for one in (replace(e, promises=promises) for e in (exact, evaluation))
+    ]
+    for wider, narrower in zip(*several, strict=True):
+        assert wider.low != narrower.low
     assert "calibration error before" not in replace(evaluation, temperature=1.0).figures
     with pytest.raises(UsageError, match="--interval"):
         replace(evaluation, interval="normal")
@@ -128,6 +138,18 @@ def test_top_5_is_counted_where_there_are_more_classes() -> None:
         "val", names, list(range(50)), probabilities.argmax(1), probabilities, "f"
     )
     assert evaluation.figures["top-5 accuracy"].value == 1
+    exact = replace(evaluation, interval="exact")
+    assert exact.figures["top-5 accuracy"].low != evaluation.figures["top-5 accuracy"].low
+
+
+def test_names_come_back_whatever_they_hold(tmp_path: Path) -> None:
+    names = ("a\rb", "c\nd", 'e,"f', "caf\udce9")
+    probabilities = np.eye(4)
+    evaluation = Evaluation("val", names, list(range(4)), np.arange(4), probabilities, "f")
+    evaluation.write(tmp_path)
+    read = read_evaluation(tmp_path, "val")
+    assert read.classes == names
+    assert read.labels.tolist() == [0, 1, 2, 3]
 
 
 def test_predictions_are_read_as_they_were_written(tmp_path: Path) -> None:
@@ -223,13 +245,13 @@ def test_a_class_that_the_average_hides_is_named() -> None:
     probabilities = np.tile([0.9, 0.1], (1000, 1))
     labels = np.r_[np.zeros(950, int), np.ones(50, int)]
     evaluation = Evaluation(
-        "val", ("common", "rare"), list(range(1000)), labels, probabilities, "f"
+        "val", ("common", "rare"), list(range(1000)), labels, probabilities, "f", leaks=0
     )
     [warning] = warnings(evaluation)
     assert warning == (
         "the average hides a class: rare is found in only 0.0 % (0.0 to 7.1) of its 50 pictures"
     )
-    assert warnings(made()) == []
+    assert warnings(made(leaks=0)) == []
     # Not half as often is not the only way to be bad.
     right = np.r_[np.ones(950), np.arange(50) < 20].astype(bool)
     sure = np.where(right[:, None] == (labels[:, None] == [0, 1]), 0.9, 0.1)

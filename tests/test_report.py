@@ -95,7 +95,51 @@ def test_training_and_testing_write_it(tested: Run) -> None:
     [precision, f1] = (evaluation.per_class()["grey"][name] for name in ("precision", "f1"))
     assert f"grey {with_n(precision, '/')} {with_n(f1, '/')}" in text
     assert f"log loss {evaluation.figures['log loss'].decimal('–')} 240" in text
+    low, high = (100 * (end or 0.0) for end in (evaluation.accuracy.low, evaluation.accuracy.high))
+    assert f"95 % interval: {low:.1f} % to {high:.1f} %" in text
+    grey = evaluation.per_class()["grey"]["recall"]
+    assert f"{100 * grey.value:.1f} %" in text  # beside its bar
+    assert "temperature " in text
+    assert "fitted on the pictures held out" in text
+    for title in (
+        "Is it better than something simple?",
+        "linear probe on pixels",
+        "How it learned: training loss",
+        "How it learned: validation accuracy",
+        "Least sure",
+        "Can its probabilities be believed?",
+    ):
+        assert title in text, title
     assert text.index("Read this first") < text.index("Figures") < text.index("Class by class")
+    reliability = html.split("Can its probabilities be believed?")[1].split("</svg>")[0]
+    assert reliability.count('class="line') >= 3  # before, after and the diagonal
+
+
+def test_looks_and_few_pictures_are_warned_of() -> None:
+    run = eyebright.train(shades(), epochs=1, **QUICK)
+    few = shades(60, seed=1)
+    evaluation = run.test(few)
+    assert "have looked at" not in write_report(run, evaluation=evaluation).read_text()
+    evaluation = run.test(few)
+    page = write_report(run, evaluation=evaluation).read_text()
+    assert "Runs in this folder have looked at this test set 2 times" in page
+    assert "Only 60 pictures: look at the intervals, not at the figures." in page
+    again = write_report(run, evaluation=run.held_out(), data=shades(24)).read_text()
+    assert "the test set has not been opened" not in again
+    assert "These pictures also chose the best epoch." in again
+
+
+def test_the_command_is_the_one_that_was_given() -> None:
+    run = eyebright.train(shades(), epochs=1, **QUICK)
+    path = run.path / "env.json"
+    record = json.loads(path.read_text())
+    for program, said in (
+        ("/x/bin/eyebright", "eyebright train"),
+        ("/x/eyebright/__main__.py", "python -m eyebright train"),
+        ("/x/pytest/__main__.py", "/x/pytest/__main__.py train"),
+    ):
+        path.write_text(json.dumps(record | {"command": [program, "train"]}))
+        assert f">{said}<" in write_report(run).read_text()
 
 
 def test_the_report_promises_what_it_can() -> None:

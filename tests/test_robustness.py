@@ -56,6 +56,16 @@ def test_thirds_hold_all_pictures_in_order() -> None:
     assert low.n + middle.n + high.n == 6
 
 
+def test_no_third_is_cut_between_like_values() -> None:
+    # Sorted by class, with sizes almost all alike: a cut between them would compare classes.
+    sizes = np.full(99, 256)
+    sizes[[0, -1]] = 255, 300
+    assert thirds(sizes, np.arange(99) < 33) == ()
+    sizes[:40], sizes[80:] = 200, 300
+    low, middle, high = thirds(sizes, np.ones(99, bool))
+    assert (low.n, middle.n, high.n) == (40, 40, 19)
+
+
 def test_a_classifier_of_brightness_suffers_from_brightness_most() -> None:
     generator = np.random.default_rng(0)
     labels = np.arange(150) % 3
@@ -92,3 +102,8 @@ def test_a_classifier_of_brightness_suffers_from_brightness_most() -> None:
     console.print(found.table())
     assert all(name in console.file.getvalue() for name in SHIFTS)
     assert measure_robustness(run.classifier(), other) == found
+    exact = measure_robustness(run.classifier(), other, interval="exact")
+    for kind in ("brightness", "shift"):
+        assert exact.shifted[kind][-1].low != found.shifted[kind][-1].low
+    assert exact.clean.low != found.clean.low
+    assert exact.slices["brightness"][0].low != found.slices["brightness"][0].low

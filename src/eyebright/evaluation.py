@@ -104,6 +104,7 @@ class Evaluation:
     @cached_property
     def figures(self) -> dict[str, Figure]:
         """Every figure of the whole set, by its name."""
+        mistakes = int((~self.right).sum())
         found = {
             "accuracy": self.accuracy,
             "balanced accuracy": metrics.balanced_accuracy_figure(self.confusion, self.interval),
@@ -113,9 +114,11 @@ class Evaluation:
                 self.probabilities, self.labels, TOP, self.interval
             )
         found |= {
-            "log loss": metrics.mean_figure(metrics.log_losses(self.probabilities, self.labels)),
+            "log loss": metrics.mean_figure(
+                metrics.log_losses(self.probabilities, self.labels), mistakes
+            ),
             "Brier score": metrics.mean_figure(
-                metrics.brier_scores(self.probabilities, self.labels)
+                metrics.brier_scores(self.probabilities, self.labels), mistakes
             ),
             "calibration error": metrics.calibration_error(self.confidences, self.right),
         }
@@ -270,7 +273,7 @@ class Evaluation:
     def predictions_csv(self) -> str:
         """A row a picture: id, label, prediction, probability of each class."""
         text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
+        writer = csv.writer(text, lineterminator="\r\n")  # RFC 4180: a name may hold either
         writer.writerow(["id", "label", "prediction", *self.classes])
         rows = zip(self.ids, self.labels, self.predictions, self.probabilities, strict=True)
         for name, label, prediction, row in rows:
@@ -307,8 +310,12 @@ def read_evaluation(folder: Path, split: str) -> Evaluation:
     try:
         record = read_json(folder / f"{split}.json")
         with path.open(encoding="utf-8", newline="") as file:
-            [_, _, _, *classes], *rows = csv.reader(file)
-        labels = np.array([classes.index(row[1]) for row in rows], np.int64)
+            [_, _, _, *columns], *rows = csv.reader(file)
+        # A name that is not UTF-8 stands in the table escaped, in the JSON as it is.
+        classes = [str(name) for name in record["confusion"]["classes"]]
+        if [name.encode("utf-8", "backslashreplace").decode() for name in classes] != columns:
+            raise ValueError("other classes than in the JSON")
+        labels = np.array([columns.index(row[1]) for row in rows], np.int64)
         probabilities = np.array([row[3:] for row in rows], np.float64)
         if probabilities.shape != (len(rows), len(classes)) or not len(rows):
             raise ValueError("not a probability for each class in each row")

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 Z95 = 1.959963984540054  # the normal distribution's 97.5 % quantile
 RESAMPLES = 2000
+LEAST_PICTURES, LEAST_MISTAKES = 100, 10  # for a bootstrap of a mean to cover
 BINS = 15  # of a calibration error
 
 Counts = NDArray[np.int64]
@@ -47,7 +48,7 @@ class Figure:
         return f"{self.value:.3f} ({self.low:.3f}{to}{self.high:.3f})"
 
 
-def wilson(successes: int, n: int) -> tuple[float, float]:
+def wilson(successes: float, n: float) -> tuple[float, float]:
     """95 % score interval of a proportion (Wilson 1927).
 
     Args:
@@ -63,7 +64,7 @@ def wilson(successes: int, n: int) -> tuple[float, float]:
     return low, high
 
 
-def clopper_pearson(successes: int, n: int) -> tuple[float, float]:
+def clopper_pearson(successes: float, n: float) -> tuple[float, float]:
     """95 % "exact" interval of a proportion (Clopper & Pearson 1934): covers at least 95 %.
 
     Args:
@@ -78,7 +79,7 @@ def clopper_pearson(successes: int, n: int) -> tuple[float, float]:
 
 
 # name -> (successes, n) -> 95 % interval of a proportion
-INTERVALS: dict[str, Callable[[int, int], tuple[float, float]]] = {
+INTERVALS: dict[str, Callable[[float, float], tuple[float, float]]] = {
     "wilson": wilson,
     "exact": clopper_pearson,
 }
@@ -131,7 +132,8 @@ def balanced_accuracy_figure(confusion: Counts, interval: str = "wilson") -> Fig
 
     The distances of the recalls from the ends of their intervals are added as deviations are
     (Zou & Donner 2008, "Construction of confidence intervals about effect measures"). A bootstrap
-    would hold a class without mistakes to be perfect, and cover far too seldom.
+    would hold a class without mistakes to be perfect, and cover far too seldom. It is never
+    narrower than that of a single proportion whose variance is as large at equal recalls.
     """
     present = np.flatnonzero(confusion.sum(1)).tolist()
     recalls = [recall(confusion, label, interval) for label in present]
@@ -140,7 +142,11 @@ def balanced_accuracy_figure(confusion: Counts, interval: str = "wilson") -> Fig
     value, total = balanced_accuracy(confusion), int(confusion.sum())
     ends = np.array([(r.value, r.low, r.high) for r in recalls], np.float64)
     below, above = np.sqrt(((ends[:, 1:] - ends[:, :1]) ** 2).sum(0)) / len(recalls)
-    return Figure(value, total, max(0.0, value - float(below)), min(1.0, value + float(above)))
+    # Many classes almost without mistakes: never narrower than one proportion of as many pictures.
+    alike = len(recalls) ** 2 / sum(1 / r.n for r in recalls)
+    low, high = INTERVALS[interval](value * alike, alike)
+    low, high = min(low, value - float(below)), max(high, value + float(above))
+    return Figure(value, total, max(0.0, low), min(1.0, high))
 
 
 def recall(confusion: Counts, label: int, interval: str = "wilson") -> Figure:
@@ -187,14 +193,20 @@ def brier_scores(probabilities: Floats, labels: NDArray[Any]) -> Floats:
     return scores
 
 
-def mean_figure(values: Floats) -> Figure:
+def mean_figure(values: Floats, mistakes: int | None = None) -> Figure:
     """The mean of one value a picture, with a bias-corrected, accelerated bootstrap interval.
 
     ``RESAMPLES`` resamples, always the same ones; the acceleration of a mean is a sixth of its
-    skewness (Efron 1987, "Better bootstrap confidence intervals").
+    skewness (Efron 1987, "Better bootstrap confidence intervals"). There is no interval where it
+    would not cover: below `LEAST_PICTURES`, or where a few mistakes make up the mean.
+
+    Args:
+        values: (n,).
+        mistakes: for losses, how many pictures are predicted wrong.
     """
     n, mean = len(values), float(values.mean())
-    if n < 2 or not (offset := values - mean).any():
+    rare = mistakes is not None and mistakes < LEAST_MISTAKES
+    if n < LEAST_PICTURES or rare or not (offset := values - mean).any():
         return Figure(mean, n, None, None)
     generator = np.random.default_rng(0)
     resampled = np.array(

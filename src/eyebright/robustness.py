@@ -189,13 +189,16 @@ class Robustness:
         write_file(folder / "shift.png", picture.getvalue())
 
 
-def measure_robustness(classifier: Classifier, data: Dataset, seed: int = 0) -> Robustness:
+def measure_robustness(
+    classifier: Classifier, data: Dataset, seed: int = 0, interval: str = "wilson"
+) -> Robustness:
     """Accuracy of a classifier on changed pictures.
 
     Args:
         classifier: any.
         data: with the classifier's classes, of its size; at most `MOST_PICTURES` are taken.
         seed: of which ones.
+        interval: of proportions: ``wilson`` or ``exact``.
     """
     order = np.random.default_rng(seed).permutation(len(data))[:MOST_PICTURES]
     few = data.subset(order)
@@ -204,7 +207,7 @@ def measure_robustness(classifier: Classifier, data: Dataset, seed: int = 0) -> 
     def accuracy(images: Tensor) -> Figure:
         pixels = images.permute(0, 2, 3, 1).contiguous().numpy()
         right = classifier.predict_proba(pixels).argmax(1) == few.labels
-        return metrics.proportion(int(right.sum()), len(few))
+        return metrics.proportion(int(right.sum()), len(few), interval)
 
     shifted, examples = {}, {}
     with progress_bar("changing pictures", 5 * len(SHIFTS)) as bar:
@@ -217,15 +220,28 @@ def measure_robustness(classifier: Classifier, data: Dataset, seed: int = 0) -> 
                 bar.advance()
             shifted[name], examples[name] = tuple(figures), np.stack(seen)
     right = classifier.predict_proba(data.images).argmax(1) == data.labels
-    slices = {"brightness": thirds(data.images.mean((1, 2, 3)), right)}
-    shorter = np.asarray(data.sizes).min(1)
-    if len(np.unique(shorter)) >= 3:
-        slices["size"] = thirds(shorter, right)
+    values = {"brightness": data.images.mean((1, 2, 3)), "size": np.asarray(data.sizes).min(1)}
+    parts = {name: thirds(of_each, right, interval) for name, of_each in values.items()}
+    slices = {name: figures for name, figures in parts.items() if figures}
     tta = classifier.card.tta
     return Robustness(accuracy(pictures), shifted, slices, examples, data.fingerprint, tta)
 
 
-def thirds(values: NDArray[Any], right: NDArray[np.bool_]) -> tuple[Figure, ...]:
-    """Accuracy of the pictures with the lowest, the middle and the highest values."""
-    parts = np.array_split(np.argsort(values, kind="stable"), 3)
-    return tuple(metrics.proportion(int(right[part].sum()), len(part)) for part in parts)
+def thirds(
+    values: NDArray[Any], right: NDArray[np.bool_], interval: str = "wilson"
+) -> tuple[Figure, ...]:
+    """Accuracy of the pictures with the lowest, the middle and the highest values.
+
+    Like values stay together: pictures stand sorted by class, so a cut between them would compare
+    classes. Nothing where no three parts of a tenth or more can be had.
+    """
+    distinct, counts = np.unique(values, return_counts=True)
+    ends = np.cumsum(counts)
+    first, second = (np.abs(ends - share * len(values)).argmin() for share in (1 / 3, 2 / 3))
+    low, high = distinct[first], distinct[second]
+    parts = values <= low, (low < values) & (values <= high), values > high
+    if min(int(part.sum()) for part in parts) < max(1, len(values) / 10):
+        return ()
+    return tuple(
+        metrics.proportion(int(right[part].sum()), int(part.sum()), interval) for part in parts
+    )

@@ -4,6 +4,7 @@ import csv
 import hashlib
 import json
 import os
+import shlex
 import sys
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -125,7 +126,7 @@ class Run:
         if not record["splits"]["val"]:
             raise UsageError(
                 f"{shown(self.path)}: nothing was held out to validate on; train with --val 0.1, "
-                f"or open the test set: eyebright test {shown(self.path)}"
+                f"or open the test set: eyebright test {shlex.quote(shown(self.path))}"
             )
         data = self._load_held_out(record, classifier.card.imgsz)
         evaluation = evaluate(classifier, data, "val", interval)
@@ -181,7 +182,9 @@ class Run:
         evaluation = evaluate(classifier, data, "test", interval)
         evaluation = replace(evaluation, promises=promises, leaks=self._leaks(data))
         if shift:
-            evaluation = replace(evaluation, robustness=measure_robustness(classifier, data))
+            evaluation = replace(
+                evaluation, robustness=measure_robustness(classifier, data, interval=interval)
+            )
         opening = {
             "opening": self.test_openings() + 1,
             "time": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -309,7 +312,7 @@ class Run:
             if source is None:
                 raise DataError(
                     f"{shown(record['source'])}: no test part; name the test data: "
-                    f"eyebright test {shown(self.path)} DATA"
+                    f"eyebright test {shlex.quote(shown(self.path))} DATA"
                 ) from None
             if find_parts(Path(source)):
                 raise

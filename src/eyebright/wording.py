@@ -11,6 +11,7 @@ OTHER_SHARES = (
     "These pictures have other shares of classes than those trained on: what is promised need not "
     "hold for them."
 )
+LEAKS_UNKNOWN = "Whether it was trained on any of these pictures is not known any more."
 LEAKS = (
     "{count} of the pictures it was evaluated on are also among those it was trained on, pixel for "
     "pixel: its figures are too good."
@@ -39,6 +40,8 @@ def lesson_lines(evaluation: Evaluation, short_names: dict[str, str] | None = No
 def warnings(evaluation: Evaluation) -> list[str]:
     """What the headline does not say."""
     leaks = [LEAKS.format(count=f"{evaluation.leaks:,}")] if evaluation.leaks else []
+    if evaluation.leaks is None:
+        leaks = [LEAKS_UNKNOWN]
     return leaks + [
         f"the average hides a class: {shown(name)} is found in only {figure.percent()} of its "
         f"{figure.n:,} pictures"
@@ -89,9 +92,10 @@ def promise_lines(evaluation: Evaluation) -> list[str]:
 
 def class_table(evaluation: Evaluation) -> Table:
     """Accuracy and each class's recall, precision and F1, with n and 95 % intervals."""
-    caption = ["in brackets: 95 % intervals", "of: what the figure is counted over"]
+    kind = {"wilson": "Wilson", "exact": "Clopper-Pearson"}[evaluation.interval]
+    caption = [f"in brackets: 95 % intervals ({kind})", "of: what the figure is counted over"]
     table = Table(caption="; ".join([*caption, *notes(evaluation)]))
-    table.add_column("class", no_wrap=True)
+    table.add_column("class", overflow="fold", max_width=24)
     for title in ("recall, %", "precision, %", "F1, %"):
         table.add_column(title, justify="right")  # may wrap, so that 80 columns are enough
     for name, figures in evaluation.per_class().items():

@@ -24,7 +24,7 @@ def model_card(run: Run, evaluation: Evaluation | None) -> str:
         f"# {name}",
         f"An image classifier with {len(card.classes)} classes, trained with eyebright's recipe "
         f"`{config.recipe}` (net `{shown(card.architecture)}`, pictures of {card.imgsz} px).",
-        "## Classes\n\n" + ", ".join(shown(c) for c in card.classes),
+        "## Classes\n\n" + ", ".join(cell(c) for c in card.classes),
         "## Training data\n\n"
         f"{shown(record['name'])}: {len(record['splits']['train']):,} pictures, "
         f"{len(record['splits']['val']):,} held out, fingerprint `{record['fingerprint']}`.",
@@ -67,7 +67,8 @@ def model_card(run: Run, evaluation: Evaluation | None) -> str:
             [f"{what}: {cell(evaluation.data or record['name'])}", *notes(evaluation)]
         )
         known = "calibrated" if evaluation.temperature is not None else "uncalibrated"
-        warned = [f"- {line}" for line in (*warnings(evaluation), f"Probabilities are {known}.")]
+        limits = (*warnings(evaluation), f"Probabilities are {known}.")
+        warned = [f"- {cell(line)}" for line in limits]
         body += [
             "## Limitations\n\n" + "\n".join(warned),
             f"## Evaluation\n\n{about}.\n\n" + "\n".join(table),

@@ -31,11 +31,17 @@ from eyebright.report.plots import (
 from eyebright.report.words import LANGUAGES, translator
 from eyebright.run import Run
 from eyebright.trained_on import TrainedOn
-from eyebright.wording import LEAKS, OTHER_SHARES, with_n
+from eyebright.wording import LEAKS, LEAKS_UNKNOWN, OTHER_SHARES, with_n
 
 A_CELL, A_GALLERY, A_LIST = 16, 24, 20  # pictures or lines at most
 MOST_CLASSES = 30  # of a confusion matrix that can be read
-PROGRAMS = {"eyebright": "eyebright", "__main__.py": "python -m eyebright"}  # wherever they lie
+PROGRAMS = {
+    ("eyebright",): "eyebright",
+    ("eyebright", "__main__.py"): "python -m eyebright",
+}  # wherever they lie
+NO_PROMISE = (
+    "Nothing is promised: too few pictures were held out, or none, or too many answers are wrong."
+)
 FEW = 200  # pictures, whose figures are not worth much without their intervals
 RISKS = (0.05, 0.1, 0.2)  # of the promise in the report: the first that can be made
 
@@ -141,7 +147,9 @@ def base_context(run: Run, evaluation: Evaluation | None, t: Translate) -> dict[
         facts.append((t("tested on"), shown(evaluation.data)))
     try:
         program, *words = map(str, env["command"])
-        command = shown(shlex.join([PROGRAMS.get(Path(program).name, program), *words]))
+        parts = Path(program).parts
+        ours = PROGRAMS.get(parts[-2:]) or PROGRAMS.get(parts[-1:])
+        command = " ".join([ours or shown(shlex.quote(program)), shown(shlex.join(words))])
         versions = ", ".join(f"{name} {number}" for name, number in env["packages"].items())
     except (KeyError, TypeError, AttributeError) as error:
         raise ModelError(
@@ -207,7 +215,7 @@ def promise_lines(evaluation: Evaluation, t: Translate) -> list[str]:
     """What is promised in words, and on a test set how it turned out."""
     given, rule = evaluation.promises.answers, evaluation.promises.sets
     if given is None:
-        lines = [t("Nothing is promised: too few pictures were held out, or none.")]
+        lines = [t(NO_PROMISE)]
     else:
         text = (
             "It answers {answered} of pictures, right on at least {right} % of those, with 95 % "
@@ -216,18 +224,23 @@ def promise_lines(evaluation: Evaluation, t: Translate) -> list[str]:
         answered, right = f"{100 * given.answered:.1f} %", f"{100 * (1 - given.risk):g}"
         lines = [t(text, answered=answered, right=right, n=f"{given.n:,}")]
     if given and evaluation.split == "test":
-        here, kept = (figure.percent(TO) for figure in evaluation.answered())
-        text = "Here: it answered {answered}, right on {right} of those."
-        lines.append(t(text, answered=here, right=kept))
+        answered_here, right_here = evaluation.answered()
+        text = "Here: it answered {answered}, right on {right} of those {n}."
+        said = {"answered": answered_here.percent(TO), "right": right_here.percent(TO)}
+        lines.append(t(text, n=f"{right_here.n:,}", **said))
     if rule:
         coverage = f"{100 * rule.coverage:g}"
         lines.append(
             t("Sets of classes are to hold the true one {share} % of the time.", share=coverage)
         )
     if rule and evaluation.split == "test":
-        held, _, size = evaluation.set_figures()
-        text = "Here: they hold it for {held} of the pictures, with {size} classes on average."
-        lines.append(t(text, held=held.percent(TO), size=size.decimal(TO)))
+        held, empty, size = evaluation.set_figures()
+        text = (
+            "Here: they hold it for {held} of the pictures, with {size} classes on average; "
+            "{empty} are empty, which means “not sure”."
+        )
+        figures = {"held": held.percent(TO), "empty": empty.percent(TO)}
+        lines.append(t(text, size=size.decimal(TO), **figures))
     return lines
 
 
@@ -288,10 +301,13 @@ def find_warnings(run: Run, evaluation: Evaluation, t: Translate) -> list[str]:
     if evaluation.leaks:
         found.append(t(LEAKS, count=f"{evaluation.leaks:,}"))
     elif evaluation.leaks is None:
-        found.append(t("Whether it was trained on any of these pictures is not known any more."))
+        found.append(t(LEAKS_UNKNOWN))
     if evaluation.split == "val":
+        opened = run.test_openings() > 0
         found.append(
-            t("These pictures also chose the best epoch; the test set has not been opened.")
+            t("These pictures also chose the best epoch.")
+            if opened
+            else t("These pictures also chose the best epoch; the test set has not been opened.")
         )
     else:
         looks = run.looks_at(evaluation.fingerprint)

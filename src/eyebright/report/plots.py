@@ -90,8 +90,8 @@ def baselines_chart(evaluation: Evaluation, data: Dataset, known: TrainedOn, t: 
     largest = int((evaluation.labels == known.largest).sum())
     probed = int((evaluation.labels == known.probe(data.images)).sum())
     rows = [
-        (t("always the largest class"), metrics.proportion(largest, n)),
-        (t("linear probe on pixels"), metrics.proportion(probed, n)),
+        (t("always the largest class"), metrics.proportion(largest, n, evaluation.interval)),
+        (t("linear probe on pixels"), metrics.proportion(probed, n, evaluation.interval)),
         (t("this model"), evaluation.accuracy),
     ]
     return markup(interval_bars(rows))

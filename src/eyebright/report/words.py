@@ -42,6 +42,7 @@ CHINESE: dict[str, str] = {
     "Only {n} pictures: look at the intervals, not at the figures.": (
         "只有 {n} 张图片：请看区间，而不是数值。"
     ),
+    "These pictures also chose the best epoch.": "这些图片也用于挑选最佳轮次。",
     "These pictures also chose the best epoch; the test set has not been opened.": (
         "这些图片也用于挑选最佳轮次；测试集尚未打开。"
     ),
@@ -75,7 +76,6 @@ CHINESE: dict[str, str] = {
     "calibration error": "校准误差",
     "calibration error before": "校准前的校准误差",
     "Class by class": "逐个类别",
-    "recall": "召回率",
     "precision": "精确率",
     "Share of each class's pictures that were found, with 95 % intervals, of how many": (
         "每个类别被认出的图片比例，附 95 % 区间与图片数"
@@ -103,17 +103,17 @@ CHINESE: dict[str, str] = {
     "(from {n} pictures held out).": (
         "它回答 {answered} 的图片，其中至少 {right} % 正确，置信度 95 %（依据 {n} 张留出图片）。"
     ),
-    "Here: it answered {answered}, right on {right} of those.": (
-        "在此：它回答了 {answered}，其中 {right} 正确。"
+    "Here: it answered {answered}, right on {right} of those {n}.": (
+        "在此：它回答了 {answered}，这 {n} 张中 {right} 正确。"
     ),
-    "Nothing is promised: too few pictures were held out, or none.": (
-        "不作承诺：留出的图片太少，或没有留出图片。"
-    ),
+    "Nothing is promised: too few pictures were held out, or none, or too many answers are "
+    "wrong.": ("不作承诺：留出的图片太少或没有，或答错太多。"),
     "Sets of classes are to hold the true one {share} % of the time.": (
         "类别集合应有 {share} % 的时候包含真实类别。"
     ),
-    "Here: they hold it for {held} of the pictures, with {size} classes on average.": (
-        "在此：{held} 的图片的集合包含真实类别，平均 {size} 个类别。"
+    "Here: they hold it for {held} of the pictures, with {size} classes on average; {empty} are "
+    "empty, which means “not sure”.": (
+        "在此：{held} 的图片其集合包含真实类别，平均 {size} 个类别；{empty} 为空集，即“不确定”。"
     ),
     "the most errors promised": "所承诺的最多错误",
     "observed here": "在此观察到的",
@@ -153,7 +153,6 @@ CHINESE: dict[str, str] = {
     "versions": "版本",
     "machine": "机器",
     "dark or light": "深色或浅色",
-    "interval": "区间",
 }
 
 
