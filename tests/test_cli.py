@@ -101,8 +101,10 @@ def test_promises_seeds_folds_and_comparisons(
     assert code == 0
     assert "right on at least 60 % of those, with 95 % confidence" in out
     assert "Clopper" in Path(one, "val.json").read_text()
+    Path(one, "report.html").unlink()
     code, out, _ = eyebright_says("test", one, "--risk", "0.4", "--coverage", "0.9")
     assert code == 0
+    assert "accuracy on 40 test pictures" in Path(one, "report.html").read_text()
     assert "here: answers " in out
     assert "for 90 % coverage" in out
     assert "here: they hold the true class of " in out
@@ -117,6 +119,7 @@ def test_promises_seeds_folds_and_comparisons(
     code, out, _ = eyebright_says("compare", one, "runs/other", "-n", 3)
     assert code == 0
     assert "right by other alone: " in out
+    assert "count seeds and" not in out
     picture = data / "test" / "dog" / "0.png"
     code, out, _ = eyebright_says("predict", one, picture, "--risk", "0.4", "--coverage", "0.9")
     assert code == 0

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -160,6 +161,7 @@ def test_opening_the_test_set_is_written_down(brightness: Dataset) -> None:
     assert lines[1]["fingerprint"] == other.fingerprint
     assert lines[1]["figures"]["accuracy"] == evaluation.accuracy.value
     assert lines[0]["time"] <= lines[1]["time"]
+    assert lines[0]["command"] == " ".join(sys.argv)
 
 
 def test_a_test_on_the_training_pictures_is_refused(brightness: Dataset) -> None:

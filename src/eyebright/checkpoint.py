@@ -8,6 +8,7 @@ import json
 import math
 import os
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from eyebright.batches import Normalization
 from eyebright.console import shown
 from eyebright.errors import ModelError, StorageError, UsageError
 from eyebright.images import POLICY
-from eyebright.models import MODELS, create_model
+from eyebright.models import MODELS, create_model, is_backbone
 
 FORMAT = 1
 WEIGHTS, CARD = "model.safetensors", "model.json"
@@ -177,6 +178,31 @@ def load_card(folder: Path) -> ModelCard:
     return card
 
 
+def load_weights(folder: Path) -> dict[str, Tensor]:
+    """Read and check ``model.safetensors``.
+
+    Raises:
+        ModelError: missing, damaged, or with weights that are not finite.
+    """
+    path = folder / WEIGHTS
+    try:
+        weights: dict[str, Tensor] = load_tensors(path.read_bytes())
+    except FileNotFoundError:
+        raise ModelError(f"{shown(folder)}: holds no model ({WEIGHTS} is missing)") from None
+    except (OSError, SafetensorError, KeyError, ValueError, MemoryError) as error:
+        raise ModelError(f"{shown(path)}: no safetensors file, or damaged ({error})") from None
+    for name, tensor in weights.items():
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise ModelError(f"{shown(path)}: the weights {shown(name)} are not finite numbers")
+    return weights
+
+
+def fits(weights: dict[str, Tensor], model: nn.Module) -> bool:
+    """Whether these are the weights of a net, by their names and shapes."""
+    own = model.state_dict()
+    return own.keys() == weights.keys() and all(w.shape == own[k].shape for k, w in weights.items())
+
+
 def load_model(folder: Path, model: nn.Module | None = None) -> tuple[nn.Module, ModelCard]:
     """A net with its trained weights, in evaluation mode on the processor, and its card.
 
@@ -188,27 +214,22 @@ def load_model(folder: Path, model: nn.Module | None = None) -> tuple[nn.Module,
         ModelError: damaged files, weights that are not this net's, or not finite.
     """
     card = load_card(folder)
-    path = folder / WEIGHTS
-    try:
-        weights = load_tensors(path.read_bytes())
-    except FileNotFoundError:
-        raise ModelError(f"{shown(folder)}: holds no model ({WEIGHTS} is missing)") from None
-    except (OSError, SafetensorError, KeyError, ValueError, MemoryError) as error:
-        raise ModelError(f"{shown(path)}: no safetensors file, or damaged ({error})") from None
-    for name, tensor in weights.items():
-        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-            raise ModelError(f"{shown(path)}: the weights {shown(name)} are not finite numbers")
+    path, weights = folder / WEIGHTS, load_weights(folder)
     own = model is not None
     if model is None:
-        if card.architecture not in MODELS:
+        known = card.architecture in MODELS or is_backbone(card.architecture)
+        if not known:
             raise ModelError(
                 f"{shown(folder)}: its net '{shown(card.architecture)}' is a user's own; load it "
                 "in Python with Classifier.load(run, model=...)"
             )
+        make = partial(create_model, card.architecture, len(card.classes), card.imgsz)
         try:
             # Without memory for weights: a hostile card may ask for any amount of it.
             with torch.device("meta"):
-                model = create_model(card.architecture, len(card.classes), card.imgsz)
+                model = make()
+            if card.architecture not in MODELS and fits(weights, model):
+                model = make()  # nets of timm may hold more than weights, which then is needed
         except UsageError as error:
             raise ModelError(f"{shown(folder / CARD)}: {error}") from None
     for name, tensor in model.state_dict().items():

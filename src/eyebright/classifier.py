@@ -16,6 +16,7 @@ from eyebright.checkpoint import ModelCard, load_model
 from eyebright.console import notices, shown
 from eyebright.errors import DataError, ModelError
 from eyebright.images import Pixels, read_bytes, read_header, read_image
+from eyebright.probe import compute_features
 from eyebright.runtime import choose_device, exact_fp32, memory_errors
 
 Picture = str | os.PathLike[str] | bytes | Pixels
@@ -107,25 +108,25 @@ class Classifier:
         Raises:
             DataError: a picture that cannot be read; the message names it.
         """
-        size = self.card.imgsz
-        if isinstance(pictures, str | bytes | os.PathLike):
-            raise DataError("predict takes a list of pictures: put [ ] around a single one")
-        if not len(pictures):
-            return np.empty((0, len(self.classes)))
-        ready = isinstance(pictures, np.ndarray) and pictures.shape[1:] == (size, size, 3)
-        if not (ready and pictures.dtype == np.uint8):  # type: ignore[union-attr]
-            self._animations = 0
-            pictures = np.stack([self._read(i, picture) for i, picture in enumerate(pictures)])
-            if self._animations:
-                notices.warning("%d animations: the first frame of each is used", self._animations)
+        images = self._ready(pictures)
         with memory_errors("name fewer pictures, or another --device"):
-            logits = predict_logits(
-                self.model,
-                pictures,  # type: ignore[arg-type]
-                self.card.normalization,
-                self.card.tta,
-            )
+            logits = predict_logits(self.model, images, self.card.normalization, self.card.tta)
         return softmax(logits.numpy(), self.card.temperature or 1.0)
+
+    def embed(self, pictures: Sequence[Picture] | Pixels) -> NDArray[np.float32]:
+        """What the net's last layer sees of each picture, to search or to cluster by.
+
+        Takes and raises what `predict_proba` does.
+
+        Returns:
+            float32 (n, width); the logits follow from it by the last layer alone.
+
+        Raises:
+            UsageError: the net has no linear last layer.
+        """
+        images = self._ready(pictures)
+        with memory_errors("name fewer pictures, or another --device"):
+            return compute_features(self.model, images, self.card.normalization, self.card.tta)
 
     def predict(self, pictures: Sequence[Picture] | Pixels) -> list[Prediction]:
         """The likeliest class of each picture, with all probabilities.
@@ -138,6 +139,22 @@ class Classifier:
             ranked = {self.classes[i]: float(row[i]) for i in order}
             predictions.append(Prediction(self.classes[order[0]], float(row[order[0]]), ranked))
         return predictions
+
+    def _ready(self, pictures: Sequence[Picture] | Pixels) -> Pixels:
+        """Pictures as the net takes them, uint8 (n, imgsz, imgsz, 3)."""
+        size = self.card.imgsz
+        if isinstance(pictures, str | bytes | os.PathLike):
+            raise DataError("a list of pictures is needed: put [ ] around a single one")
+        if not len(pictures):
+            return np.empty((0, size, size, 3), np.uint8)
+        ready = isinstance(pictures, np.ndarray) and pictures.shape[1:] == (size, size, 3)
+        if ready and pictures.dtype == np.uint8:  # type: ignore[union-attr]
+            return pictures  # type: ignore[return-value]
+        self._animations = 0
+        images = np.stack([self._read(i, picture) for i, picture in enumerate(pictures)])
+        if self._animations:
+            notices.warning("%d animations: the first frame of each is used", self._animations)
+        return images
 
     def _read(self, position: int, picture: Picture) -> Pixels:
         try:

@@ -105,10 +105,31 @@ def look(
 def train(
     data: DataArgument = None,
     recipe: Annotated[
-        str, typer.Option(help="quick, fast, best, or tutorial (the lesson).")
-    ] = "fast",
+        str | None,
+        typer.Option(
+            help="quick, fast, best, finetune, or tutorial (the lesson). Default: fast, or "
+            "finetune above 64 px."
+        ),
+    ] = None,
     model: Annotated[
-        str | None, typer.Option(help="patch48, white16, white32, wide32, white64, wide64, lesson.")
+        str | None,
+        typer.Option(
+            help="patch48, white16, white32, wide32, white64, wide64, lesson, or any net of timm."
+        ),
+    ] = None,
+    weights: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="Begin with these weights (.safetensors, .pth)."),
+    ] = None,
+    no_pretrained: Annotated[
+        bool, typer.Option("--no-pretrained", help="Begin with weights by chance.")
+    ] = False,
+    init: Annotated[
+        str | None, typer.Option(metavar="RUN", help="Begin with the weights of a run of yours.")
+    ] = None,
+    tune: Annotated[
+        str | None,
+        typer.Option(help="After the linear probe, train none, last (a third of layers) or all."),
     ] = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the pictures.")] = None,
     time: Annotated[
@@ -133,7 +154,9 @@ def train(
     ] = None,
     augment: Annotated[
         str | None,
-        typer.Option(help="none, or any of mirror, shift, cutout joined by +, as mirror+shift."),
+        typer.Option(
+            help="none, or any of mirror, shift, crop, cutout joined by +, as mirror+shift."
+        ),
     ] = None,
     tta: Annotated[
         str | None,
@@ -167,19 +190,23 @@ def train(
 ) -> None:
     """Train a classifier: hold out a tenth, train, keep the best, write a run folder."""
     waiting_for("reading the pictures")
-    from eyebright.config import parse_time, recipe_config
+    from eyebright.config import parse_time
     from eyebright.launch import train as train_run
+    from eyebright.prepare import begin
     from eyebright.runtime import process_age
 
+    if no_pretrained and weights:
+        raise UsageError("--weights and --no-pretrained exclude each other")
     settings: dict[str, Any] = {
-        "model": model, "epochs": epochs, "time": None if time is None else parse_time(time),
+        "model": model, "weights": "none" if no_pretrained else weights, "init": init,
+        "tune": tune, "epochs": epochs, "time": None if time is None else parse_time(time),
         "target": target, "batch_size": batch_size, "lr": lr, "imgsz": imgsz,
         "balance": balance, "augment": augment, "tta": tta, "val": val, "group": group,
         "folds": folds, "metric": metric, "device": device, "precision": precision,
         "threads": threads, "seed": seed,
     }  # fmt: skip
     settings = {key: value for key, value in settings.items() if value is not None}
-    recipe_config(recipe).replace(**settings)  # a mistyped setting is better known at once
+    begin(recipe, settings)  # a mistyped setting is better known at once
     several = seeds > 1 or folds is not None
     if several and (time is not None or (seeds > 1 and folds is not None)):
         raise UsageError("--seeds, --folds and --time exclude each other")
@@ -199,11 +226,13 @@ def train(
 def _train_several(source: Any, seeds: int, workers: int | None, settings: dict[str, Any]) -> None:
     from eyebright.compare import compare as compare_runs
     from eyebright.several import join_folds, train_several
-    from eyebright.wording import class_table, figures_table
+    from eyebright.wording import class_table, figures_table, warnings
 
     trained = train_several(source, seeds, workers=workers, **settings)
     if "folds" in settings:
         joined, folder = join_folds(trained)
+        for line in warnings(joined):
+            say(line)
         out.print(class_table(joined))
         out.print(figures_table(joined))
         say(f"out-of-fold predictions: {shown(folder)}/predictions-val.csv")
@@ -385,6 +414,31 @@ def predict(
         table.add_row(name, *cells, *(_in_words(answer) for answer in answers))
     out.print(table)
     return None
+
+
+@app.command()
+def embed(
+    run: RunArgument,
+    pictures: Annotated[
+        list[Path], typer.Argument(metavar="PICTURE...", help="Picture files, or folders of them.")
+    ],
+    output: Annotated[
+        Path,
+        typer.Option("-o", "--out", help="File to write: .npy, a .csv beside it, or .parquet."),
+    ] = Path("features.npy"),
+    device: Device = "auto",
+) -> None:
+    """Write what the net's last layer sees of pictures: features to search or to cluster by."""
+    waiting_for("reading the pictures")
+    from eyebright.data.folders import list_pictures
+    from eyebright.embedding import check_format, embed_files, write_features
+    from eyebright.run import Run
+
+    check_format(output)
+    paths = list_pictures(pictures)
+    features = embed_files(Run(run).classifier(device), paths)
+    write_features(output, [shown(path) for path in paths], features)
+    say(f"{len(paths):,} pictures, {features.shape[1]:,} features each: {shown(output)}")
 
 
 def _as_json(prediction: Any, given: Any, classifier: Any) -> dict[str, Any]:

@@ -59,9 +59,10 @@ class TrainConfig:
     batch_size: int = 500
     drop_last: bool = True
     """Leave out an epoch's last batch if it is smaller than the others."""
-    optimizer: Literal["sgd", "muon"] = "muon"
+    optimizer: Literal["sgd", "muon", "adamw"] = "muon"
     lr: float = 0.12
-    """Learning rate of the filters with Muon; of everything with SGD."""
+    """Learning rate of the filters with Muon; of everything with SGD; of the last layer with AdamW,
+    which moves every layer before it more slowly (`eyebright.optim`)."""
     momentum: float = 0.6
     rest_lr: float = 0.01
     """With Muon: learning rate of biases and the last layer, which Adam moves."""
@@ -75,8 +76,18 @@ class TrainConfig:
     ``auto``: ``logit-adjust`` where the largest class has `UNBALANCED` times as many pictures as
     the smallest or more, otherwise nothing."""
     augment: str = "mirror+shift"
-    normalization: Literal["data", "half"] = "data"
-    """``data``: mean and deviation of the training pictures; ``half``: to [-1, 1]."""
+    normalization: Literal["data", "half", "pretrained"] = "data"
+    """``data``: mean and deviation of the training pictures; ``half``: to [-1, 1]; ``pretrained``:
+    what the backbone was trained with."""
+    weights: str = "none"
+    """The net begins with: ``none``, weights by chance; ``auto``, pretrained ones that are to be
+    had (`eyebright.pretrained`); or a file of them."""
+    init: str | None = None
+    """Begin with the weights of this run; its last layer too, where the classes are the same."""
+    probe: bool = False
+    """First fit the last layer to the net's features of all pictures (`eyebright.probe`)."""
+    tune: Literal["none", "last", "all"] = "all"
+    """What is trained then: nothing, the last third of the layers, or all of them."""
     tta: Literal["none", "mirror"] = "none"
     """Test-time averaging: ``mirror`` predicts each picture and its mirror image. The model keeps
     it: whatever is measured or predicted later includes it."""
@@ -223,6 +234,22 @@ RECIPES: dict[str, TrainConfig] = {
     ),
     "fast": TrainConfig(recipe="fast"),
     "best": TrainConfig(recipe="best", model="wide64", epochs=5, tta="mirror"),
+    # For few or large pictures: what a backbone learned from others' millions is used.
+    "finetune": TrainConfig(
+        recipe="finetune",
+        model="tf_efficientnet_lite0",
+        weights="auto",
+        probe=True,
+        tune="none",
+        epochs=8,
+        min_steps=0,
+        batch_size=32,
+        optimizer="adamw",
+        lr=1e-3,
+        label_smoothing=0.1,
+        augment="mirror+crop",
+        normalization="pretrained",
+    ),
 }
 
 # recipe -> its settings where there is hardware for matrices: a GPU, or a processor with AMX

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from torch import nn
 
 from eyebright import metrics
@@ -91,8 +92,16 @@ class Keeper:
         self.saved: int | None = None  # the epoch whose model is on the disk
 
     def keep(self, result: EpochResult) -> None:
-        """Save the model if this epoch is the best one, or if there is nothing to judge it by."""
-        if self.best is None or self.score(result) >= self.score(self.best):
+        """Save the model if this epoch is the best one, or if there is nothing to judge it by.
+
+        A linear probe (epoch 0) gives way to what is better only, where anything is held out.
+        """
+        floor = self.best is not None and not self.best.epoch and result.val_confusion is not None
+        if (
+            self.best is None
+            or self.score(result) > self.score(self.best)
+            or (self.score(result) == self.score(self.best) and not floor)
+        ):
             self._save(result.epoch)
             self.best = result
 
@@ -119,8 +128,15 @@ class Keeper:
         """
         if val_set is None or self.best is None or self.best.val_logits is None:
             return None
-        logits = self.best.val_logits.numpy()
-        temperature = fit_temperature(logits, val_set.labels, self.config.balance in EVEN)
+        logits, labels = self.best.val_logits.numpy(), val_set.labels
+        seen = [(logits, labels)]
+        if self.best.spare is not None:
+            seen.append((self.best.spare[0].numpy(), self.best.spare[1]))
+        temperature = fit_temperature(
+            np.concatenate([one for one, _ in seen]),
+            np.concatenate([one for _, one in seen]),
+            self.config.balance in EVEN,
+        )
         save_card(self.folder, replace(load_card(self.folder), temperature=temperature))
         evaluation = Evaluation(
             split="val",
@@ -148,6 +164,8 @@ class Keeper:
         """What to tell a user whose training broke off."""
         if self.saved is None:
             return "no epoch was finished, so no model is kept"
+        if self.best is not None and self.saved == 0:
+            return f"the linear probe is kept in {shown(self.folder)}"
         if self.saved == 0:
             return f"a half-trained model, before its first epoch, is kept in {shown(self.folder)}"
         return f"the model of epoch {self.saved} is kept in {shown(self.folder)}"
@@ -169,7 +187,7 @@ class Keeper:
             line += f", balanced accuracy {balanced.percent()}"
         if self.config.tta == "mirror":
             line += ", averaged with mirror images"
-        return f"{line}, epoch {self.best.epoch}"
+        return f"{line}, {f'epoch {self.best.epoch}' if self.best.epoch else 'linear probe'}"
 
     def target_line(self, last: EpochResult, target: float, seconds: float) -> str:
         """Whether a target was reached, and when: training alone, and the whole command so far."""

@@ -16,15 +16,25 @@ from torch import nn
 from eyebright import kernels, metrics
 from eyebright.augment import parse_augment
 from eyebright.checkpoint import write_file, write_json
-from eyebright.config import TrainConfig, parse_time, recipe_config
+from eyebright.config import TrainConfig, parse_time
 from eyebright.console import out, say, shown
-from eyebright.data import Dataset, load
+from eyebright.data import Dataset
 from eyebright.errors import NumbersError, UsageError
 from eyebright.holdout import hold_out
 from eyebright.keeper import Keeper, claim_folder, describe_data
-from eyebright.models import check_name
 from eyebright.plan import Pacer, Plan, make_plan
-from eyebright.prepare import decide, is_to_be_planned, nets_to_compare, prepare_net, to_device
+from eyebright.prepare import (
+    begin,
+    check_tuning,
+    decide,
+    is_to_be_planned,
+    nets_to_compare,
+    prepare_net,
+    read_data,
+    to_device,
+)
+from eyebright.pretrained import find_weights
+from eyebright.probe import probe_epoch
 from eyebright.report import write_report
 from eyebright.run import Run
 from eyebright.runtime import choose_device, describe, memory_errors, set_up
@@ -36,7 +46,7 @@ from eyebright.training import EpochResult, count_steps, fit, plain_schedule
 def train(
     data: Dataset | str | os.PathLike[str] = "cifar10",
     *,
-    recipe: str = "fast",
+    recipe: str | None = None,
     model: nn.Module | str | None = None,
     name: str | None = None,
     runs: str | os.PathLike[str] = "runs",
@@ -51,9 +61,10 @@ def train(
 
     Args:
         data: a `Dataset`, or what `load` takes.
-        recipe: a key of `RECIPES`, whose settings are the defaults.
-        model: a name in `MODELS`, or your own net: float (batch, 3, imgsz, imgsz) in, logits
-            (batch, classes) out. It is trained in place.
+        recipe: a key of `RECIPES`, whose settings are the defaults. None: ``finetune`` for pictures
+            above 64 px or a backbone of timm, ``fast`` for others and for your own net.
+        model: a name in `MODELS` or of timm, or your own net: float (batch, 3, imgsz, imgsz) in,
+            logits (batch, classes) out. It is trained in place.
         name: of the folder; the next free number is appended if it is taken. Default: from data
             and recipe.
         runs: the folder of runs.
@@ -71,7 +82,9 @@ def train(
     Raises:
         UsageError: an unknown recipe, net or setting.
         DataError: data that cannot be trained on.
-        StorageError: the run folder cannot be written, or memory ran out.
+        ModelError: weights or a run to begin with that cannot be used.
+        StorageError: the run folder cannot be written, memory ran out, or there are no pretrained
+            weights to be had.
         NumbersError: the loss is no longer finite; the last good model is kept.
         KeyboardInterrupt: interrupted, after what there was to save has been saved.
     """
@@ -84,16 +97,16 @@ def train(
     settings = {key: value for key, value in settings.items() if value is not None}
     if "time" in settings and settings.keys() & {"epochs", "max_steps"}:
         raise UsageError("--time decides how many epochs there are: leave --epochs out")
-    config = recipe_config(recipe).replace(**settings)
+    if recipe is None and isinstance(model, nn.Module):
+        recipe = "fast"
+    config = begin(recipe, settings)  # a mistake is better known before the pictures are read
+    if recipe is not None:
+        check_tuning(config, settings)
     device, tracker = choose_device(config.device), find_tracker(track)
     parse_augment(config.augment)
+    data, config = read_data(data, recipe, settings, skip_bad, workers)
     if isinstance(model, nn.Module):
         config = config.replace(model=type(model).__qualname__)
-    else:
-        check_name(config.model)
-    if not isinstance(data, Dataset):
-        data = load(data, imgsz=config.imgsz, skip_bad=skip_bad, workers=workers)
-    data = data.resized(config.imgsz or data.imgsz)
     train_set, val_set = hold_out(data, config)
     if config.target is not None and val_set is None:
         raise UsageError("--target needs pictures held out to see it reached; use --val 0.1")
@@ -112,19 +125,34 @@ def train(
             config = config.replace(model=plan.chosen.model, max_steps=plan.chosen.steps)
             tell(plan.line(len(train_set), config))
             set_up(device, config.threads, config.seed)  # as if nothing had been tried
-        net, normalization = prepare_net(model, config, data, train_set)
+        if weights := find_weights(config, data.imgsz):
+            config = config.replace(model=weights.model)
+        source = weights.source if weights else "none"
+        net, normalization = prepare_net(model, config, data, train_set, weights)
         net = to_device(net, config, device)
-        folder = claim_folder(Path(runs), name or default_name(data, recipe))
+        folder = claim_folder(Path(runs), name or default_name(data, config.recipe))
         tracked = tracker(folder) if tracker else None
         keeper = Keeper(folder, net, config, data.classes, normalization, tracked)
         results: list[EpochResult] = []
+        known = TrainedOn.learn(train_set)
+        leaks = None if val_set is None else known.count_leaks(val_set)
         try:
+            known.write(folder)
             write_file(folder / "config.json", config.to_json().encode())
-            write_json(folder / "env.json", describe_machine(config, device))
+            machine = describe_machine(config, device)
+            write_json(folder / "env.json", machine | {"first_weights": source})
             write_json(folder / "data.json", describe_data(data, train_set, val_set, skip_bad))
             tell(f"model will be trained on device: '{device}'")
             if config.tta == "mirror" and val_set is not None:
                 tell("every figure averages each picture with its mirror image")
+            if weights:
+                tell(f"{config.model} begins with the weights of {source}")
+            if config.probe:
+                probe = probe_epoch(net, train_set, val_set, config, normalization, tell)
+                keeper.keep(probe)
+                results.append(replace(probe, val_logits=None))
+                keeper.log(probe)
+                tell(epoch_line(results, config.epochs, config.metric))
             schedule = plain_schedule(len(train_set), config)
             steps_per_epoch = count_steps(len(train_set), config)
             if plan:
@@ -134,7 +162,7 @@ def train(
             hear, look = None if quiet else say, pacer.look if pacer else None
             epochs = fit(net, train_set, val_set, config, normalization, hear, schedule, look)
             with contextlib.closing(epochs):
-                for result in epochs:
+                for result in epochs if config.tune != "none" else ():
                     keeper.keep(result)
                     results.append(replace(result, val_logits=None))
                     keeper.log(result)
@@ -146,17 +174,14 @@ def train(
                         tell(epoch_line(results, epochs_in_all, config.metric))
                     if config.target is not None and keeper.score(result) >= config.target:
                         break
-            known = TrainedOn.learn(train_set)
-            known.write(folder)
-            leaks = None if val_set is None else known.count_leaks(val_set)
             evaluation = keeper.finish(val_set, leaks)
         except KeyboardInterrupt:
             keeper.save_interrupted(results)
-            keeper.finish(val_set)
+            keeper.finish(val_set, leaks)
             tell(f"interrupted; {keeper.what_is_left()}")
             raise
         except NumbersError as error:
-            keeper.finish(val_set)
+            keeper.finish(val_set, leaks)
             raise NumbersError(f"{error}. {keeper.what_is_left()}") from None
         finally:
             keeper.leave_nothing_half_done()
@@ -203,7 +228,8 @@ def epoch_line(results: list[EpochResult], epochs: int, metric: str) -> str:
     """What is printed when an epoch is over: its loss, accuracy and seconds of training."""
     result = results[-1]
     seconds = result.seconds - (results[-2].seconds if len(results) > 1 else 0)
-    line = f"epoch {result.epoch:2d}/{epochs}  train loss {result.train_loss:.3f}"
+    what = f"epoch {result.epoch:2d}/{epochs}" if result.epoch else "linear probe"
+    line = f"{what}  train loss {result.train_loss:.3f}"
     if result.val_confusion is not None:
         line += f"  validation accuracy {metrics.accuracy(result.val_confusion).percent()}"
         if metric == "balanced-accuracy":

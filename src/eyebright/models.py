@@ -4,9 +4,11 @@ Every net takes normalised float pictures of shape (batch, 3, height, width) and
 shape (batch, classes): no softmax at its end, because cross-entropy brings its own log-softmax.
 """
 
+import contextlib
 from collections.abc import Callable
 from functools import partial
 from itertools import pairwise, starmap
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -191,21 +193,39 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
 }
 
 
+def is_backbone(name: str) -> bool:
+    """Whether it is one of timm's nets, with or without the tag of certain weights."""
+    if name in MODELS:
+        return False
+    import timm
+
+    if not timm.is_model(name):
+        return False
+    with contextlib.suppress(RuntimeError):  # a tag that timm does not know
+        timm.get_pretrained_cfg(name, allow_unregistered=True)
+        return True
+    return False
+
+
 def check_name(name: str) -> None:
     """See that there is a net of this name.
 
     Raises:
         UsageError: there is none; the message names those there are.
     """
-    if name not in MODELS:
-        raise UsageError(f"no net is called '{name}'; choose one of: {', '.join(MODELS)}")
+    if name in MODELS or is_backbone(name):
+        return
+    raise UsageError(
+        f"no net is called '{name}'; choose one of: {', '.join(MODELS)}, or a backbone of timm, "
+        "such as tf_efficientnet_lite0 or resnet18"
+    )
 
 
 def create_model(name: str, num_classes: int, imgsz: int = 32) -> nn.Module:
-    """A new net from the table `MODELS`, with random weights.
+    """A new net from the table `MODELS` or a backbone of timm, with random weights.
 
     Args:
-        name: a key of `MODELS`.
+        name: a key of `MODELS`, or a name that timm knows.
         num_classes: how many logits it gives.
         imgsz: side of the square pictures that it takes, in pixels.
 
@@ -213,4 +233,58 @@ def create_model(name: str, num_classes: int, imgsz: int = 32) -> nn.Module:
         UsageError: no such net, or the pictures are too small for it.
     """
     check_name(name)
-    return MODELS[name](num_classes=num_classes, imgsz=imgsz)
+    if name in MODELS:
+        return MODELS[name](num_classes=num_classes, imgsz=imgsz)
+    return create_backbone(name, num_classes, imgsz)
+
+
+def create_backbone(
+    name: str,
+    num_classes: int,
+    imgsz: int,
+    pretrained: bool = False,
+    state_dict: dict[str, Tensor] | None = None,
+) -> nn.Module:
+    """A net of timm (Wightman 2019), which can say what its last layer is.
+
+    Args:
+        name: one that timm knows.
+        num_classes: how many logits it gives.
+        imgsz: side of its pictures, in pixels.
+        pretrained: load the weights that timm names, or those of ``state_dict``.
+        state_dict: weights, by timm's names or those that timm can translate.
+
+    Raises:
+        UsageError: it does not take pictures of this size.
+        Exception: whatever timm raises where weights are to be loaded.
+    """
+    import timm
+
+    options: dict[str, Any] = {"num_classes": num_classes, "pretrained": pretrained}
+    if state_dict is not None:
+        options["pretrained_cfg_overlay"] = {"state_dict": dict(state_dict)}
+    if getattr(timm.get_pretrained_cfg(name, allow_unregistered=True), "fixed_input_size", False):
+        options["img_size"] = imgsz
+    try:
+        net: nn.Module = timm.create_model(name, **options)
+        if head_of(net).out_features != num_classes:
+            raise UsageError(f"the last layer of {name} is not what tells the classes apart")
+    except (AssertionError, ValueError, TypeError) as error:
+        if pretrained:
+            raise
+        raise UsageError(f"{name} cannot be made for pictures of {imgsz} px ({error})") from None
+    return net
+
+
+def head_of(net: nn.Module) -> nn.Linear:
+    """The last layer of a net, which turns its features into logits.
+
+    Raises:
+        UsageError: it is not linear.
+    """
+    known = getattr(net, "get_classifier", None)  # timm's nets know
+    layers = [m for m in net.modules() if isinstance(m, nn.Linear)]
+    head = known() if callable(known) else layers[-1] if layers else None
+    if not isinstance(head, nn.Linear):
+        raise UsageError(f"{type(net).__name__}: its last layer is not a linear one")
+    return head

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from eyebright.config import TrainConfig
 from eyebright.errors import UsageError
 
+LAYER_DECAY, WEIGHT_DECAY = 0.75, 0.05  # of AdamW
 LARGE = 300_000  # values of a matrix that keeps the processor busy by itself
 
 
@@ -105,7 +106,10 @@ def orthogonalize_filters(filters: list[Tensor], dtype: torch.dtype) -> list[Ten
 
 
 def create_optimizers(model: nn.Module, config: TrainConfig) -> list[torch.optim.Optimizer]:
-    """The optimizers that move a net: SGD for all of it, or Muon for filters beside Adam.
+    """The optimizers that move a net: SGD for all of it, Muon for filters beside Adam, or AdamW.
+
+    AdamW is for what was trained before: the learning rate falls by `LAYER_DECAY` from each layer
+    to the one before it (Clark et al. 2020, "ELECTRA").
 
     Raises:
         UsageError: the net has nothing to train.
@@ -116,6 +120,13 @@ def create_optimizers(model: nn.Module, config: TrainConfig) -> list[torch.optim
     fused = parameters[0].device.type in ("cpu", "cuda")
     if config.optimizer == "sgd":
         return [torch.optim.SGD(parameters, config.lr, config.momentum, fused=fused)]
+    if config.optimizer == "adamw":
+        from timm.optim import param_groups_layer_decay  # type: ignore[attr-defined]
+
+        groups = param_groups_layer_decay(model, WEIGHT_DECAY, layer_decay=LAYER_DECAY)
+        for group in groups:
+            group["lr"] = config.lr * group.pop("lr_scale")
+        return [torch.optim.AdamW(groups, fused=fused)]
     filters = [p for p in parameters if p.ndim == 4]
     rest = [p for p in parameters if p.ndim != 4]
     dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32

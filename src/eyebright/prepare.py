@@ -1,6 +1,8 @@
 """Before the first step: what was left open is decided, and the net is made."""
 
+import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,11 +11,21 @@ from torch import nn
 
 from eyebright.augment import MIRROR
 from eyebright.batches import HALF, Normalization, measure_normalization, predict_logits
-from eyebright.config import UNBALANCED, WITH_MATRIX_HARDWARE, TrainConfig, fit_to_data
-from eyebright.data import Dataset
+from eyebright.checkpoint import load_card
+from eyebright.config import (
+    UNBALANCED,
+    WITH_MATRIX_HARDWARE,
+    TrainConfig,
+    fit_to_data,
+    recipe_config,
+)
+from eyebright.data import Dataset, load
+from eyebright.data.folders import LARGE, SMALL
 from eyebright.errors import UsageError
-from eyebright.models import create_model
+from eyebright.images import Pixels
+from eyebright.models import MODELS, check_name, create_model, head_of, is_backbone
 from eyebright.plan import CURVES
+from eyebright.pretrained import Weights, put_weights
 from eyebright.runtime import (
     available_cores,
     choose_precision,
@@ -21,6 +33,11 @@ from eyebright.runtime import (
     memory_format,
 )
 
+HEADS_SHARE = 1 / 3  # of a net's layers, counted from its end, that ``--tune last`` trains
+LARGE_FOR_BACKBONES = 288
+"""Side of large pictures, px: trained on crops of 224 px, which show objects larger than whole
+pictures do, a backbone sees more of larger ones (Touvron et al. 2019, "Fixing the train-test
+resolution discrepancy")."""
 MEASURED_PIXELS = 10_000_000  # so many tell the mean and deviation of all
 WHITENING_PIXELS = 2_000_000  # so many tell the statistics of patches
 
@@ -29,6 +46,8 @@ def is_to_be_planned(config: TrainConfig, settings: dict[str, Any]) -> bool:
     """Whether time or target decides net and length, and not the recipe or the user."""
     if config.time is not None:
         return True
+    if config.probe or config.init is not None:
+        return False
     length_is_set = settings.keys() & {"epochs", "max_steps"}
     return config.target is not None and config.model in CURVES and not length_is_set
 
@@ -102,8 +121,99 @@ def to_device(net: nn.Module, config: TrainConfig, device: torch.device) -> nn.M
     return net.to(device).to(memory_format=layout)
 
 
+def begin(recipe: str | None, settings: dict[str, Any], imgsz: int | None = None) -> TrainConfig:
+    """The configuration to begin with, before anything is decided from the data.
+
+    Args:
+        recipe: its name; None: ``finetune`` where a backbone is named, or pictures are large and no
+            net is named, else ``fast``.
+        settings: the user's.
+        imgsz: side of the pictures in pixels, where it is known.
+
+    Raises:
+        UsageError: an unknown recipe, net or setting.
+        ModelError: ``init`` is no run.
+    """
+    model = settings.get("model")
+    if model is not None:
+        check_name(model)
+    if recipe is None:
+        large = "init" not in settings and imgsz is not None and imgsz > SMALL
+        recipe = "finetune" if (is_backbone(model) if model else large) else "fast"
+    config = recipe_config(recipe).replace(**settings)
+    if config.init is not None:
+        card = load_card(Path(config.init))
+        if model not in (None, card.architecture):
+            raise UsageError(f"--init {config.init} is a {card.architecture}: leave --model out")
+        config = config.replace(model=card.architecture, imgsz=config.imgsz or card.imgsz)
+    if config.probe and config.weights == "none" and config.init is None:
+        # Features of a net that has learned nothing say nothing: it is trained from nothing.
+        config = config.replace(probe=False, tune="all", normalization="data", min_steps=300)
+    return config
+
+
+def check_tuning(config: TrainConfig, settings: dict[str, Any]) -> None:
+    """See that the settings make sense for a net that was trained before, or was not.
+
+    Raises:
+        UsageError: they do not.
+    """
+    if config.tune == "none" and not config.probe:
+        raise UsageError("--tune none leaves nothing to train; it is for --recipe finetune")
+    if config.probe and config.tune == "none" and settings.keys() & {"epochs", "lr", "max_steps"}:
+        raise UsageError("a linear probe has no epochs and no rate; say --tune last or all")
+    if config.probe and config.time is not None:
+        raise UsageError("--time is for nets that start from nothing, as --recipe fast does")
+
+
+def read_data(
+    data: Dataset | str | os.PathLike[str],
+    recipe: str | None,
+    settings: dict[str, Any],
+    skip_bad: bool,
+    workers: int | None,
+) -> tuple[Dataset, TrainConfig]:
+    """The pictures at the size that the recipe wants, and the configuration to begin with.
+
+    Args:
+        data: a `Dataset`, or what `load` takes.
+        recipe: its name; None: what suits the pictures.
+        settings: the user's.
+        skip_bad: go on without pictures that cannot be read.
+        workers: threads that decode pictures.
+
+    Raises:
+        UsageError: as in `begin` and `check_tuning`.
+        DataError: as in `load`.
+    """
+    if not isinstance(data, Dataset):
+        if_large = begin(recipe, settings, settings.get("imgsz") or LARGE)
+        side = side_of_large(if_large)
+        size = if_large.imgsz
+        data = load(data, imgsz=size, large=side, skip_bad=skip_bad, workers=workers)
+    config = begin(recipe, settings, data.imgsz)
+    check_tuning(config, settings)
+    return data.resized(config.imgsz or data.imgsz), config
+
+
+def side_of_large(config: TrainConfig) -> int:
+    """What large pictures are resized to: a backbone that takes one size alone says which."""
+    if not config.probe or config.model in MODELS:
+        return LARGE
+    import timm
+
+    known = timm.get_pretrained_cfg(config.model, allow_unregistered=True)
+    if known is not None and known.fixed_input_size:
+        return int(known.input_size[-1])
+    return LARGE_FOR_BACKBONES
+
+
 def prepare_net(
-    model: nn.Module | str | None, config: TrainConfig, data: Dataset, train_set: Dataset
+    model: nn.Module | str | None,
+    config: TrainConfig,
+    data: Dataset,
+    train_set: Dataset,
+    weights: Weights | None = None,
 ) -> tuple[nn.Module, Normalization]:
     """The net, ready for its first step, and the normalisation of its pictures.
 
@@ -112,23 +222,55 @@ def prepare_net(
         config: names the net otherwise.
         data: has the classes and the size.
         train_set: some of its pictures are measured for normalisation and whitening.
+        weights: what the net begins with; None: chance.
 
     Raises:
         UsageError: the net does not fit the data.
+        ModelError: the weights do not fit the net.
     """
     # By chance, because folders are sorted by class; so many that it takes no time.
     order = np.random.default_rng(config.seed).permutation(len(train_set))
     few = train_set.images[order[: max(1, MEASURED_PIXELS // data.imgsz**2)]]
-    normalization = HALF if config.normalization == "half" else measure_normalization(few)
     if isinstance(model, nn.Module):
         net = model
     else:
         net = create_model(config.model, len(data.classes), data.imgsz)
-    if callable(whiten := getattr(net, "whiten", None)):
+    normalization = choose_normalization(net, config, few)
+    if weights is not None:
+        put_weights(net, weights, data.classes)
+        normalization = weights.normalization or normalization
+    elif callable(whiten := getattr(net, "whiten", None)):
         few = few[: max(1, WHITENING_PIXELS // data.imgsz**2)]
         whiten(normalization(torch.from_numpy(few)))
+    if config.probe:
+        freeze(net, config.tune)
     check_logits(net, data, normalization)
     return net, normalization
+
+
+def choose_normalization(net: nn.Module, config: TrainConfig, few: Pixels) -> Normalization:
+    """What the configuration asks for; that of the data where a net knows none of its own."""
+    if config.normalization == "half":
+        return HALF
+    known = getattr(net, "pretrained_cfg", None)
+    if config.normalization == "pretrained" and known is not None:
+        return Normalization(tuple(known["mean"]), tuple(known["std"]))
+    return measure_normalization(few)
+
+
+def freeze(net: nn.Module, tune: str) -> None:
+    """Leave out of training what is not to be tuned, and every batch norm.
+
+    A batch of a few pictures says too little of the statistics that were found on millions.
+    """
+    for module in net.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.requires_grad_(False)
+    if tune == "last":
+        parameters = [p for p in net.parameters() if p.requires_grad]
+        for parameter in parameters[: int(len(parameters) * (1 - HEADS_SHARE))]:
+            parameter.requires_grad_(False)
+        head_of(net).requires_grad_(True)
 
 
 def check_logits(net: nn.Module, data: Dataset, normalization: Normalization) -> None:

@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from eyebright.config import recipe_config
 from eyebright.console import say
-from eyebright.data import Dataset, load
+from eyebright.data import Dataset
 from eyebright.evaluation import Evaluation, read_evaluation
 from eyebright.holdout import hold_out
 from eyebright.keeper import claim_folder
 from eyebright.launch import default_name, train
+from eyebright.prepare import read_data
 from eyebright.run import Run
 
 
@@ -21,7 +21,7 @@ def train_several(
     data: Dataset | str | os.PathLike[str],
     seeds: int = 1,
     *,
-    recipe: str = "fast",
+    recipe: str | None = None,
     name: str | None = None,
     skip_bad: bool = False,
     workers: int | None = None,
@@ -33,7 +33,7 @@ def train_several(
 
     Args:
         data: as in `train`.
-        seeds: how many, counted from ``seed``.
+        seeds: how many, counted from ``seed``; each net is made anew, so it takes a net's name.
         recipe: as in `train`.
         name: of the folders, to which seed or fold is added.
         skip_bad: as in `train`.
@@ -45,12 +45,9 @@ def train_several(
     Returns:
         The runs. They are validated on the same pictures, but for folds.
     """
-    config = recipe_config(recipe).replace(
-        **{key: value for key, value in settings.items() if key != "runs"}
-    )
-    if not isinstance(data, Dataset):
-        data = load(data, imgsz=config.imgsz, skip_bad=skip_bad, workers=workers)
-    base = name or default_name(data, recipe)
+    own = {key: value for key, value in settings.items() if key != "runs"}
+    data, config = read_data(data, recipe, own, skip_bad, workers)
+    base = name or default_name(data, config.recipe)
     if config.folds:
         varied = [(f"fold{k}", {"fold": k}) for k in range(1, config.folds + 1)]
     else:
@@ -61,9 +58,9 @@ def train_several(
     for suffix, change in varied:
         if not quiet:
             say(f"== {suffix}")
-        own: dict[str, Any] = settings | change
-        own |= {"recipe": recipe, "skip_bad": skip_bad, "track": track, "quiet": quiet}
-        trained.append(train(data, name=f"{base}-{suffix}", **own))
+        given: dict[str, Any] = settings | change
+        given |= {"recipe": recipe, "skip_bad": skip_bad, "track": track, "quiet": quiet}
+        trained.append(train(data, name=f"{base}-{suffix}", **given))
     return trained
 
 
@@ -74,6 +71,7 @@ def join_folds(runs: list[Run]) -> tuple[Evaluation, Path]:
         Their evaluation, and the new folder beside the runs that it was written to.
     """
     parts = [read_evaluation(run.path, "val") for run in runs]
+    leaks = [part.leaks for part in parts]
     joined = Evaluation(
         split="val",
         classes=parts[0].classes,
@@ -83,7 +81,7 @@ def join_folds(runs: list[Run]) -> tuple[Evaluation, Path]:
         fingerprint=str(runs[0].data_record["fingerprint"]),
         data=parts[0].data,
         tta=parts[0].tta,
-        leaks=sum(part.leaks or 0 for part in parts),
+        leaks=None if None in leaks else sum(leaks),  # type: ignore[arg-type]
         temperature=1.0,  # each fold's own is in its probabilities
     )
     first = runs[0].path

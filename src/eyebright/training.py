@@ -7,7 +7,9 @@ from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from itertools import islice
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from eyebright.batches import Normalization, predict_logits, train_batches
@@ -41,6 +43,8 @@ class EpochResult:
     """Of the pictures held out, in fp32; None where there are none."""
     val_logits: Tensor | None = None
     """Of the pictures held out, float32 (n, classes); None where there are none."""
+    spare: tuple[Tensor, NDArray[np.int64]] | None = None
+    """Logits and labels of further pictures that had no part in them, to calibrate by."""
 
 
 def fit(
@@ -93,7 +97,7 @@ def fit(
     with progress_bar("training", schedule.total_steps, quiet=say is None) as bar:
         while step < schedule.total_steps:
             epoch += 1
-            model.train()
+            set_train(model)
             steps = min(steps_per_epoch, schedule.total_steps - step)
             start = looked = time.perf_counter()
             losses: list[Tensor] = []  # left on the device: asking for one waits for the device
@@ -136,6 +140,14 @@ def fit(
             yield EpochResult(
                 epoch, step, seconds, mean(history), tuple(running), confusion, logits
             )
+
+
+def set_train(model: nn.Module) -> None:
+    """Training mode, but for batch norms that are not trained: they keep their statistics too."""
+    model.train()
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.affine:
+            module.train(any(p.requires_grad for p in module.parameters()))
 
 
 def count_steps(n: int, config: TrainConfig) -> int:

@@ -23,7 +23,8 @@ SPLITS = {
 LITTER = frozenset(
     "thumbs.db desktop.ini __macosx $recycle.bin @eadir lost+found __pycache__".split()
 )
-SMALL = 64  # px; data up to here keep their size or become 32 px, larger ones become 224 px
+SMALL, LARGE = 64, 224
+"""Px: data up to the first keep their size or become 32 px, larger ones become the second."""
 
 
 def natural_order(name: str) -> tuple[list[str | int], str]:
@@ -80,11 +81,32 @@ def _walk(folder: Path, seen: set[tuple[int, int]]) -> Iterator[Path]:
             yield entry
 
 
+def list_pictures(paths: Sequence[Path]) -> list[Path]:
+    """The files named, and the pictures in the folders named and below them, in natural order.
+
+    Raises:
+        DataError: nothing there, or a folder without pictures.
+    """
+    found: list[Path] = []
+    for path in paths:
+        if os.path.isdir(path):  # noqa: PTH112
+            inside = [file for file in _walk(path, set()) if file.suffix.lower() in ENDINGS]
+            if not inside:
+                raise DataError(f"{shown(path)}: no pictures in it")
+            found += inside
+        elif os.path.exists(path):  # noqa: PTH110
+            found.append(path)
+        else:
+            raise DataError(f"{shown(path)}: no such file or folder")
+    return found
+
+
 def load_folder(
     folder: Path,
     *,
     classes: Sequence[str] | None,
     imgsz: int | None,
+    large: int,
     skip_bad: bool,
     workers: int,
 ) -> Dataset:
@@ -94,6 +116,7 @@ def load_folder(
         folder: holds a folder for each class.
         classes: class names that labels must count by; None: the folders' names in natural order.
         imgsz: side of the pictures in pixels; None: as `_choose_imgsz` says.
+        large: the side that it gives to pictures that are not small.
         skip_bad: go on without pictures that cannot be read.
         workers: threads that decode; 0 and 1 are the same.
 
@@ -124,6 +147,7 @@ def load_folder(
         source=folder,
         may_be_empty=classes is not None,
         imgsz=imgsz,
+        large=large,
         skip_bad=skip_bad,
         workers=workers,
     )
@@ -138,6 +162,7 @@ def read_files(
     source: Path,
     may_be_empty: bool,
     imgsz: int | None,
+    large: int,
     skip_bad: bool,
     workers: int,
 ) -> Dataset:
@@ -151,6 +176,7 @@ def read_files(
         source: folder or table that named the pictures.
         may_be_empty: whether a class may have no readable picture.
         imgsz: side of the pictures in pixels; None: as `_choose_imgsz` says.
+        large: the side that it gives to pictures that are not small.
         skip_bad: go on without pictures that cannot be read.
         workers: threads that decode; 0 and 1 are the same.
 
@@ -160,7 +186,7 @@ def read_files(
     """
     with ThreadPoolExecutor(max(1, workers)) as pool:
         bad, headers = _read_headers(files, pool)
-        size = imgsz or _choose_imgsz([headers[i] for i in sorted(headers)])
+        size = imgsz or _choose_imgsz([headers[i] for i in sorted(headers)], large)
         images = allocate_images(len(files), size, str(source))
         bad |= _decode_all(files, headers, images, pool)
     if bad:
@@ -168,10 +194,11 @@ def read_files(
         good = [i for i in range(len(files)) if i not in bad]
         images, labels, ids = images[good], [labels[i] for i in good], [ids[i] for i in good]
         headers = {new: headers[old] for new, old in enumerate(good)}
-        if imgsz is None and good and _choose_imgsz(list(headers.values())) != size:
+        own_size = _choose_imgsz(list(headers.values()), large)
+        if imgsz is None and good and own_size != size:
             # A picture that is left out has no say in the size: once more, with the right one.
             files = [files[i] for i in good]
-            images = allocate_images(len(files), _choose_imgsz(list(headers.values())), str(source))
+            images = allocate_images(len(files), own_size, str(source))
             with ThreadPoolExecutor(max(1, workers)) as pool:
                 _decode_all(files, headers, images, pool)
         if not good:
@@ -250,8 +277,8 @@ def _read_headers(
     return bad, headers
 
 
-def _choose_imgsz(headers: list[Header]) -> int:
-    """Their own size if all are alike and small; else 32 px for small ones, 224 px above.
+def _choose_imgsz(headers: list[Header], large: int) -> int:
+    """Their own size if all are alike and small; else 32 px for small ones, ``large`` above.
 
     What counts is the shorter side, of the picture in the middle.
     """
@@ -260,7 +287,7 @@ def _choose_imgsz(headers: list[Header]) -> int:
     if alike and max(sides) <= SMALL:
         return max(4, *sides)
     middle = np.median([min(header.width, header.height) for header in headers]) if headers else 0
-    return 32 if middle <= SMALL else 224
+    return 32 if middle <= SMALL else large
 
 
 def _decode_all(

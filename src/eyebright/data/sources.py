@@ -11,7 +11,7 @@ from eyebright.config import RANGES
 from eyebright.console import shown
 from eyebright.data.cifar import find_cifar10, load_cifar10, official_copy
 from eyebright.data.dataset import Dataset
-from eyebright.data.folders import find_parts, load_folder
+from eyebright.data.folders import LARGE, find_parts, load_folder
 from eyebright.data.splits import stratified_split
 from eyebright.data.tables import ENDING, load_table
 from eyebright.errors import DataError, UsageError
@@ -29,6 +29,7 @@ def load(
     split: str | None = None,
     *,
     imgsz: int | None = None,
+    large: int = LARGE,
     classes: Sequence[str] | None = None,
     skip_bad: bool = False,
     workers: int | None = None,
@@ -43,7 +44,8 @@ def load(
             a table (.csv) with the columns path and label.
         split: ``train``, ``val`` or ``test``; None: train, or all of a flat folder.
         imgsz: side of the square pictures, in pixels. None: small pictures that are all alike
-            keep their size, others become 32 px if small (64 px at most) and 224 px if not.
+            keep their size, others become 32 px if small (64 px at most) and ``large`` if not.
+        large: side of pictures that are not small.
         classes: class names to count labels by, as a model knows them. None: the data's own.
         skip_bad: go on without pictures that cannot be read.
         workers: threads that decode pictures; None: one a processor core.
@@ -75,14 +77,15 @@ def load(
     elif path.is_file() and path.suffix.lower() == ENDING:
         if split in ("val", "test"):
             raise MissingPartError(f"{shown(source)}: a table has no {split} part")
-        return load_table(path, classes=classes, imgsz=imgsz, skip_bad=skip_bad, workers=workers)
+        read = partial(load_table, classes=classes, skip_bad=skip_bad, workers=workers)
+        return read(path, imgsz=imgsz, large=large)
     elif path.is_file():
         raise DataError(
             f"{shown(source)}: neither a folder of pictures, a table (.csv) nor a CIFAR-10 archive "
             "(.tar.gz)"
         )
     else:
-        read = partial(load_folder, skip_bad=skip_bad, workers=workers)
+        read = partial(load_folder, large=large, skip_bad=skip_bad, workers=workers)
         return _load_parts(read, path, split, classes, imgsz)
     if classes is not None and data.classes != tuple(classes):
         raise DataError(

@@ -18,6 +18,7 @@ def load_table(
     *,
     classes: Sequence[str] | None,
     imgsz: int | None,
+    large: int,
     skip_bad: bool,
     workers: int,
 ) -> Dataset:
@@ -28,6 +29,7 @@ def load_table(
             ``label``, and others, which `Dataset.columns` keeps.
         classes: class names that labels must count by; None: the table's own in natural order.
         imgsz: side of the pictures in pixels; None: from the pictures.
+        large: the side then, where they are not small.
         skip_bad: go on without pictures that cannot be read.
         workers: threads that decode; 0 and 1 are the same.
 
@@ -59,6 +61,7 @@ def load_table(
         source=table,
         may_be_empty=classes is not None,
         imgsz=imgsz,
+        large=large,
         skip_bad=skip_bad,
         workers=workers,
     )

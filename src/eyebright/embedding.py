@@ -1,0 +1,80 @@
+"""Features of pictures in a file: NumPy's format with a list beside it, or Parquet."""
+
+import csv
+import io
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from eyebright.checkpoint import write_file
+from eyebright.classifier import Classifier
+from eyebright.console import progress_bar, shown
+from eyebright.errors import UsageError
+
+ENDINGS = (".npy", ".parquet")
+
+
+PART = 256  # pictures that are in memory at once
+
+
+def embed_files(classifier: Classifier, paths: list[Path]) -> NDArray[np.float32]:
+    """Features of picture files, float32 (n, width), with a progress bar.
+
+    Raises:
+        DataError: a picture that cannot be read; the message names it.
+        UsageError: the net has no linear last layer.
+    """
+    parts = []
+    with progress_bar("computing features", len(paths)) as bar:
+        for start in range(0, len(paths), PART):
+            parts.append(classifier.embed(paths[start : start + PART]))
+            bar.advance(len(parts[-1]))
+    return np.concatenate(parts)
+
+
+def check_format(path: Path) -> None:
+    """See that there is a format for a file of this name.
+
+    Raises:
+        UsageError: there is none, or what writes it is not installed.
+    """
+    if path.suffix not in ENDINGS:
+        raise UsageError(f"{shown(path)}: features go into .npy or .parquet files")
+    if path.suffix == ".parquet":
+        try:
+            import pyarrow  # noqa: F401
+        except ImportError:
+            raise UsageError(
+                'Parquet needs pyarrow: pip install "eyebright[parquet]", or write .npy'
+            ) from None
+
+
+def write_features(path: Path, names: list[str], features: NDArray[np.float32]) -> None:
+    """Write features and which picture each row is of.
+
+    Args:
+        path: ``.npy``, an array (n, width) beside a ``.csv`` with the column picture; or
+            ``.parquet``, with the columns picture and features (a list of float32).
+        names: n texts.
+        features: float32 (n, width).
+
+    Raises:
+        StorageError: the disk refuses; the message names the path.
+    """
+    if path.suffix == ".parquet":
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        width = features.shape[1]
+        values = pa.FixedSizeListArray.from_arrays(pa.array(features.ravel()), width)
+        buffer = pa.BufferOutputStream()
+        pq.write_table(pa.table({"picture": names, "features": values}), buffer)
+        return write_file(path, buffer.getvalue().to_pybytes())
+    table, array = io.StringIO(newline=""), io.BytesIO()
+    writer = csv.writer(table, lineterminator="\n")
+    writer.writerow(["picture"])
+    writer.writerows([name] for name in names)
+    write_file(path.with_suffix(".csv"), table.getvalue().encode())
+    np.save(array, features, allow_pickle=False)
+    return write_file(path, array.getvalue())
