@@ -9,7 +9,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Generator, Tensor
 
-from eyebright.augment import AUGMENTATIONS, cutout, mirror, parse_augment, shift, sides_of_epoch
+from eyebright.augment import (
+    AUGMENTATIONS,
+    crop,
+    cutout,
+    mirror,
+    parse_augment,
+    shift,
+    sides_of_epoch,
+)
 from eyebright.errors import UsageError
 
 
@@ -109,6 +117,27 @@ def test_cutout_greys_one_square(height: int, width: int) -> None:
     tops, lefts = ({corner[i] for corner in corners} for i in (0, 1))
     assert tops == set(range(height - rows + 1))
     assert lefts == set(range(width - columns + 1))
+
+
+@pytest.mark.parametrize(("height", "width"), [(64, 64), (48, 80)])
+def test_crop_enlarges_a_rectangle_of_the_picture(height: int, width: int) -> None:
+    # Red says how far right a pixel was, green how far down: a line through each gives the crop.
+    x, y = np.linspace(0, 255, width), np.linspace(0, 255, height)
+    one = np.zeros((height, width, 3), np.uint8)
+    one[..., 0], one[..., 1] = x[None, :].round(), y[:, None].round()
+    result = crop(torch.from_numpy(one).repeat(300, 1, 1, 1), seeded()).numpy().astype(float)
+    assert (result[..., 2] == 0).all()
+    across = (result[:, 0, -5, 0] - result[:, 0, 4, 0]) / (x[-5] - x[4])
+    down = (result[:, -5, 0, 1] - result[:, 4, 0, 1]) / (y[-5] - y[4])
+    assert (np.abs(result - result[:, :1])[..., 0] <= 1).all()  # upright
+    area, stretch = across * down, across / down
+    assert 0.3 < area.min() < 0.45
+    assert 0.9 < area.max() < 1.05
+    assert 0.65 < stretch.min() < 0.85
+    assert 1.15 < stretch.max() < 1.5
+    starts = result[:, 0, 0, 0] / 255
+    assert starts.min() < 0.02
+    assert starts.max() > 0.25  # anywhere in the picture
 
 
 @pytest.mark.parametrize(

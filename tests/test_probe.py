@@ -1,6 +1,7 @@
 """The linear probe: features once, a penalty by cross-validation, a floor under fine-tuning."""
 
 import json
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -260,6 +261,26 @@ def test_tuning_the_last_layers_leaves_the_first_alone(
     kept = load_file(run.path / "model.safetensors")
     assert torch.equal(kept["conv_stem.weight"], given["conv_stem.weight"])
     assert torch.equal(kept["bn1.running_mean"], given["bn1.running_mean"])
+
+
+def test_a_probe_that_reaches_the_target_is_enough(
+    class_folders: Callable[..., Path], tiny: str
+) -> None:
+    folder = class_folders(count=20, size=(64, 64))
+    run = train_tiny(folder, tiny, tune="all", target=0.9)
+    assert [row["epoch"] for row in run.log()] == ["0"]
+
+
+def test_ants_and_bees_are_told_apart(shared: Path, tmp_path: Path) -> None:
+    with tarfile.open(shared / "ants-bees.tar") as archive:
+        archive.extractall(tmp_path, filter="data")
+    [folder] = {path.parent for path in tmp_path.rglob("train")}
+    run = eyebright.train(folder / "train", quiet=True)
+    assert run.config.recipe == "finetune"
+    assert "efficientnet-lite0" in json.loads((run.path / "env.json").read_text())["first_weights"]
+    evaluation = run.test(folder / "val")
+    assert evaluation.accuracy.n == 153
+    assert (evaluation.accuracy.value or 0) > 0.93
 
 
 def test_frozen_norms_keep_their_statistics_in_training() -> None:

@@ -119,7 +119,8 @@ class Classifier:
         Takes and raises what `predict_proba` does.
 
         Returns:
-            float32 (n, width); the logits follow from it by the last layer alone.
+            float32 (n, width), from which the last layer makes the logits; where predictions are
+            averaged with mirror images, so are these.
 
         Raises:
             UsageError: the net has no linear last layer.

@@ -189,6 +189,10 @@ class Keeper:
             line += ", averaged with mirror images"
         return f"{line}, {f'epoch {self.best.epoch}' if self.best.epoch else 'linear probe'}"
 
+    def reaches_target(self, result: EpochResult) -> bool:
+        """Whether it is as good as was asked for; never where nothing was."""
+        return self.config.target is not None and self.score(result) >= self.config.target
+
     def target_line(self, last: EpochResult, target: float, seconds: float) -> str:
         """Whether a target was reached, and when: training alone, and the whole command so far."""
         score = self.score(last)

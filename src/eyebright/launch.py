@@ -161,8 +161,9 @@ def train(
                 pacer = Pacer(plan, started + config.time, schedule, steps_per_epoch)
             hear, look = None if quiet else say, pacer.look if pacer else None
             epochs = fit(net, train_set, val_set, config, normalization, hear, schedule, look)
+            is_there = config.tune == "none" or any(map(keeper.reaches_target, results))
             with contextlib.closing(epochs):
-                for result in epochs if config.tune != "none" else ():
+                for result in () if is_there else epochs:
                     keeper.keep(result)
                     results.append(replace(result, val_logits=None))
                     keeper.log(result)
@@ -172,7 +173,7 @@ def train(
                     if not result.running_losses:
                         epochs_in_all = math.ceil(schedule.total_steps / steps_per_epoch)
                         tell(epoch_line(results, epochs_in_all, config.metric))
-                    if config.target is not None and keeper.score(result) >= config.target:
+                    if keeper.reaches_target(result):
                         break
             evaluation = keeper.finish(val_set, leaks)
         except KeyboardInterrupt:
