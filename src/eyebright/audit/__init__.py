@@ -1,0 +1,1 @@
+"""`audit`: what is wrong with pictures and labels, before anyone trains on them."""
