@@ -24,6 +24,7 @@ ORDER = [
     "eyebright.data.splits",
     "eyebright.data.look",
     "eyebright.data.dataset",
+    "eyebright.data.labels",
     "eyebright.data.folders",
     "eyebright.data.cifar",
     "eyebright.data.tables",

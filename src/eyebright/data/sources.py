@@ -12,6 +12,8 @@ from eyebright.console import shown
 from eyebright.data.cifar import find_cifar10, load_cifar10, official_copy
 from eyebright.data.dataset import Dataset
 from eyebright.data.folders import LARGE, find_parts, load_folder
+from eyebright.data.labels import apply
+from eyebright.data.labels import read as read_decisions
 from eyebright.data.splits import stratified_split
 from eyebright.data.tables import ENDING, load_table
 from eyebright.errors import DataError, UsageError
@@ -33,6 +35,7 @@ def load(
     classes: Sequence[str] | None = None,
     skip_bad: bool = False,
     workers: int | None = None,
+    labels: str | os.PathLike[str] | None = None,
 ) -> Dataset:
     """Pictures to train on, with the data's own validation part in ``.val`` if there is one.
 
@@ -49,6 +52,7 @@ def load(
         classes: class names to count labels by, as a model knows them. None: the data's own.
         skip_bad: go on without pictures that cannot be read.
         workers: threads that decode pictures; None: one a processor core.
+        labels: a table of decisions to apply (`eyebright.data.labels`).
 
     Raises:
         DataError: nothing there, not whole, or not the classes wanted; the message says which.
@@ -57,6 +61,13 @@ def load(
     """
     if split not in (None, "train", "val", "test"):
         raise UsageError(f"there is no split '{split}'; choose one of: train, val, test")
+    if labels is not None:
+        decisions = read_decisions(labels)  # a mistake is better known before the pictures are read
+        data = load(
+            source, split, imgsz=imgsz, large=large, classes=classes, skip_bad=skip_bad,
+            workers=workers,
+        )  # fmt: skip
+        return apply(data, decisions, split or "train")
     low, high = RANGES["imgsz"]
     if imgsz is not None and not low <= imgsz <= high:
         raise UsageError(f"--imgsz must be from {low:g} to {high:g} px, not {imgsz}")
