@@ -1,0 +1,1 @@
+"""What is wrong with the data, before anyone believes a number made of them."""
