@@ -11,10 +11,11 @@ import json
 import os
 import re
 import secrets
+import sys
 import threading
 import webbrowser
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -79,7 +80,11 @@ class Review:
         parts = {"train": data} if isinstance(data, Dataset) else dict(data)
         if (train := parts.get("train")) is not None and train.val is not None:
             parts.setdefault("val", train.val)
-        self.parts, self.findings, self.table = list(parts.values()), list(findings), Path(table)
+        self.parts, self.table = list(parts.values()), Path(table)
+        self.findings = [
+            replace(one, id=shown(one.id), other=None if one.other is None else shown(one.other))
+            for one in findings
+        ]
         self.language = language
         self.classes = [shown(name) for name in self.parts[0].classes]
         ids = [name for part, pictures in parts.items() for name in table_ids(pictures, part)]
@@ -164,8 +169,8 @@ class Review:
         return {
             "findings": [self._describe(finding) for finding in self.findings],
             "classes": self.classes,
-            "examples": self._examples(),
-            "decisions": {name: asdict(decision) for name, decision in decided.items()},
+            "examples": list(self._examples().items()),
+            "decisions": [(name, asdict(one)) for name, one in decided.items()],  # oldest first
             "table": shown(self.table),
             "small": side <= 96,
             "version": self.version,
@@ -174,11 +179,11 @@ class Review:
     def _describe(self, finding: Finding) -> dict[str, Any]:
         other = finding.other
         twin = other and {
-            "id": shown(other), "picture": self.number.get(other), "given": self._label(other)
+            "id": other, "picture": self.number.get(other), "given": self._label(other)
         }  # fmt: skip
         return {
             "kind": finding.kind,
-            "id": shown(finding.id),
+            "id": finding.id,
             "picture": self.number.get(finding.id),
             "given": shown(finding.given),
             "suggested": None if finding.suggested is None else shown(finding.suggested),
@@ -214,7 +219,9 @@ class _Server(ThreadingHTTPServer):
     daemon_threads = True
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A browser that has gone away is no news; whatever else went wrong is said by `_Page`."""
+        """A line, not a traceback; and a browser that has gone away is no news."""
+        if not isinstance(error := sys.exception(), OSError):
+            notices.error("review page: %r", error)
 
 
 class _Page(BaseHTTPRequestHandler):

@@ -13,7 +13,6 @@ CHINESE: dict[str, str] = {
     "given label": "现有标签",
     "suggested label": "建议标签",
     "score": "得分",
-    "no suggestion": "没有建议",
     "its twin": "与之相同的图片",
     "keep": "保留",
     "take suggestion": "采纳建议",

@@ -146,7 +146,7 @@ def append(path: Path, name: str, decision: str, label: str = "") -> None:
     """
     assert (decision == RELABEL) == bool(label), "a label belongs to relabel alone"
     line = io.StringIO()
-    csv.writer(line, lineterminator="\n").writerow([name, decision, shown(label)])
+    csv.writer(line, lineterminator="\n").writerow([shown(name), decision, shown(label)])
     try:
         with path.open("a+b") as file:
             file.seek(0)
