@@ -107,7 +107,7 @@ def test_a_foreign_file_is_neither_read_nor_added_to() -> None:
         with pytest.raises(DataError, match="no table"):
             append(path, "1", "drop")
         assert path.read_bytes() == foreign
-    with pytest.raises(DataError, match="nowhere.csv: No such file"):
+    with pytest.raises(DataError, match=r"nowhere\.csv: No such file"):
         read("nowhere.csv")
     with pytest.raises(StorageError, match="--labels"):
         append(Path("nowhere/labels.csv"), "1", "drop")
@@ -156,7 +156,7 @@ def test_other_parts_have_names_of_their_own(
 
 
 def test_tables_of_other_data_and_classes_are_refused(data: Dataset) -> None:
-    with pytest.raises(DataError, match="knows none of the pictures of pets, but 'x.png'"):
+    with pytest.raises(DataError, match=r"knows none of the pictures of pets, but 'x\.png'"):
         apply(data, read(table("x.png,drop,\n")))
     with pytest.raises(DataError, match="line 3: there is no class 'horse' among those of pets"):
         apply(data, read(table("1,drop,\n2,relabel,horse\n")))

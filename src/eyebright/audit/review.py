@@ -358,13 +358,12 @@ def serve_review(
         StorageError: no table can be written there.
     """
     review = Review(data, findings, table_path, language)
-    with make_server(review, port) as server:
+    with make_server(review, port) as server, contextlib.suppress(KeyboardInterrupt):
         url = f"http://{HOST}:{server.server_address[1]}/"
         say(f"review {len(findings):,} findings: {url} (Ctrl-C ends it)")
         if open_browser:  # in a thread: browsers in a terminal only come back when they are left
             threading.Thread(target=webbrowser.open, args=(url,), daemon=True).start()
-        with contextlib.suppress(KeyboardInterrupt):
-            server.serve_forever()
+        server.serve_forever()
     try:
         decided = len(review.decisions())
     except EyebrightError as error:

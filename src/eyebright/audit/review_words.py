@@ -28,7 +28,6 @@ CHINESE: dict[str, str] = {
     "cancel": "取消",
     "kept": "已保留",
     "dropped": "已删去",
-    "twin dropped": "已删去另一张",
     "now: {label}": "改为：{label}",
     "not decided": "未决定",
     "undone": "已撤销",
