@@ -282,6 +282,25 @@ def test_a_flat_folder_that_is_tested_on_has_plain_names(
     assert run.pictures("test").ids == Run(run.path).pictures("test").ids
 
 
+def test_unreadable_pictures_may_be_dropped(class_folders: Callable[..., Path]) -> None:
+    folder, _ = class_folders("pets/train").parent, class_folders("pets/test", count=3)
+    for name in ("train/cat/1.png", "test/dog/1.png"):
+        (folder / name).write_bytes(b"no picture")
+    path = table("cat/1.png,drop,\ncat/0.png,keep,\n")
+    with pytest.raises(DataError, match="1 of 40 pictures cannot be read"):
+        eyebright.load(folder)
+    assert len(eyebright.load(folder, labels=path)) == 39
+    run = Run(eyebright.train(folder, labels=path, **QUICK).path)
+    assert run.val().fingerprint == run.held_out().fingerprint
+    with pytest.raises(DataError, match="1 of 6 pictures cannot be read"):
+        run.test(labels=path)
+    append(path, "test/dog/1.png", "drop")
+    assert run.test(labels=path).accuracy.n == 5
+    (folder / "train/cat/2.png").write_bytes(b"no picture")
+    with pytest.raises(DataError, match=r"cat/2\.png: .*\n1 of 40 pictures cannot be read"):
+        eyebright.load(folder, labels=path)
+
+
 def test_the_command_line_takes_it_everywhere(
     class_folders: Callable[..., Path],
     capsys: pytest.CaptureFixture[str],

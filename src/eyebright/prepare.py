@@ -194,7 +194,8 @@ def read_data(
         if_large = begin(recipe, settings, settings.get("imgsz") or LARGE)
         side = side_of_large(if_large)
         size = if_large.imgsz
-        data = load(data, imgsz=size, large=side, skip_bad=skip_bad, workers=workers)
+        skip = skip_bad or (decisions.dropped if decisions else False)
+        data = load(data, imgsz=size, large=side, skip_bad=skip, workers=workers)
     if decisions is not None:
         data = apply(data, decisions)
     config = begin(recipe, settings, data.imgsz)

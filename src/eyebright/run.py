@@ -7,6 +7,7 @@ import json
 import os
 import shlex
 import sys
+from collections.abc import Collection
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
@@ -187,7 +188,8 @@ class Run:
             named = str(data) if str(data) in NAMES else str(Path(data).resolve())
         part = "train"  # as all of a set that is no part of another is called in a table
         if not isinstance(data, Dataset):
-            data, part = self._load_test(data, record, classifier.card, skip_bad)
+            skip = skip_bad or (decisions.dropped if decisions else False)
+            data, part = self._load_test(data, record, classifier.card, skip)
         listed = listing(data)  # before any decision: it is one test set with and without them
         data = data if decisions is None else apply(data, decisions, part)
         self._tested = data = data.resized(classifier.card.imgsz)
@@ -327,7 +329,7 @@ class Run:
         source: str | os.PathLike[str] | None,
         record: dict[str, Any],
         card: ModelCard,
-        skip_bad: bool,
+        skip_bad: bool | Collection[str],
     ) -> tuple[Dataset, str]:
         """The test pictures, and which part of their data they are."""
         load_part = partial(load, imgsz=card.imgsz, classes=card.classes, skip_bad=skip_bad)
@@ -354,10 +356,13 @@ class Run:
             return self._held_out
         if record["source"] is None:
             raise DataError(f"{shown(self.path)}: trained on data from memory, which are gone")
-        bad = bool(record["skipped_bad"])
-        raw = data = load(record["source"], imgsz=imgsz, skip_bad=bad)
-        if record.get("labels") is not None:
-            data = apply(raw, trained_with(record["labels"], decisions), quiet=bool(decisions))
+        recorded = record.get("labels")
+        before = None if recorded is None else trained_with(recorded, decisions)
+        dropped = frozenset[str]().union(*(one.dropped for one in (before, decisions) if one))
+        skip = bool(record["skipped_bad"]) or dropped
+        raw = data = load(record["source"], imgsz=imgsz, skip_bad=skip)
+        if before is not None:
+            data = apply(raw, before, quiet=decisions is not None)
         if data.fingerprint != record["fingerprint"]:
             raise DataError(
                 f"{shown(record['source'])}: no longer the data of this run (its fingerprint was "
@@ -367,11 +372,11 @@ class Run:
             data = apply(raw, decisions)
         held_out = held_out_part(data, record)
         if decisions is not None and data.decided is not None:
-            before = held_out_part(raw, record)
-            labels = dict(zip(before.ids, before.labels.tolist(), strict=True))
+            given = held_out_part(raw, record)
+            labels = dict(zip(given.ids, given.labels.tolist(), strict=True))
             pairs = zip(held_out.ids, held_out.labels.tolist(), strict=True)
             held_out.decided = data.decided | {
-                "dropped": len(before) - len(held_out),
+                "dropped": len(given) - len(held_out),
                 "relabelled": sum(labels[name] != label for name, label in pairs),
             }
         return held_out

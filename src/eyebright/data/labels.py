@@ -53,6 +53,11 @@ class Decisions:
     size: int
     """How many those were: what comes later is added behind them."""
 
+    @property
+    def dropped(self) -> frozenset[str]:
+        """The ids of pictures that are left out; those need not even be readable."""
+        return frozenset(name for name, one in self.of.items() if one.decision == DROP)
+
 
 def table_ids(data: "Dataset", part: str = "train") -> list[str]:
     """What the pictures are called in a table: one line of text each.
