@@ -128,7 +128,7 @@ def test_pictures_are_dropped_and_relabelled(
     assert np.array_equal(new.labels, wanted)
     assert np.array_equal(new.images, np.delete(data.images, 1, axis=0))
     assert data.fingerprint == before != new.fingerprint
-    assert "of 12 pictures of pets, 1 dropped and 1 relabelled" in caplog.text
+    assert "1 pictures of pets dropped and 1 relabelled, 11 left" in caplog.text
     assert "1 decided that pets does not have, such as '99'" in caplog.text
     assert new.decided is not None
     assert (new.decided["dropped"], new.decided["relabelled"]) == (1, 1)
@@ -286,10 +286,13 @@ def test_unreadable_pictures_may_be_dropped(class_folders: Callable[..., Path]) 
     folder, _ = class_folders("pets/train").parent, class_folders("pets/test", count=3)
     for name in ("train/cat/1.png", "test/dog/1.png"):
         (folder / name).write_bytes(b"no picture")
-    path = table("cat/1.png,drop,\ncat/0.png,keep,\n")
+    path = table("cat/1.png,drop,\n")
     with pytest.raises(DataError, match="1 of 40 pictures cannot be read"):
         eyebright.load(folder)
-    assert len(eyebright.load(folder, labels=path)) == 39
+    data = eyebright.load(folder, labels=path)
+    assert len(data) == 39
+    assert data.decided is not None
+    assert data.decided["dropped"] == 1
     run = Run(eyebright.train(folder, labels=path, **QUICK).path)
     assert run.val().fingerprint == run.held_out().fingerprint
     with pytest.raises(DataError, match="1 of 6 pictures cannot be read"):
@@ -310,7 +313,7 @@ def test_the_command_line_takes_it_everywhere(
     table("cat/1.png,drop,\ncat/2.png,relabel,dog\n")
     with caplog.at_level(logging.WARNING):
         assert run_app(["look", str(folder), "--labels", "labels.csv"]) == 0
-        line = "labels.csv: of 40 pictures of pets, 1 dropped and 1 relabelled"
+        line = "labels.csv: 1 pictures of pets dropped and 1 relabelled, 39 left"
         assert line in caplog.text
         settings = "--epochs 1 -b 16 --model white16 --device cpu --labels labels.csv".split()
         assert run_app(["train", str(folder), *settings, "--seeds", "2", "--name", "a"]) == 0

@@ -100,6 +100,7 @@ class Dataset(torch.utils.data.Dataset[tuple[torch.Tensor, int]]):
         self.mirrors = mirrors
         self.columns = columns or {}
         self.decided = decided
+        self.unreadable: list[str] = []  # ids of pictures that were left out as they were read
         if any(len(values) != n for values in self.columns.values()):
             raise DataError(f"{name}: a column must have a value for each of the {n} pictures")
         if val is not None and val.classes != self.classes:

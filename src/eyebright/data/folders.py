@@ -189,9 +189,11 @@ def read_files(
         size = imgsz or _choose_imgsz([headers[i] for i in sorted(headers)], large)
         images = allocate_images(len(files), size, str(source))
         bad |= _decode_all(files, headers, images, pool)
+    unreadable: list[str] = []
     if bad:
         _complain(bad, files, ids, skip_bad)
         good = [i for i in range(len(files)) if i not in bad]
+        unreadable = [ids[i] for i in sorted(bad)]
         images, labels, ids = images[good], [labels[i] for i in good], [ids[i] for i in good]
         headers = {new: headers[old] for new, old in enumerate(good)}
         own_size = _choose_imgsz(list(headers.values()), large)
@@ -212,7 +214,7 @@ def read_files(
     animated = sum(header.frames > 1 for header in headers.values())
     if animated:
         notices.warning("%d animations: the first frame of each is used", animated)
-    return Dataset(
+    data = Dataset(
         images,
         np.asarray(labels, np.int64),
         names,
@@ -222,6 +224,8 @@ def read_files(
         sizes=np.array([(headers[i].width, headers[i].height) for i in range(len(ids))]),
         modes=[headers[i].mode for i in range(len(ids))],
     )
+    data.unreadable = unreadable
+    return data
 
 
 def _list_files(

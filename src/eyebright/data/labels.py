@@ -200,8 +200,9 @@ def apply(
         kept, labels = _decide(names, pictures, decisions)
         if not len(kept):
             raise DataError(f"{shown(decisions.path)}: drops every picture of {shown(data.name)}")
-        known |= decisions.of.keys() & set(names)
-        dropped += len(pictures) - len(kept)
+        unread = {PREFIXES[one] + shown(name) for name in pictures.unreadable}
+        known |= decisions.of.keys() & (unread | set(names))
+        dropped += len(pictures) - len(kept) + len(decisions.dropped & unread)
         relabelled += int((labels[kept] != pictures.labels[kept]).sum())
         made[one] = pictures.subset(kept)
         made[one].labels[:] = labels[kept]
@@ -224,9 +225,9 @@ def apply(
                 shown(decisions.path), len(unknown), shown(data.name), first,
             )  # fmt: skip
         notices.warning(
-            "%s: of %d pictures of %s, %d dropped and %d relabelled",
-            shown(decisions.path), sum(map(len, parts.values())), shown(data.name), dropped,
-            relabelled,
+            "%s: %d pictures of %s dropped and %d relabelled, %d left",
+            shown(decisions.path), dropped, shown(data.name), relabelled,
+            sum(map(len, made.values())),
         )  # fmt: skip
     return new
 
