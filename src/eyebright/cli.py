@@ -48,6 +48,10 @@ Risk = Annotated[
 Coverage = Annotated[
     float | None, typer.Option(help="Sets of classes that hold the true one this often: 0.9.")
 ]
+Labels = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="A table of decisions: pictures to drop or to relabel."),
+]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")]
 
 
@@ -77,6 +81,7 @@ def look(
         Path | None, typer.Option("-o", "--out", help="PNG to write. Default: look-<data>.png.")
     ] = None,
     imgsz: Imgsz = None,
+    labels: Labels = None,
     skip_bad: SkipBad = False,
     workers: Workers = None,
 ) -> None:
@@ -85,9 +90,9 @@ def look(
     from eyebright.data import load
     from eyebright.data.look import terminal_grid
 
-    seen = load(
-        "cifar10" if data is None else data, imgsz=imgsz, skip_bad=skip_bad, workers=workers
-    ).look(count, seed)
+    source = "cifar10" if data is None else data
+    read = load(source, imgsz=imgsz, skip_bad=skip_bad, workers=workers, labels=labels)
+    seen = read.look(count, seed)
     path = output or Path(f"look-{seen.data.name}.png")
     _save_png(seen.image(), path)
     if out.is_terminal and out.color_system is not None:
@@ -185,6 +190,7 @@ def train(
     track: Annotated[
         str | None, typer.Option(help="Also send what log.csv gets to: tensorboard.")
     ] = None,
+    labels: Labels = None,
     skip_bad: SkipBad = False,
     workers: Workers = None,
 ) -> None:
@@ -212,7 +218,8 @@ def train(
         raise UsageError("--seeds, --folds and --time exclude each other")
     source = _cifar10_or_digits() if data is None else data
     common: dict[str, Any] = {
-        "recipe": recipe, "name": name, "runs": runs, "track": track, "skip_bad": skip_bad
+        "recipe": recipe, "name": name, "runs": runs, "track": track, "labels": labels,
+        "skip_bad": skip_bad,
     }  # fmt: skip
     if several:
         return _train_several(source, seeds, workers, common | settings)
@@ -259,13 +266,14 @@ def val(
     interval: Interval = "wilson",
     risk: Risk = None,
     coverage: Coverage = None,
+    labels: Labels = None,
 ) -> None:
     """Evaluate a run on the pictures that were held out of its training."""
     waiting_for("reading the pictures and the model")
     from eyebright.run import Run
 
     opened = Run(run)
-    _show_evaluation(opened.val(device, interval, risk, coverage), opened)
+    _show_evaluation(opened.val(device, interval, risk, coverage, labels), opened)
 
 
 @app.command()
@@ -282,13 +290,14 @@ def test(
     shift: Annotated[
         bool, typer.Option("--shift", help="Also on darker, noisier, blurred, turned ... pictures.")
     ] = False,
+    labels: Labels = None,
 ) -> None:
     """Open the test set, log that it was opened, and say how good the model is."""
     waiting_for("reading the pictures and the model")
     from eyebright.run import Run
 
     opened = Run(run)
-    evaluation = opened.test(data, device, skip_bad, interval, risk, coverage, shift)
+    evaluation = opened.test(data, device, skip_bad, interval, risk, coverage, shift, labels)
     _show_evaluation(evaluation, opened)
     _write_report(opened, evaluation=evaluation)
     times = opened.test_openings()

@@ -17,6 +17,7 @@ from eyebright.checkpoint import read_json, write_file, write_json
 from eyebright.classifier import Classifier
 from eyebright.console import shown
 from eyebright.data import Dataset
+from eyebright.data.labels import check_decided
 from eyebright.errors import DataError, ModelError, UsageError
 from eyebright.metrics import Figure
 from eyebright.robustness import Robustness
@@ -62,6 +63,8 @@ class Evaluation:
     """How many of them it was also trained on, pixel for pixel; None: unknown."""
     robustness: Robustness | None = None
     """On changed pictures; None: it was not asked for."""
+    decided: dict[str, Any] | None = None
+    """The table of decisions that was applied to these pictures for it; None: none was."""
 
     def __post_init__(self) -> None:
         """Refuse an unknown interval, as `check_interval` does."""
@@ -249,6 +252,7 @@ class Evaluation:
             "tta": self.tta,
             "temperature": self.temperature,
             "leaks": self.leaks,
+            "labels": self.decided,
             "figures": {name: asdict(figure) for name, figure in self.figures.items()},
             "classes": {
                 name: {key: asdict(figure) for key, figure in figures.items()}
@@ -335,6 +339,7 @@ def read_evaluation(folder: Path, split: str) -> Evaluation:
             promises=read_promises(record),
             temperature=None if temperature is None else float(temperature),
             leaks=None if record.get("leaks") is None else int(record["leaks"]),
+            decided=check_decided(record.get("labels")),
         )
     except (OSError, ValueError, KeyError, IndexError, TypeError, UsageError) as error:
         raise ModelError(f"{shown(path)}: no predictions, or damaged ({error})") from None

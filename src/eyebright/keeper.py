@@ -59,6 +59,7 @@ def describe_data(
         "counts": dict(zip(data.classes, train_set.counts().tolist(), strict=True)),
         "imgsz": data.imgsz,
         "skipped_bad": skip_bad,
+        "labels": data.decided,
         "val": "none" if val_set is None else "own" if val_set is data.val else "cut",
         "splits": {"train": train_set.ids, "val": val_set.ids if val_set else []},
     }

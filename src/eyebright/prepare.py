@@ -21,6 +21,7 @@ from eyebright.config import (
 )
 from eyebright.data import Dataset, load
 from eyebright.data.folders import LARGE, SMALL
+from eyebright.data.labels import apply, read
 from eyebright.errors import UsageError
 from eyebright.images import Pixels
 from eyebright.models import MODELS, check_name, create_model, head_of, is_backbone
@@ -172,6 +173,7 @@ def read_data(
     settings: dict[str, Any],
     skip_bad: bool,
     workers: int | None,
+    labels: str | os.PathLike[str] | None = None,
 ) -> tuple[Dataset, TrainConfig]:
     """The pictures at the size that the recipe wants, and the configuration to begin with.
 
@@ -181,16 +183,21 @@ def read_data(
         settings: the user's.
         skip_bad: go on without pictures that cannot be read.
         workers: threads that decode pictures.
+        labels: a table of decisions to apply (`eyebright.data.labels`).
 
     Raises:
         UsageError: as in `begin` and `check_tuning`.
         DataError: as in `load`.
     """
+    decisions = None if labels is None else read(labels)
     if not isinstance(data, Dataset):
         if_large = begin(recipe, settings, settings.get("imgsz") or LARGE)
         side = side_of_large(if_large)
         size = if_large.imgsz
-        data = load(data, imgsz=size, large=side, skip_bad=skip_bad, workers=workers)
+        skip = skip_bad or (decisions.dropped if decisions else False)
+        data = load(data, imgsz=size, large=side, skip_bad=skip, workers=workers)
+    if decisions is not None:
+        data = apply(data, decisions)
     config = begin(recipe, settings, data.imgsz)
     check_tuning(config, settings)
     return data.resized(config.imgsz or data.imgsz), config

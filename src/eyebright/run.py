@@ -1,11 +1,13 @@
 """`Run`: the folder ``runs/<name>/`` and what one can do with it."""
 
+import contextlib
 import csv
 import hashlib
 import json
 import os
 import shlex
 import sys
+from collections.abc import Collection
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
@@ -24,6 +26,7 @@ from eyebright.data import Dataset, load
 from eyebright.data.cifar import CLASSES as CIFAR10_CLASSES
 from eyebright.data.cifar import official_copy
 from eyebright.data.folders import find_parts
+from eyebright.data.labels import Decisions, apply, check_decided, read, read_again
 from eyebright.data.sources import NAMES, MissingPartError
 from eyebright.errors import DataError, ModelError, UsageError
 from eyebright.evaluation import Evaluation, check_interval, evaluate, read_evaluation
@@ -84,7 +87,8 @@ class Run:
                 and isinstance(record["skipped_bad"], bool)
                 and record["val"] in ("own", "cut", "none")
             )
-        except (KeyError, TypeError):
+            check_decided(record.get("labels"))
+        except (KeyError, TypeError, ValueError):
             whole = False
         if not whole:
             raise ModelError(f"{shown(path)}: no record of the data of a run")
@@ -108,6 +112,7 @@ class Run:
         interval: str = "wilson",
         risk: float | None = None,
         coverage: float | None = None,
+        labels: str | os.PathLike[str] | None = None,
     ) -> Evaluation:
         """Evaluate on the pictures that were held out; writes ``val.json`` and predictions.
 
@@ -116,22 +121,28 @@ class Run:
             interval: of proportions: ``wilson`` or ``exact``.
             risk: also say from which probability on at most such a share of answers is wrong.
             coverage: also say which sets of classes hold the true one this often.
+            labels: a table of decisions to apply to them, in place of the one, if any, that they
+                were trained with.
 
         Raises:
             UsageError: nothing was held out, or no such promise can be made.
             DataError: the data are no longer what was trained on.
         """
         check_interval(interval)
+        decisions = None if labels is None else read(labels)
         record, classifier = self.data_record, self.classifier(device)
         if not record["splits"]["val"]:
             raise UsageError(
                 f"{shown(self.path)}: nothing was held out to validate on; train with --val 0.1, "
                 f"or open the test set: eyebright test {shlex.quote(shown(self.path))}"
             )
-        data = self._load_held_out(record, classifier.card.imgsz)
+        data = self._load_held_out(record, classifier.card.imgsz, decisions)
         evaluation = evaluate(classifier, data, "val", interval)
         evaluation = replace(
-            evaluation, promises=evaluation.promise(risk, coverage), leaks=self._leaks(data)
+            evaluation,
+            promises=evaluation.promise(risk, coverage),
+            leaks=self._leaks(data),
+            decided=data.decided,
         )
         evaluation.write(self.path)
         return evaluation
@@ -145,6 +156,7 @@ class Run:
         risk: float | None = None,
         coverage: float | None = None,
         shift: bool = False,
+        labels: str | os.PathLike[str] | None = None,
     ) -> Evaluation:
         """Open the test set, and write down that it was opened.
 
@@ -159,6 +171,8 @@ class Run:
             risk: also see how answers fare of which at most such a share is to be wrong.
             coverage: also see how sets of classes fare that are to hold the true one this often.
             shift: also see how changed pictures fare; writes ``shift.json``.
+            labels: a table of decisions to apply to the test pictures; what it is called and how
+                many it changes is written down. The one trained with is not applied unasked.
 
         Raises:
             UsageError: nothing was held out that such a promise could rest on.
@@ -166,13 +180,18 @@ class Run:
             ModelError: no readable model.
         """
         check_interval(interval)
+        decisions = None if labels is None else read(labels)
         record, classifier = self.data_record, self.classifier(device)
         promises = self.promises(risk, coverage)
         named = None
         if not isinstance(data, Dataset | None):
             named = str(data) if str(data) in NAMES else str(Path(data).resolve())
+        part = "train"  # as all of a set that is no part of another is called in a table
         if not isinstance(data, Dataset):
-            data = self._load_test(data, record, classifier.card, skip_bad)
+            skip = skip_bad or (decisions.dropped if decisions else False)
+            data, part = self._load_test(data, record, classifier.card, skip)
+        listed = listing(data)  # before any decision: it is one test set with and without them
+        data = data if decisions is None else apply(data, decisions, part)
         self._tested = data = data.resized(classifier.card.imgsz)
         if data.fingerprint == record["fingerprint"]:
             raise DataError(
@@ -181,6 +200,7 @@ class Run:
             )
         evaluation = evaluate(classifier, data, "test", interval)
         evaluation = replace(evaluation, promises=promises, leaks=self._leaks(data))
+        evaluation = replace(evaluation, decided=data.decided)
         if shift:
             evaluation = replace(
                 evaluation, robustness=measure_robustness(classifier, data, interval=interval)
@@ -192,7 +212,8 @@ class Run:
             "data": data.source or data.name,
             "source": named,
             "fingerprint": data.fingerprint,
-            "listing": listing(data),
+            "listing": listed,
+            "labels": data.decided,
             "n": len(data),
             "figures": {name: figure.value for name, figure in evaluation.figures.items()},
         }
@@ -266,7 +287,7 @@ class Run:
         """
         if not 1 <= count <= MOST_SAMPLED:
             raise UsageError(f"--sample takes 1 to {MOST_SAMPLED} pictures, not {count}")
-        data = self._load_test(None, self.data_record, load_card(self.path), skip_bad=True)
+        data, _ = self._load_test(None, self.data_record, load_card(self.path), skip_bad=True)
         order = np.arange(len(data))
         if isinstance(data.ids[0], str):
             order = np.random.default_rng(0).permutation(order)
@@ -279,11 +300,18 @@ class Run:
             DataError: they are gone, or no longer the same.
         """
         if split == "val":
-            return self._load_held_out(self.data_record, load_card(self.path).imgsz)
+            written = self.path / "val.json"
+            decided = read_json(written).get("labels") if written.exists() else None
+            other = None if decided is None else read_again(decided)
+            return self._load_held_out(self.data_record, load_card(self.path).imgsz, other)
         if self._tested is not None:
             return self._tested
-        source = (read_openings(self.path) or [{}])[-1].get("source")
-        return self._load_test(source, self.data_record, load_card(self.path), skip_bad=True)
+        last = (read_openings(self.path) or [{}])[-1]
+        data, part = self._load_test(
+            last.get("source"), self.data_record, load_card(self.path), skip_bad=True
+        )
+        decided = last.get("labels")
+        return data if decided is None else apply(data, read_again(decided), part)
 
     def short_names(self) -> dict[str, str]:
         """How classes are shown: the lesson's recipe says plane and car, as the lesson does."""
@@ -301,13 +329,14 @@ class Run:
         source: str | os.PathLike[str] | None,
         record: dict[str, Any],
         card: ModelCard,
-        skip_bad: bool,
-    ) -> Dataset:
+        skip_bad: bool | Collection[str],
+    ) -> tuple[Dataset, str]:
+        """The test pictures, and which part of their data they are."""
         load_part = partial(load, imgsz=card.imgsz, classes=card.classes, skip_bad=skip_bad)
         if source is None and record["source"] is None:
             raise DataError(f"{shown(self.path)}: trained on data from memory; name the test data")
         try:
-            return load_part(record["source"] if source is None else source, "test")
+            return load_part(record["source"] if source is None else source, "test"), "test"
         except MissingPartError:
             if source is None:
                 raise DataError(
@@ -317,25 +346,57 @@ class Run:
             if find_parts(Path(source)):
                 raise
         # A flat folder that was named is a test set as a whole.
-        return load_part(source)
+        return load_part(source), "train"
 
-    def _load_held_out(self, record: dict[str, Any], imgsz: int) -> Dataset:
-        if self._held_out is not None:
+    def _load_held_out(
+        self, record: dict[str, Any], imgsz: int, decisions: Decisions | None = None
+    ) -> Dataset:
+        """The pictures held out, as trained with, or as decided otherwise since."""
+        if self._held_out is not None and decisions is None:
             return self._held_out
         if record["source"] is None:
             raise DataError(f"{shown(self.path)}: trained on data from memory, which are gone")
-        bad = bool(record["skipped_bad"])
-        data = load(record["source"], imgsz=imgsz, skip_bad=bad)
+        recorded = record.get("labels")
+        before = None if recorded is None else trained_with(recorded, decisions)
+        dropped = frozenset[str]().union(*(one.dropped for one in (before, decisions) if one))
+        skip = bool(record["skipped_bad"]) or dropped
+        raw = data = load(record["source"], imgsz=imgsz, skip_bad=skip)
+        if before is not None:
+            data = apply(raw, before, quiet=decisions is not None)
         if data.fingerprint != record["fingerprint"]:
             raise DataError(
                 f"{shown(record['source'])}: no longer the data of this run (its fingerprint was "
                 f"{record['fingerprint'][:12]}, now it is {data.fingerprint[:12]})"
             )
-        if record["val"] == "own":
-            assert data.val is not None, "recorded as having a part of its own"
-            return data.val
-        position = {name: i for i, name in enumerate(data.ids)}
-        return data.subset([position[name] for name in record["splits"]["val"]])
+        if decisions is not None:
+            data = apply(raw, decisions)
+        held_out = held_out_part(data, record)
+        if decisions is not None and data.decided is not None:
+            given = held_out_part(raw, record)
+            labels = dict(zip(given.ids, given.labels.tolist(), strict=True))
+            pairs = zip(held_out.ids, held_out.labels.tolist(), strict=True)
+            held_out.decided = data.decided | {
+                "dropped": len(given) - len(held_out),
+                "relabelled": sum(labels[name] != label for name, label in pairs),
+            }
+        return held_out
+
+
+def held_out_part(data: Dataset, record: dict[str, Any]) -> Dataset:
+    """The pictures that a run held out, as far as they are still among the data."""
+    if record["val"] == "own":
+        assert data.val is not None, "recorded as having a part of its own"
+        return data.val
+    position = {name: i for i, name in enumerate(data.ids)}
+    return data.subset([position[i] for i in record["splits"]["val"] if i in position])
+
+
+def trained_with(record: dict[str, Any], instead: Decisions | None) -> Decisions:
+    """The decisions of a run; its table may lie where another one was named, and hold more now."""
+    if instead is not None:
+        with contextlib.suppress(DataError):
+            return read_again(record, instead.path, quiet=True)
+    return read_again(record)
 
 
 def listing(data: Dataset) -> str | None:

@@ -1,5 +1,7 @@
 """What the terminal and the model card say of an evaluation, in words and tables."""
 
+from pathlib import Path
+
 import numpy as np
 from rich.table import Table
 
@@ -15,6 +17,11 @@ LEAKS_UNKNOWN = "Whether it was trained on any of these pictures is not known an
 LEAKS = (
     "{count} of the pictures it was evaluated on are also among those it was trained on, pixel for "
     "pixel: its figures are too good."
+)
+
+DECIDED = (
+    "As {table} says, {dropped} of its pictures were left out and {relabelled} relabelled: its "
+    "figures are not those of the data as they came."
 )
 
 
@@ -42,11 +49,26 @@ def warnings(evaluation: Evaluation) -> list[str]:
     leaks = [LEAKS.format(count=f"{evaluation.leaks:,}")] if evaluation.leaks else []
     if evaluation.leaks is None:
         leaks = [LEAKS_UNKNOWN]
-    return leaks + [
-        f"the average hides a class: {shown(name)} is found in only {figure.percent()} of its "
-        f"{figure.n:,} pictures"
-        for name, figure in evaluation.hidden_classes()
-    ]
+    decided = [] if evaluation.decided is None else [DECIDED.format(**decided_in_words(evaluation))]
+    return (
+        leaks
+        + decided
+        + [
+            f"the average hides a class: {shown(name)} is found in only {figure.percent()} of its "
+            f"{figure.n:,} pictures"
+            for name, figure in evaluation.hidden_classes()
+        ]
+    )
+
+
+def decided_in_words(evaluation: Evaluation) -> dict[str, str]:
+    """What `DECIDED` says of the table that was applied for an evaluation."""
+    assert evaluation.decided is not None, "asked for"
+    return {
+        "table": shown(Path(evaluation.decided["path"]).name),
+        "dropped": f"{evaluation.decided['dropped']:,}",
+        "relabelled": f"{evaluation.decided['relabelled']:,}",
+    }
 
 
 def notes(evaluation: Evaluation) -> list[str]:

@@ -3,7 +3,7 @@
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -107,7 +107,7 @@ def load_folder(
     classes: Sequence[str] | None,
     imgsz: int | None,
     large: int,
-    skip_bad: bool,
+    skip_bad: bool | Collection[str],
     workers: int,
 ) -> Dataset:
     """The pictures of a folder of class folders.
@@ -117,7 +117,7 @@ def load_folder(
         classes: class names that labels must count by; None: the folders' names in natural order.
         imgsz: side of the pictures in pixels; None: as `_choose_imgsz` says.
         large: the side that it gives to pictures that are not small.
-        skip_bad: go on without pictures that cannot be read.
+        skip_bad: go on without pictures that cannot be read: all, or those of these ids.
         workers: threads that decode; 0 and 1 are the same.
 
     Raises:
@@ -163,7 +163,7 @@ def read_files(
     may_be_empty: bool,
     imgsz: int | None,
     large: int,
-    skip_bad: bool,
+    skip_bad: bool | Collection[str],
     workers: int,
 ) -> Dataset:
     """The pictures of these files, as `load_folder` gives them.
@@ -177,7 +177,7 @@ def read_files(
         may_be_empty: whether a class may have no readable picture.
         imgsz: side of the pictures in pixels; None: as `_choose_imgsz` says.
         large: the side that it gives to pictures that are not small.
-        skip_bad: go on without pictures that cannot be read.
+        skip_bad: go on without pictures that cannot be read: all, or those of these ids.
         workers: threads that decode; 0 and 1 are the same.
 
     Raises:
@@ -189,9 +189,11 @@ def read_files(
         size = imgsz or _choose_imgsz([headers[i] for i in sorted(headers)], large)
         images = allocate_images(len(files), size, str(source))
         bad |= _decode_all(files, headers, images, pool)
+    unreadable: list[str] = []
     if bad:
-        _complain(bad, files, skip_bad)
+        _complain(bad, files, ids, skip_bad)
         good = [i for i in range(len(files)) if i not in bad]
+        unreadable = [ids[i] for i in sorted(bad)]
         images, labels, ids = images[good], [labels[i] for i in good], [ids[i] for i in good]
         headers = {new: headers[old] for new, old in enumerate(good)}
         own_size = _choose_imgsz(list(headers.values()), large)
@@ -212,7 +214,7 @@ def read_files(
     animated = sum(header.frames > 1 for header in headers.values())
     if animated:
         notices.warning("%d animations: the first frame of each is used", animated)
-    return Dataset(
+    data = Dataset(
         images,
         np.asarray(labels, np.int64),
         names,
@@ -222,6 +224,8 @@ def read_files(
         sizes=np.array([(headers[i].width, headers[i].height) for i in range(len(ids))]),
         modes=[headers[i].mode for i in range(len(ids))],
     )
+    data.unreadable = unreadable
+    return data
 
 
 def _list_files(
@@ -311,13 +315,21 @@ def _decode_all(
     return bad
 
 
-def _complain(bad: dict[int, str], files: list[Path], skip_bad: bool) -> None:
-    if skip_bad:
+def _complain(
+    bad: dict[int, str], files: list[Path], ids: list[str], skip_bad: bool | Collection[str]
+) -> None:
+    if skip_bad is True:
         notices.warning("%d unreadable pictures were skipped (--skip-bad)", len(bad))
         return
-    lines = [f"{shown(files[i])}: {why}" for i, why in sorted(bad.items())]
-    raise DataError(
-        "\n".join(lines)
-        + f"\n{len(bad)} of {len(files)} pictures cannot be read; mend or remove them, or go on "
-        "without them: --skip-bad"
-    )
+    dropped = skip_bad or ()
+    lines = [
+        f"{shown(files[i])}: {why}"
+        for i, why in sorted(bad.items())
+        if shown(ids[i]) not in dropped
+    ]
+    if lines:
+        raise DataError(
+            "\n".join(lines)
+            + f"\n{len(lines)} of {len(files)} pictures cannot be read; mend or remove them, or go "
+            "on without them: --skip-bad"
+        )

@@ -1,7 +1,7 @@
 """`load`: from a name or a path to a `Dataset`."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -12,6 +12,8 @@ from eyebright.console import shown
 from eyebright.data.cifar import find_cifar10, load_cifar10, official_copy
 from eyebright.data.dataset import Dataset
 from eyebright.data.folders import LARGE, find_parts, load_folder
+from eyebright.data.labels import PREFIXES, apply
+from eyebright.data.labels import read as read_decisions
 from eyebright.data.splits import stratified_split
 from eyebright.data.tables import ENDING, load_table
 from eyebright.errors import DataError, UsageError
@@ -31,8 +33,9 @@ def load(
     imgsz: int | None = None,
     large: int = LARGE,
     classes: Sequence[str] | None = None,
-    skip_bad: bool = False,
+    skip_bad: bool | Collection[str] = False,
     workers: int | None = None,
+    labels: str | os.PathLike[str] | None = None,
 ) -> Dataset:
     """Pictures to train on, with the data's own validation part in ``.val`` if there is one.
 
@@ -47,8 +50,10 @@ def load(
             keep their size, others become 32 px if small (64 px at most) and ``large`` if not.
         large: side of pictures that are not small.
         classes: class names to count labels by, as a model knows them. None: the data's own.
-        skip_bad: go on without pictures that cannot be read.
+        skip_bad: go on without pictures that cannot be read: all, or those that a table of
+            decisions calls by these ids.
         workers: threads that decode pictures; None: one a processor core.
+        labels: a table of decisions to apply (`eyebright.data.labels`).
 
     Raises:
         DataError: nothing there, not whole, or not the classes wanted; the message says which.
@@ -57,6 +62,13 @@ def load(
     """
     if split not in (None, "train", "val", "test"):
         raise UsageError(f"there is no split '{split}'; choose one of: train, val, test")
+    if labels is not None:
+        decisions = read_decisions(labels)  # a mistake is better known before the pictures are read
+        data = load(
+            source, split, imgsz=imgsz, large=large, classes=classes,
+            skip_bad=skip_bad or decisions.dropped, workers=workers,
+        )  # fmt: skip
+        return apply(data, decisions, split or "train")
     low, high = RANGES["imgsz"]
     if imgsz is not None and not low <= imgsz <= high:
         raise UsageError(f"--imgsz must be from {low:g} to {high:g} px, not {imgsz}")
@@ -85,8 +97,8 @@ def load(
             "(.tar.gz)"
         )
     else:
-        read = partial(load_folder, large=large, skip_bad=skip_bad, workers=workers)
-        return _load_parts(read, path, split, classes, imgsz)
+        read = partial(load_folder, large=large, workers=workers)
+        return _load_parts(read, path, split, classes, imgsz, skip_bad)
     if classes is not None and data.classes != tuple(classes):
         raise DataError(
             f"{shown(source)}: its classes ({', '.join(data.classes)}) are not the model's "
@@ -107,20 +119,31 @@ def _load_parts(
     split: str | None,
     classes: Sequence[str] | None,
     imgsz: int | None,
+    skip_bad: bool | Collection[str],
 ) -> Dataset:
     parts = find_parts(path)
     wanted = split or "train"
     if not parts:
         if split in ("val", "test"):
             raise MissingPartError(f"{shown(path)}: no {split} part (no folder '{split}' in it)")
-        return read(path, classes=classes, imgsz=imgsz)
+        return read(path, classes=classes, imgsz=imgsz, skip_bad=skip_bad)
     if wanted not in parts:
         raise MissingPartError(f"{shown(path)}: no {wanted} part, only {', '.join(parts)}")
-    data = read(parts[wanted], classes=classes, imgsz=imgsz)
+    skip = partial(_of_part, skip_bad)
+    data = read(parts[wanted], classes=classes, imgsz=imgsz, skip_bad=skip(wanted))
     if wanted == "train" and "val" in parts:
-        data.val = read(parts["val"], classes=data.classes, imgsz=data.imgsz)
+        read = partial(read, classes=data.classes, imgsz=data.imgsz, skip_bad=skip("val"))
+        data.val = read(parts["val"])
     data.name, data.source = path.resolve().name, str(path.resolve())
     return data
+
+
+def _of_part(skip_bad: bool | Collection[str], part: str) -> bool | Collection[str]:
+    """The ids of a part, as that part itself has them."""
+    if isinstance(skip_bad, bool):
+        return skip_bad
+    prefix = PREFIXES[part]
+    return {name.removeprefix(prefix) for name in skip_bad if name.startswith(prefix)}
 
 
 def load_digits(split: str | None) -> Dataset:

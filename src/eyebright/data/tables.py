@@ -1,7 +1,7 @@
 """Tables: a CSV that names pictures and their classes, and perhaps more about them."""
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from eyebright.console import shown
@@ -19,7 +19,7 @@ def load_table(
     classes: Sequence[str] | None,
     imgsz: int | None,
     large: int,
-    skip_bad: bool,
+    skip_bad: bool | Collection[str],
     workers: int,
 ) -> Dataset:
     """The pictures that a table names.
@@ -30,7 +30,7 @@ def load_table(
         classes: class names that labels must count by; None: the table's own in natural order.
         imgsz: side of the pictures in pixels; None: from the pictures.
         large: the side then, where they are not small.
-        skip_bad: go on without pictures that cannot be read.
+        skip_bad: go on without pictures that cannot be read: all, or those of these ids.
         workers: threads that decode; 0 and 1 are the same.
 
     Raises:

@@ -31,7 +31,14 @@ from eyebright.report.plots import (
 from eyebright.report.words import LANGUAGES, translator
 from eyebright.run import Run
 from eyebright.trained_on import TrainedOn
-from eyebright.wording import LEAKS, LEAKS_UNKNOWN, OTHER_SHARES, with_n
+from eyebright.wording import (
+    DECIDED,
+    LEAKS,
+    LEAKS_UNKNOWN,
+    OTHER_SHARES,
+    decided_in_words,
+    with_n,
+)
 
 A_CELL, A_GALLERY, A_LIST = 16, 24, 20  # pictures or lines at most
 MOST_CLASSES = 30  # of a confusion matrix that can be read
@@ -126,6 +133,13 @@ def latest_evaluation(run: Run) -> Evaluation | None:
     return None
 
 
+def decided_table(record: dict[str, Any]) -> list[str]:
+    """Which table of decisions the training pictures were made with; empty without one."""
+    if (decided := record.get("labels")) is None:
+        return []
+    return [f"{shown(Path(decided['path']).name)}, SHA-256 {decided['sha256'][:12]}"]
+
+
 def base_context(run: Run, evaluation: Evaluation | None, t: Translate) -> dict[str, Any]:
     """What is known of every run: data, settings, learning curves, how to repeat it."""
     record, config, card, log = run.data_record, run.config, load_card(run.path), run.log()
@@ -159,6 +173,7 @@ def base_context(run: Run, evaluation: Evaluation | None, t: Translate) -> dict[
         (t("command"), command),
         (t("seed"), str(config.seed)),
         (t("fingerprint of the data"), record["fingerprint"]),
+        *((t("decisions on labels"), text) for text in decided_table(record)),
         (t("versions"), versions),
         (
             t("machine"),
@@ -302,6 +317,8 @@ def find_warnings(run: Run, evaluation: Evaluation, t: Translate) -> list[str]:
         found.append(t(LEAKS, count=f"{evaluation.leaks:,}"))
     elif evaluation.leaks is None:
         found.append(t(LEAKS_UNKNOWN))
+    if evaluation.decided is not None:
+        found.append(t(DECIDED, **decided_in_words(evaluation)))
     if evaluation.split == "val":
         opened = run.test_openings() > 0
         found.append(

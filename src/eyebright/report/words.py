@@ -150,6 +150,12 @@ CHINESE: dict[str, str] = {
     "command": "命令",
     "seed": "随机种子",
     "fingerprint of the data": "数据指纹",
+    "decisions on labels": "标签决定",
+    "As {table} says, {dropped} of its pictures were left out and {relabelled} relabelled: its "
+    "figures are not those of the data as they came.": (
+        "按 {table} 的决定，略去了 {dropped} 张图片，{relabelled} 张改了标签："
+        "这些数字不是原始数据的。"
+    ),
     "versions": "版本",
     "machine": "机器",
     "dark or light": "深色或浅色",

@@ -1,0 +1,23 @@
+"""`Finding`: what an audit found suspicious, and what a person is asked to decide on."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A picture that something may be wrong with."""
+
+    kind: str
+    """``label`` (perhaps a wrong one), ``duplicate`` or ``picture`` (perhaps a bad one)."""
+    id: str
+    """Of the picture, as `eyebright.data.labels.table_ids` has it."""
+    given: str
+    """The class that the data give it."""
+    suggested: str | None
+    """The class that it may belong to instead, where there is one."""
+    score: float
+    """How sure the audit is, from 0 to 1."""
+    note: str
+    """What was found, in a line."""
+    other: str | None = None
+    """Of a duplicate: the id of its twin."""
