@@ -53,6 +53,7 @@ def train(
     skip_bad: bool = False,
     workers: int | None = None,
     track: str | None = None,
+    root: str | os.PathLike[str] | None = None,
     quiet: bool = False,
     started: float | None = None,
     **settings: Any,
@@ -71,6 +72,7 @@ def train(
         skip_bad: go on without pictures that cannot be read.
         workers: threads that decode pictures; None: one a processor core.
         track: ``tensorboard`` also sends there what ``log.csv`` gets.
+        root: the folder that a table's paths are relative to; None: the table's own.
         quiet: print nothing.
         started: when the clock of ``time`` began to run, of ``time.monotonic``; None: now.
         **settings: any other setting of `TrainConfig`; ``time`` also as text, such as ``"3m"``.
@@ -104,7 +106,7 @@ def train(
         check_tuning(config, settings)
     device, tracker = choose_device(config.device), find_tracker(track)
     parse_augment(config.augment)
-    data, config = read_data(data, recipe, settings, skip_bad, workers)
+    data, config = read_data(data, recipe, settings, skip_bad, workers, root)
     if isinstance(model, nn.Module):
         config = config.replace(model=type(model).__qualname__)
     train_set, val_set = hold_out(data, config)

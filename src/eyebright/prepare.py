@@ -172,6 +172,7 @@ def read_data(
     settings: dict[str, Any],
     skip_bad: bool,
     workers: int | None,
+    root: str | os.PathLike[str] | None = None,
 ) -> tuple[Dataset, TrainConfig]:
     """The pictures at the size that the recipe wants, and the configuration to begin with.
 
@@ -181,16 +182,19 @@ def read_data(
         settings: the user's.
         skip_bad: go on without pictures that cannot be read.
         workers: threads that decode pictures.
+        root: the folder that a table's paths are relative to; None: the table's own.
 
     Raises:
-        UsageError: as in `begin` and `check_tuning`.
+        UsageError: as in `begin` and `check_tuning`, or ``root`` for what is no table.
         DataError: as in `load`.
     """
     if not isinstance(data, Dataset):
         if_large = begin(recipe, settings, settings.get("imgsz") or LARGE)
         side = side_of_large(if_large)
         size = if_large.imgsz
-        data = load(data, imgsz=size, large=side, skip_bad=skip_bad, workers=workers)
+        data = load(data, imgsz=size, large=side, skip_bad=skip_bad, workers=workers, root=root)
+    elif root is not None:
+        raise UsageError("--root is for tables; these data are read already")
     config = begin(recipe, settings, data.imgsz)
     check_tuning(config, settings)
     return data.resized(config.imgsz or data.imgsz), config

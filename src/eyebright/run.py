@@ -22,10 +22,8 @@ from eyebright.config import TrainConfig
 from eyebright.console import shown
 from eyebright.data import Dataset, load
 from eyebright.data.cifar import CLASSES as CIFAR10_CLASSES
-from eyebright.data.cifar import official_copy
-from eyebright.data.folders import find_parts
-from eyebright.data.sources import NAMES, MissingPartError
-from eyebright.errors import DataError, ModelError, UsageError
+from eyebright.data.sources import NAMES, MissingPartError, find_part_names
+from eyebright.errors import DataError, EyebrightError, ModelError, UsageError
 from eyebright.evaluation import Evaluation, check_interval, evaluate, read_evaluation
 from eyebright.robustness import measure_robustness
 from eyebright.trained_on import TrainedOn
@@ -145,6 +143,7 @@ class Run:
         risk: float | None = None,
         coverage: float | None = None,
         shift: bool = False,
+        root: str | os.PathLike[str] | None = None,
     ) -> Evaluation:
         """Open the test set, and write down that it was opened.
 
@@ -159,6 +158,7 @@ class Run:
             risk: also see how answers fare of which at most such a share is to be wrong.
             coverage: also see how sets of classes fare that are to hold the true one this often.
             shift: also see how changed pictures fare; writes ``shift.json``.
+            root: the folder that a table's paths are relative to, where it is not the table's own.
 
         Raises:
             UsageError: nothing was held out that such a promise could rest on.
@@ -172,7 +172,7 @@ class Run:
         if not isinstance(data, Dataset | None):
             named = str(data) if str(data) in NAMES else str(Path(data).resolve())
         if not isinstance(data, Dataset):
-            data = self._load_test(data, record, classifier.card, skip_bad)
+            data = self._load_test(data, record, classifier.card, skip_bad, root)
         self._tested = data = data.resized(classifier.card.imgsz)
         if data.fingerprint == record["fingerprint"]:
             raise DataError(
@@ -191,6 +191,7 @@ class Run:
             "command": " ".join(map(shown, sys.argv)),
             "data": data.source or data.name,
             "source": named,
+            "root": data.root,
             "fingerprint": data.fingerprint,
             "listing": listing(data),
             "n": len(data),
@@ -232,10 +233,10 @@ class Run:
     def has_test_part(self) -> bool:
         """Whether the data trained on have a test part, as far as names can tell."""
         source = self.data_record["source"]
-        if source in NAMES:
-            return True
-        path = Path(source or "")
-        return official_copy(path) is not None or (path.is_dir() and "test" in find_parts(path))
+        try:
+            return source is not None and "test" in find_part_names(source)
+        except EyebrightError:
+            return False
 
     def test_openings(self) -> int:
         """How often this run has opened a test set."""
@@ -282,8 +283,9 @@ class Run:
             return self._load_held_out(self.data_record, load_card(self.path).imgsz)
         if self._tested is not None:
             return self._tested
-        source = (read_openings(self.path) or [{}])[-1].get("source")
-        return self._load_test(source, self.data_record, load_card(self.path), skip_bad=True)
+        last = (read_openings(self.path) or [{}])[-1]
+        source, root = last.get("source"), last.get("root")
+        return self._load_test(source, self.data_record, load_card(self.path), True, root)
 
     def short_names(self) -> dict[str, str]:
         """How classes are shown: the lesson's recipe says plane and car, as the lesson does."""
@@ -302,8 +304,13 @@ class Run:
         record: dict[str, Any],
         card: ModelCard,
         skip_bad: bool,
+        root: str | os.PathLike[str] | None = None,
     ) -> Dataset:
-        load_part = partial(load, imgsz=card.imgsz, classes=card.classes, skip_bad=skip_bad)
+        if source is None and root is None:
+            root = record.get("root")
+        load_part = partial(
+            load, imgsz=card.imgsz, classes=card.classes, skip_bad=skip_bad, root=root
+        )
         if source is None and record["source"] is None:
             raise DataError(f"{shown(self.path)}: trained on data from memory; name the test data")
         try:
@@ -314,9 +321,9 @@ class Run:
                     f"{shown(record['source'])}: no test part; name the test data: "
                     f"eyebright test {shlex.quote(shown(self.path))} DATA"
                 ) from None
-            if find_parts(Path(source)):
+            if find_part_names(source):
                 raise
-        # A flat folder that was named is a test set as a whole.
+        # What has no parts and was named is a test set as a whole.
         return load_part(source)
 
     def _load_held_out(self, record: dict[str, Any], imgsz: int) -> Dataset:
@@ -325,7 +332,7 @@ class Run:
         if record["source"] is None:
             raise DataError(f"{shown(self.path)}: trained on data from memory, which are gone")
         bad = bool(record["skipped_bad"])
-        data = load(record["source"], imgsz=imgsz, skip_bad=bad)
+        data = load(record["source"], imgsz=imgsz, skip_bad=bad, root=record.get("root"))
         if data.fingerprint != record["fingerprint"]:
             raise DataError(
                 f"{shown(record['source'])}: no longer the data of this run (its fingerprint was "

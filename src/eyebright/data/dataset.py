@@ -54,6 +54,7 @@ class Dataset(torch.utils.data.Dataset[tuple[torch.Tensor, int]]):
         modes: colour mode of each picture before conversion. Default: all RGB.
         mirrors: whether a picture means the same with left and right swapped; digits do not.
         columns: what else is known of each picture, by name: n texts each.
+        root: the folder that a table's paths are relative to, where it is not the table's own.
 
     Raises:
         DataError: shapes or labels that do not fit together.
@@ -73,6 +74,7 @@ class Dataset(torch.utils.data.Dataset[tuple[torch.Tensor, int]]):
         modes: Sequence[str] | None = None,
         mirrors: bool = True,
         columns: dict[str, list[str]] | None = None,
+        root: str | None = None,
     ):
         images, labels = np.asarray(images), np.asarray(labels)
         n = len(images)
@@ -97,6 +99,7 @@ class Dataset(torch.utils.data.Dataset[tuple[torch.Tensor, int]]):
         self.val = val
         self.mirrors = mirrors
         self.columns = columns or {}
+        self.root = root
         if any(len(values) != n for values in self.columns.values()):
             raise DataError(f"{name}: a column must have a value for each of the {n} pictures")
         if val is not None and val.classes != self.classes:
@@ -175,6 +178,7 @@ class Dataset(torch.utils.data.Dataset[tuple[torch.Tensor, int]]):
             modes=self.modes,
             mirrors=self.mirrors,
             columns=self.columns,
+            root=self.root,
         )
 
     def look(self, count: int = 16, seed: int = 0) -> "Look":

@@ -1,23 +1,24 @@
 """`load`: from a name or a path to a `Dataset`."""
 
 import os
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from eyebright.config import RANGES
 from eyebright.console import shown
+from eyebright.data import archives, named, rows
 from eyebright.data.cifar import find_cifar10, load_cifar10, official_copy
 from eyebright.data.dataset import Dataset
-from eyebright.data.folders import LARGE, find_parts, load_folder
+from eyebright.data.folders import LARGE, find_parts, has_folders, load_folder, only_folder
 from eyebright.data.splits import stratified_split
-from eyebright.data.tables import ENDING, load_table
+from eyebright.data.tables import Table, load_table, read_metadata, read_table
 from eyebright.errors import DataError, UsageError
 from eyebright.runtime import available_cores
 
-NAMES = ("cifar10", "digits")
+NAMES = ("cifar10", "digits", *named.NAMES)
 
 
 class MissingPartError(DataError):
@@ -33,27 +34,31 @@ def load(
     classes: Sequence[str] | None = None,
     skip_bad: bool = False,
     workers: int | None = None,
+    root: str | os.PathLike[str] | None = None,
 ) -> Dataset:
     """Pictures to train on, with the data's own validation part in ``.val`` if there is one.
 
     The test part is never loaded along: it takes a ``split="test"``, which `Run.test` says.
 
     Args:
-        source: ``cifar10``, ``digits``, an official CIFAR-10 folder or archive (or a folder that
-            holds either), a folder of class folders, flat or with train, val and test below, or
-            a table (.csv) with the columns path and label.
-        split: ``train``, ``val`` or ``test``; None: train, or all of a flat folder.
+        source: one of `NAMES`, an official CIFAR-10 folder or archive (or a folder that holds
+            either), a folder of class folders, flat or with train, val and test below, an archive
+            of one (.zip, .tar, .tar.gz, ...), a folder with a metadata file as Hugging Face has it,
+            or a table (.csv, .tsv, .jsonl, .parquet) with the columns path and label, and perhaps
+            split.
+        split: ``train``, ``val`` or ``test``; None: train, or all of what has no parts.
         imgsz: side of the square pictures, in pixels. None: small pictures that are all alike
             keep their size, others become 32 px if small (64 px at most) and ``large`` if not.
         large: side of pictures that are not small.
         classes: class names to count labels by, as a model knows them. None: the data's own.
         skip_bad: go on without pictures that cannot be read.
         workers: threads that decode pictures; None: one a processor core.
+        root: the folder that a table's paths are relative to; None: the table's own.
 
     Raises:
         DataError: nothing there, not whole, or not the classes wanted; the message says which.
-        StorageError: not to be downloaded, or too large for the memory.
-        UsageError: no such split.
+        StorageError: not to be downloaded, or too large for the memory or the disk.
+        UsageError: no such split, ``root`` for what is no table, or what reads it is not installed.
     """
     if split not in (None, "train", "val", "test"):
         raise UsageError(f"there is no split '{split}'; choose one of: train, val, test")
@@ -62,11 +67,17 @@ def load(
         raise UsageError(f"--imgsz must be from {low:g} to {high:g} px, not {imgsz}")
     workers = available_cores() if workers is None else workers
     name, path = str(source), Path(source)
+    if root is not None and not (is_table(path) and path.is_file()):
+        raise UsageError(f"--root is for tables, and {shown(source)} is none")
     if name == "digits":
         data = load_digits(split)
     elif name == "cifar10":
         data = _load_official(find_cifar10(), split)
         data.source = "cifar10"
+    elif name in named.NAMES:
+        if split == "val":
+            raise MissingPartError(f"{name} has no validation part of its own")
+        data = named.load_named(name, split or "train")
     elif not os.path.exists(path):  # noqa: PTH110 (Path.exists raises for a name too long)
         known = ", ".join(NAMES)
         raise DataError(
@@ -74,19 +85,17 @@ def load(
         )
     elif official := official_copy(path):
         data = _load_official(official, split)
-    elif path.is_file() and path.suffix.lower() == ENDING:
-        if split in ("val", "test"):
-            raise MissingPartError(f"{shown(source)}: a table has no {split} part")
-        read = partial(load_table, classes=classes, skip_bad=skip_bad, workers=workers)
-        return read(path, imgsz=imgsz, large=large)
-    elif path.is_file():
-        raise DataError(
-            f"{shown(source)}: neither a folder of pictures, a table (.csv) nor a CIFAR-10 archive "
-            "(.tar.gz)"
-        )
     else:
-        read = partial(load_folder, large=large, skip_bad=skip_bad, workers=workers)
-        return _load_parts(read, path, split, classes, imgsz)
+        return _load_pictures(
+            path,
+            split,
+            None if root is None else Path(root),
+            classes=classes,
+            imgsz=imgsz,
+            large=large,
+            skip_bad=skip_bad,
+            workers=workers,
+        )
     if classes is not None and data.classes != tuple(classes):
         raise DataError(
             f"{shown(source)}: its classes ({', '.join(data.classes)}) are not the model's "
@@ -95,32 +104,128 @@ def load(
     return data.resized(imgsz) if imgsz else data
 
 
+def is_table(path: Path) -> bool:
+    """Whether a file of this name is read as a table."""
+    return path.suffix.lower() in rows.ENDINGS
+
+
+def find_part_names(source: str | os.PathLike[str]) -> list[str]:
+    """Which of train, val and test data have, as `load` takes them; none where they are one whole.
+
+    Raises:
+        DataError: a table or an archive that cannot be read.
+        StorageError: no room for an archive.
+        UsageError: what reads a table is not installed.
+    """
+    path = Path(source)
+    if str(source) in NAMES:
+        return ["train", "test"]
+    if not os.path.exists(path):  # noqa: PTH110
+        return []
+    if official_copy(path):
+        return ["train", "test"]
+    if path.is_dir():
+        return list(_folder_parts(path))
+    if archives.ending_of(path):
+        return list(_folder_parts(_inside(archives.unpack(path))))
+    return list(read_table(path).parts()) if is_table(path) else []
+
+
 def _load_official(path: Path, split: str | None) -> Dataset:
     if split == "val":
         raise MissingPartError(f"{shown(path)}: CIFAR-10 has no validation part of its own")
     return load_cifar10(path, split or "train")
 
 
+def _load_pictures(path: Path, split: str | None, root: Path | None, **options: Any) -> Dataset:
+    """Pictures in files of their own, named by a folder, an archive or a table."""
+    if path.is_dir():
+        return _load_folder(path, split, **options)
+    if is_table(path):
+        if root is not None and not root.is_dir():
+            raise DataError(f"{shown(root)}: no such folder (--root)")
+        table = read_table(path, root)
+        data = _load_parts(path, table, table.parts(), split, **options)
+        data.root = None if root is None else str(root.resolve())
+        return data
+    if archives.ending_of(path):
+        return _load_archive(path, split, **options)
+    raise DataError(
+        f"{shown(path)}: neither a folder of pictures, a table ({', '.join(rows.ENDINGS)}) nor an "
+        f"archive ({', '.join(archives.ENDINGS)})"
+    )
+
+
+def _load_folder(path: Path, split: str | None, **options: Any) -> Dataset:
+    data = _load_parts(path, read_metadata(path) or path, _folder_parts(path), split, **options)
+    data.name, data.source = path.resolve().name, str(path.resolve())
+    return data
+
+
+def _folder_parts(path: Path) -> Mapping[str, Path | Table]:
+    table = read_metadata(path)
+    return find_parts(path) if table is None else table.parts()
+
+
+def _load_archive(path: Path, split: str | None, **options: Any) -> Dataset:
+    folder = archives.unpack(path)
+    try:
+        data = _load_folder(_inside(folder), split, **options)
+    except DataError as error:
+        # The archive is what was named, not the folder that it was unpacked into.
+        raise type(error)(str(error).replace(shown(folder), shown(path))) from None
+    ending = archives.ending_of(path) or ""
+    data.name, data.source = path.resolve().name[: -len(ending)], str(path.resolve())
+    return data
+
+
+def _inside(folder: Path) -> Path:
+    """What an archive holds: most have everything in one folder."""
+    top = only_folder(folder)
+    if top is None or find_parts(folder) or read_metadata(folder):
+        return folder
+    return top if has_folders(top) or read_metadata(top) else folder
+
+
 def _load_parts(
-    read: Callable[..., Dataset],
     path: Path,
+    whole: Path | Table,
+    parts: Mapping[str, Path | Table],
     split: str | None,
+    *,
     classes: Sequence[str] | None,
     imgsz: int | None,
+    **options: Any,
 ) -> Dataset:
-    parts = find_parts(path)
+    """One part of data, with the validation part beside the training part.
+
+    Args:
+        path: what was named, for messages.
+        whole: all of the data, where they have no parts.
+        parts: by name.
+        split: which is wanted; None: train, or the whole.
+        classes: as in `load`.
+        imgsz: as in `load`.
+        **options: of `load_folder` and `load_table`.
+    """
     wanted = split or "train"
     if not parts:
         if split in ("val", "test"):
-            raise MissingPartError(f"{shown(path)}: no {split} part (no folder '{split}' in it)")
-        return read(path, classes=classes, imgsz=imgsz)
+            why = "no column 'split'" if isinstance(whole, Table) else f"no folder '{split}' in it"
+            raise MissingPartError(f"{shown(path)}: no {split} part ({why})")
+        return _read_part(whole, classes=classes, imgsz=imgsz, **options)
     if wanted not in parts:
         raise MissingPartError(f"{shown(path)}: no {wanted} part, only {', '.join(parts)}")
-    data = read(parts[wanted], classes=classes, imgsz=imgsz)
+    data = _read_part(parts[wanted], classes=classes, imgsz=imgsz, **options)
     if wanted == "train" and "val" in parts:
-        data.val = read(parts["val"], classes=data.classes, imgsz=data.imgsz)
-    data.name, data.source = path.resolve().name, str(path.resolve())
+        data.val = _read_part(parts["val"], classes=data.classes, imgsz=data.imgsz, **options)
     return data
+
+
+def _read_part(part: Path | Table, **options: Any) -> Dataset:
+    if isinstance(part, Path):
+        part = read_metadata(part) or part
+    return load_table(part, **options) if isinstance(part, Table) else load_folder(part, **options)
 
 
 def load_digits(split: str | None) -> Dataset:
