@@ -28,6 +28,7 @@ LARGEST = 100_000_000_000  # bytes of content that an archive may unpack to
 MOST_MEMBERS = 5_000_000
 CHUNK = 1 << 20  # bytes; no header that tarfile reads at once needs more
 LONGEST_NAME, LONGEST_PART = 1000, 255  # bytes
+LONGEST_END = 64 << 20  # bytes behind the last member, which fill a record of a tape
 OPENERS: dict[str, Callable[[Path], Any]] = {
     ".tar": lambda path: path.open("rb"),
     ".tar.gz": gzip.open,
@@ -199,7 +200,7 @@ def _safe_name(name: str) -> str | None:
         or re.match("[A-Za-z]:", name)
         or ".." in parts
         or any(b"\0" in part or len(part) > LONGEST_PART for part in encoded)
-        or sum(map(len, encoded)) > LONGEST_NAME
+        or sum(len(part) + 1 for part in encoded) > LONGEST_NAME
     ):
         return None
     return "/".join(parts) or "."
@@ -260,9 +261,10 @@ def _tar_members(archive: Path) -> Iterator[Member]:
             # tarfile takes whatever is no header for the end; the true one is a block of zeros.
             if stream.last != bytes(tarfile.BLOCKSIZE):
                 raise EOFError("its end is missing")
+        end = file.tell()
         while file.read(CHUNK):  # to the end of the file, where gzip and xz have checksums
-            if file.tell() > stream.furthest + (64 << 20):
-                raise EOFError("too much behind its end")
+            if file.tell() > end + LONGEST_END:
+                raise tarfile.TarError("too much behind its end")
 
 
 def _extract(opened: tarfile.TarFile, info: tarfile.TarInfo) -> IO[bytes]:
@@ -272,22 +274,17 @@ def _extract(opened: tarfile.TarFile, info: tarfile.TarInfo) -> IO[bytes]:
 
 
 class _Bounded:
-    """An unpacked tar that hands out neither giant headers nor endless nothing."""
+    """An unpacked tar that hands out no giant headers."""
 
     def __init__(self, file: IO[bytes]):
         self.file = file
-        self.last = b"begin"  # what was read last
-        self.furthest = 0
+        self.last = b""  # what was read last
 
     def read(self, size: int = -1) -> bytes:
         if not 0 <= size <= CHUNK:
             raise tarfile.TarError(f"a header of {size:,} bytes")
-        data = self.file.read(size)
-        if not data and not self.last:
-            raise EOFError("ends early")  # tarfile would go on asking for ever
-        self.last = data
-        self.furthest = max(self.furthest, self.file.tell())
-        return data
+        self.last = self.file.read(size)
+        return self.last
 
     def seek(self, position: int, whence: int = 0) -> int:
         return self.file.seek(position, whence)
