@@ -397,6 +397,7 @@ def predict(
     """Say what is on pictures: the three likeliest classes of each, with probabilities."""
     if bool(pictures) == bool(sample):
         raise UsageError("predict needs pictures, or --sample 4 (and not both)")
+    from eyebright.classifier import predict_files
     from eyebright.data.folders import list_pictures
     from eyebright.run import Run
 
@@ -406,7 +407,7 @@ def predict(
         return _predict_sample(opened, sample, as_json, device, given)
     classifier = opened.classifier(device)
     paths = list_pictures(pictures or [])
-    predictions = classifier.predict(paths)
+    predictions = predict_files(classifier, paths)
     names = [shown(path) for path in paths]
     if as_json:
         rows = [

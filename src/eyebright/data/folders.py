@@ -140,7 +140,8 @@ def load_folder(
     folders = _folders(folder)
     if not folders:
         loose = sum(entry.suffix.lower() in ENDINGS for entry in _entries(folder))
-        what = f"{loose} pictures but no class folders" if loose else "no class folders"
+        count = f"{loose} picture{'s' if loose > 1 else ''}"
+        what = f"{count} but no class folders" if loose else "no class folders"
         hint = f"; without classes: eyebright predict RUN {shlex.quote(shown(folder))}"
         raise DataError(
             f"{shown(folder)}: {what}; a folder for each class is needed{hint if loose else ''}"
