@@ -166,6 +166,9 @@ def test_loose_pictures_and_a_file_instead_of_a_folder(tmp_path: Path) -> None:
     message = refused(save(tmp_path / "one.png"))
     assert "one.png: neither a folder of pictures, a table (.csv, .tsv, .jsonl" in message
     assert "nor an archive (.zip, .tar, " in message
+    for name in ("pipe.csv", "pipe.zip", "pipe.tar"):
+        os.mkfifo(tmp_path / name)
+        assert f"{name}: no regular file" in refused(tmp_path / name)
 
 
 def spoil(folder: Path) -> list[Path]:

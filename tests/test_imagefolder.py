@@ -127,7 +127,7 @@ def test_class_folders_need_no_metadata(
     (folder / "metadata.csv").write_bytes(b"caf\xe9,age\n1,2\n")
     assert load(folder).ids == before.ids
     assert "metadata.csv: no table in CSV" in said()
-    assert "passed over, its folders are classes" in said()
+    assert said().count("passed over, its folders are classes") == 1
 
 
 @pytest.mark.parametrize(

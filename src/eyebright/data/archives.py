@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice
+from itertools import islice, takewhile
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -27,6 +27,7 @@ from eyebright.images import ENDINGS as PICTURES
 LARGEST = 100_000_000_000  # bytes of content that an archive may unpack to
 MOST_MEMBERS = 5_000_000
 CHUNK = 1 << 20  # bytes; no header that tarfile reads at once needs more
+LARGEST_FIRST = 64 << 20  # bytes of a member that is skipped only to see what follows
 LONGEST_NAME, LONGEST_PART = 1000, 255  # bytes
 LONGEST_END = 64 << 20  # bytes behind the last member, which fill a record of a tape
 OPENERS: dict[str, Callable[[Path], Any]] = {
@@ -63,9 +64,10 @@ def ending_of(path: Path) -> str | None:
 
 
 def first_names(archive: Path, count: int) -> list[str]:
-    """Names of the first members of an archive; none where it cannot be read."""
+    """Names of the first members of an archive, up to a large one; none if it cannot be read."""
     try:
-        return [member.name for member in islice(_members(archive), count)]
+        small = takewhile(lambda member: member.size <= LARGEST_FIRST, _members(archive))
+        return [member.name for member in islice(small, count)]
     except DataError:
         return []
 

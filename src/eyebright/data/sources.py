@@ -15,7 +15,7 @@ from eyebright.data.dataset import Dataset
 from eyebright.data.folders import LARGE, find_parts, has_folders, load_folder, only_folder
 from eyebright.data.splits import stratified_split
 from eyebright.data.tables import Table, load_table, read_metadata, read_table
-from eyebright.errors import DataError, UsageError
+from eyebright.errors import DataError, EyebrightError, UsageError
 from eyebright.runtime import available_cores
 
 NAMES = ("cifar10", "digits", *named.NAMES)
@@ -125,9 +125,9 @@ def find_part_names(source: str | os.PathLike[str]) -> list[str]:
     if official_copy(path):
         return ["train", "test"]
     if path.is_dir():
-        return list(_folder_parts(path))
+        return list(_parts_of(_with_metadata(path)))
     if archives.ending_of(path):
-        return list(_folder_parts(_inside(archives.unpack(path))))
+        return list(_parts_of(_with_metadata(_inside(archives.unpack(path)))))
     return list(read_table(path).parts()) if is_table(path) else []
 
 
@@ -141,6 +141,8 @@ def _load_pictures(path: Path, split: str | None, root: Path | None, **options: 
     """Pictures in files of their own, named by a folder, an archive or a table."""
     if path.is_dir():
         return _load_folder(path, split, **options)
+    if not path.is_file():
+        raise DataError(f"{shown(path)}: no regular file")  # reading a pipe would wait for ever
     if is_table(path):
         if root is not None and not root.is_dir():
             raise DataError(f"{shown(root)}: no such folder (--root)")
@@ -157,21 +159,26 @@ def _load_pictures(path: Path, split: str | None, root: Path | None, **options: 
 
 
 def _load_folder(path: Path, split: str | None, **options: Any) -> Dataset:
-    data = _load_parts(path, read_metadata(path) or path, _folder_parts(path), split, **options)
+    whole = _with_metadata(path)
+    data = _load_parts(path, whole, _parts_of(whole), split, **options)
     data.name, data.source = path.resolve().name, str(path.resolve())
     return data
 
 
-def _folder_parts(path: Path) -> Mapping[str, Path | Table]:
-    table = read_metadata(path)
-    return find_parts(path) if table is None else table.parts()
+def _with_metadata(pictures: Path | Table) -> Path | Table:
+    """What a metadata file says of a folder; the folder itself where there is none."""
+    return (isinstance(pictures, Path) and read_metadata(pictures)) or pictures
+
+
+def _parts_of(whole: Path | Table) -> Mapping[str, Path | Table]:
+    return whole.parts() if isinstance(whole, Table) else find_parts(whole)
 
 
 def _load_archive(path: Path, split: str | None, **options: Any) -> Dataset:
     folder = archives.unpack(path)
     try:
         data = _load_folder(_inside(folder), split, **options)
-    except DataError as error:
+    except EyebrightError as error:
         # The archive is what was named, not the folder that it was unpacked into.
         raise type(error)(str(error).replace(shown(folder), shown(path))) from None
     ending = archives.ending_of(path) or ""
@@ -216,15 +223,15 @@ def _load_parts(
         return _read_part(whole, classes=classes, imgsz=imgsz, **options)
     if wanted not in parts:
         raise MissingPartError(f"{shown(path)}: no {wanted} part, only {', '.join(parts)}")
-    data = _read_part(parts[wanted], classes=classes, imgsz=imgsz, **options)
+    data = _read_part(_with_metadata(parts[wanted]), classes=classes, imgsz=imgsz, **options)
     if wanted == "train" and "val" in parts:
-        data.val = _read_part(parts["val"], classes=data.classes, imgsz=data.imgsz, **options)
+        data.val = _read_part(
+            _with_metadata(parts["val"]), classes=data.classes, imgsz=data.imgsz, **options
+        )
     return data
 
 
 def _read_part(part: Path | Table, **options: Any) -> Dataset:
-    if isinstance(part, Path):
-        part = read_metadata(part) or part
     return load_table(part, **options) if isinstance(part, Table) else load_folder(part, **options)
 
 
