@@ -291,7 +291,36 @@ def test_a_model_with_other_classes_than_the_data(
     assert not Path("runs/pets-fast/tests.jsonl").exists()
     code, _, err = eyebright_says("predict", "runs/pets-fast", "missing.png")
     assert code == 3
-    assert "missing.png: No such file" in err
+    assert "missing.png: no such file or folder" in err
+
+
+def test_a_folder_without_classes_can_be_predicted_not_trained_on(
+    eyebright_says: Callable, class_folders: Callable[..., Path], tmp_path: Path
+) -> None:
+    data = class_folders()
+    assert eyebright_says("train", data, *QUICK)[0] == 0
+    loose = tmp_path / "loose"
+    (loose / "more").mkdir(parents=True)
+    for i in range(3):
+        (data / "dog" / f"{i}.png").rename(loose / "more" / f"{i}.png" if i else loose / "0.png")
+    (loose / "notes.txt").write_text("no picture")
+    code, out, _ = eyebright_says("predict", "runs/pets-fast", loose, "--json")
+    assert code == 0
+    names = [row["picture"] for row in json.loads(out)]
+    assert names == [f"{loose}/{name}" for name in ("0.png", "more/1.png", "more/2.png")]
+    (loose / "more" / "1.png").write_bytes(b"")
+    code, _, err = eyebright_says("predict", "runs/pets-fast", loose)
+    assert (code, f"{loose}/more/1.png: the file is empty" in err) == (3, True)
+    (loose / "more" / "1.png").unlink()
+    (loose / "more" / "2.png").unlink()
+    (loose / "more").rmdir()
+    code, _, err = eyebright_says("train", loose, *QUICK)
+    assert code == 3
+    assert f"{loose}: 1 picture but no class folders" in err
+    assert f"eyebright predict RUN {loose}" in err
+    (loose / "0.png").unlink()
+    code, _, err = eyebright_says("predict", "runs/pets-fast", loose)
+    assert (code, f"{loose}: no pictures in it" in err) == (3, True)
 
 
 def test_the_first_command_works_without_a_network(

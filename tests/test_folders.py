@@ -162,8 +162,13 @@ def test_loose_pictures_and_a_file_instead_of_a_folder(tmp_path: Path) -> None:
         save(tmp_path / "loose" / f"{i}.png")
     message = refused(tmp_path / "loose")
     assert "loose: 3 pictures but no class folders; a folder for each class is needed" in message
+    assert message.endswith(f"without classes: eyebright predict RUN {tmp_path / 'loose'}")
     message = refused(save(tmp_path / "one.png"))
-    assert "one.png: neither a folder of pictures, a table (.csv) nor a CIFAR-10 archive" in message
+    assert "one.png: neither a folder of pictures, a table (.csv, .tsv, .jsonl" in message
+    assert "nor an archive (.zip, .tar, " in message
+    for name in ("pipe.csv", "pipe.zip", "pipe.tar"):
+        os.mkfifo(tmp_path / name)
+        assert f"{name}: no regular file" in refused(tmp_path / name)
 
 
 def spoil(folder: Path) -> list[Path]:

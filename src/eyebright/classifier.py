@@ -13,13 +13,14 @@ from torch import nn
 from eyebright.batches import predict_logits
 from eyebright.calibration import Promises, softmax
 from eyebright.checkpoint import ModelCard, load_model
-from eyebright.console import notices, shown
+from eyebright.console import notices, progress_bar, shown
 from eyebright.errors import DataError, ModelError
 from eyebright.images import Pixels, read_bytes, read_header, read_image
 from eyebright.probe import compute_features
 from eyebright.runtime import choose_device, exact_fp32, memory_errors
 
 Picture = str | os.PathLike[str] | bytes | Pixels
+PART = 256  # picture files that are in memory at once
 
 
 @dataclass(frozen=True)
@@ -168,3 +169,18 @@ class Classifier:
             named = isinstance(picture, str | os.PathLike)
             name = shown(picture) if named else f"picture {position}"
             raise DataError(f"{name}: {error}") from None
+
+
+def predict_files(classifier: Classifier, paths: Sequence[Path]) -> list[Prediction]:
+    """What is on picture files, a part of them in memory at once, with a progress bar.
+
+    Raises:
+        DataError: a picture that cannot be read; the message names it.
+    """
+    predictions: list[Prediction] = []
+    with progress_bar("predicting", len(paths)) as bar:
+        for start in range(0, len(paths), PART):
+            part = paths[start : start + PART]
+            predictions += classifier.predict(part)
+            bar.advance(len(part))
+    return predictions

@@ -24,12 +24,18 @@ app = typer.Typer(
 )
 
 DATA_HELP = (
-    "cifar10, digits, a folder of class folders (flat, or with train/val/test), a table (.csv with "
-    "path and label), or an official CIFAR-10 folder or archive"
+    "cifar10, cifar100, mnist, fashion-mnist, digits; a folder of class folders (flat, or with "
+    "train/val/test) or a zip or tar of one; a table (.csv, .tsv, .jsonl, .parquet) with path, "
+    "label and perhaps split; a folder with metadata.csv as Hugging Face has it; or an official "
+    "CIFAR-10 folder or archive"
 )
 DataArgument = Annotated[str | None, typer.Argument(metavar="[DATA]", help=DATA_HELP)]
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")]
 SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Go on without unreadable pictures.")]
+Root = Annotated[
+    Path | None,
+    typer.Option("--root", help="Folder of a table's paths. Default: the table's own."),
+]
 Workers = Annotated[
     int | None, typer.Option("-j", "--workers", min=0, help="Threads that decode pictures.")
 ]
@@ -83,6 +89,7 @@ def look(
     imgsz: Imgsz = None,
     labels: Labels = None,
     skip_bad: SkipBad = False,
+    root: Root = None,
     workers: Workers = None,
 ) -> None:
     """Look at training pictures with their labels, and at what there is of each class."""
@@ -91,8 +98,10 @@ def look(
     from eyebright.data.look import terminal_grid
 
     source = "cifar10" if data is None else data
-    read = load(source, imgsz=imgsz, skip_bad=skip_bad, workers=workers, labels=labels)
-    seen = read.look(count, seed)
+    pictures = load(
+        source, imgsz=imgsz, skip_bad=skip_bad, workers=workers, labels=labels, root=root
+    )
+    seen = pictures.look(count, seed)
     path = output or Path(f"look-{seen.data.name}.png")
     _save_png(seen.image(), path)
     if out.is_terminal and out.color_system is not None:
@@ -192,6 +201,7 @@ def train(
     ] = None,
     labels: Labels = None,
     skip_bad: SkipBad = False,
+    root: Root = None,
     workers: Workers = None,
 ) -> None:
     """Train a classifier: hold out a tenth, train, keep the best, write a run folder."""
@@ -219,7 +229,7 @@ def train(
     source = _cifar10_or_digits() if data is None else data
     common: dict[str, Any] = {
         "recipe": recipe, "name": name, "runs": runs, "track": track, "labels": labels,
-        "skip_bad": skip_bad,
+        "skip_bad": skip_bad, "root": root,
     }  # fmt: skip
     if several:
         return _train_several(source, seeds, workers, common | settings)
@@ -284,6 +294,7 @@ def test(
     ] = None,
     device: Device = "auto",
     skip_bad: SkipBad = False,
+    root: Root = None,
     interval: Interval = "wilson",
     risk: Risk = None,
     coverage: Coverage = None,
@@ -297,7 +308,7 @@ def test(
     from eyebright.run import Run
 
     opened = Run(run)
-    evaluation = opened.test(data, device, skip_bad, interval, risk, coverage, shift, labels)
+    evaluation = opened.test(data, device, skip_bad, interval, risk, coverage, shift, labels, root)
     _show_evaluation(evaluation, opened)
     _write_report(opened, evaluation=evaluation)
     times = opened.test_openings()
@@ -382,7 +393,8 @@ def compare(
 def predict(
     run: RunArgument,
     pictures: Annotated[
-        list[Path] | None, typer.Argument(metavar="PICTURE...", help="Picture files.")
+        list[Path] | None,
+        typer.Argument(metavar="PICTURE...", help="Picture files, or folders of them."),
     ] = None,
     sample: Annotated[
         int | None, typer.Option(min=1, help="Take so many pictures of the test part instead.")
@@ -395,6 +407,8 @@ def predict(
     """Say what is on pictures: the three likeliest classes of each, with probabilities."""
     if bool(pictures) == bool(sample):
         raise UsageError("predict needs pictures, or --sample 4 (and not both)")
+    from eyebright.classifier import predict_files
+    from eyebright.data.folders import list_pictures
     from eyebright.run import Run
 
     opened = Run(run)
@@ -402,8 +416,9 @@ def predict(
     if sample:
         return _predict_sample(opened, sample, as_json, device, given)
     classifier = opened.classifier(device)
-    predictions = classifier.predict(pictures or [])
-    names = [shown(path) for path in pictures or []]
+    paths = list_pictures(pictures or [])
+    predictions = predict_files(classifier, paths)
+    names = [shown(path) for path in paths]
     if as_json:
         rows = [
             {"picture": name} | _as_json(p, given, classifier)

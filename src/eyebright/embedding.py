@@ -8,14 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eyebright.checkpoint import write_file
-from eyebright.classifier import Classifier
+from eyebright.classifier import PART, Classifier
 from eyebright.console import progress_bar, shown
 from eyebright.errors import UsageError
 
 ENDINGS = (".npy", ".parquet")
-
-
-PART = 256  # pictures that are in memory at once
 
 
 def embed_files(classifier: Classifier, paths: list[Path]) -> NDArray[np.float32]:

@@ -2,7 +2,8 @@
 
 The policy, in full:
 
-* **Formats**: JPEG, PNG, GIF, WebP, BMP and PPM, by content, whatever the file's ending.
+* **Formats**: JPEG, PNG, GIF, WebP, BMP and PPM, by content, whatever the file's ending; HEIC with
+  pillow-heif.
 * **Orientation**: the camera's EXIF note is applied.
 * **Animation**: the first frame.
 * **Colour**: RGB, eight bits a channel. Grey is repeated three times. CMYK, YCbCr and palettes are
@@ -28,8 +29,10 @@ from eyebright.errors import DataError
 
 FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "PPM")
 ENDINGS = frozenset(
-    ".jpg .jpeg .jpe .jfif .png .apng .gif .webp .bmp .dib .ppm .pgm .pbm .pnm".split()
+    ".jpg .jpeg .jpe .jfif .png .apng .gif .webp .bmp .dib .ppm .pgm .pbm .pnm "
+    ".heic .heif .hif".split()
 )
+HEIC_BRANDS = frozenset(b"heic heix heim heis hevc hevx hevm hevs mif1 msf1".split())
 MAX_PIXELS = 89_478_485  # a quarter of a GiB as RGB; Pillow warns from here on
 POLICY = "shorter side antialiased bilinear, centre crop"  # written into every model
 
@@ -67,9 +70,22 @@ def read_bytes(path: str | os.PathLike[str]) -> bytes:
     return content
 
 
-def _open(content: bytes) -> Image.Image:
+def _formats_for(content: bytes) -> tuple[str, ...]:
+    """Those that may be read; HEIC among them only where the content is that."""
+    if content[4:8] != b"ftyp" or content[8:12] not in HEIC_BRANDS:
+        return FORMATS
     try:
-        image = Image.open(io.BytesIO(content), formats=FORMATS)
+        import pillow_heif
+    except ImportError:
+        raise DataError('HEIC is read with pillow-heif: pip install "eyebright[heif]"') from None
+    pillow_heif.register_heif_opener()
+    return ("HEIF",)
+
+
+def _open(content: bytes) -> Image.Image:
+    formats = _formats_for(content)
+    try:
+        image = Image.open(io.BytesIO(content), formats=formats)
     except Image.DecompressionBombError:
         raise DataError(f"more than {MAX_PIXELS:,} pixels") from None
     except UnidentifiedImageError:

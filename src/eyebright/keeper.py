@@ -54,6 +54,7 @@ def describe_data(
     return {
         "name": data.name,
         "source": data.source,
+        "root": data.root,
         "fingerprint": data.fingerprint,
         "classes": list(data.classes),
         "counts": dict(zip(data.classes, train_set.counts().tolist(), strict=True)),

@@ -54,6 +54,7 @@ def train(
     workers: int | None = None,
     track: str | None = None,
     labels: str | os.PathLike[str] | None = None,
+    root: str | os.PathLike[str] | None = None,
     quiet: bool = False,
     started: float | None = None,
     **settings: Any,
@@ -73,6 +74,7 @@ def train(
         workers: threads that decode pictures; None: one a processor core.
         track: ``tensorboard`` also sends there what ``log.csv`` gets.
         labels: a table of decisions to apply first: pictures dropped, others relabelled.
+        root: the folder that a table's paths are relative to; None: the table's own.
         quiet: print nothing.
         started: when the clock of ``time`` began to run, of ``time.monotonic``; None: now.
         **settings: any other setting of `TrainConfig`; ``time`` also as text, such as ``"3m"``.
@@ -106,7 +108,7 @@ def train(
         check_tuning(config, settings)
     device, tracker = choose_device(config.device), find_tracker(track)
     parse_augment(config.augment)
-    data, config = read_data(data, recipe, settings, skip_bad, workers, labels)
+    data, config = read_data(data, recipe, settings, skip_bad, workers, labels, root)
     if isinstance(model, nn.Module):
         config = config.replace(model=type(model).__qualname__)
     train_set, val_set = hold_out(data, config)

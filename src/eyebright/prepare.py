@@ -174,6 +174,7 @@ def read_data(
     skip_bad: bool,
     workers: int | None,
     labels: str | os.PathLike[str] | None = None,
+    root: str | os.PathLike[str] | None = None,
 ) -> tuple[Dataset, TrainConfig]:
     """The pictures at the size that the recipe wants, and the configuration to begin with.
 
@@ -184,9 +185,10 @@ def read_data(
         skip_bad: go on without pictures that cannot be read.
         workers: threads that decode pictures.
         labels: a table of decisions to apply (`eyebright.data.labels`).
+        root: the folder that a table's paths are relative to; None: the table's own.
 
     Raises:
-        UsageError: as in `begin` and `check_tuning`.
+        UsageError: as in `begin` and `check_tuning`, or ``root`` for what is no table.
         DataError: as in `load`.
     """
     decisions = None if labels is None else read(labels)
@@ -195,7 +197,9 @@ def read_data(
         side = side_of_large(if_large)
         size = if_large.imgsz
         skip = skip_bad or (decisions.dropped if decisions else False)
-        data = load(data, imgsz=size, large=side, skip_bad=skip, workers=workers)
+        data = load(data, imgsz=size, large=side, skip_bad=skip, workers=workers, root=root)
+    elif root is not None:
+        raise UsageError("--root is for tables; these data are read already")
     if decisions is not None:
         data = apply(data, decisions)
     config = begin(recipe, settings, data.imgsz)

@@ -24,11 +24,9 @@ from eyebright.config import TrainConfig
 from eyebright.console import shown
 from eyebright.data import Dataset, load
 from eyebright.data.cifar import CLASSES as CIFAR10_CLASSES
-from eyebright.data.cifar import official_copy
-from eyebright.data.folders import find_parts
 from eyebright.data.labels import Decisions, apply, check_decided, read, read_again
-from eyebright.data.sources import NAMES, MissingPartError
-from eyebright.errors import DataError, ModelError, UsageError
+from eyebright.data.sources import NAMES, MissingPartError, find_part_names
+from eyebright.errors import DataError, EyebrightError, ModelError, UsageError
 from eyebright.evaluation import Evaluation, check_interval, evaluate, read_evaluation
 from eyebright.robustness import measure_robustness
 from eyebright.trained_on import TrainedOn
@@ -157,6 +155,7 @@ class Run:
         coverage: float | None = None,
         shift: bool = False,
         labels: str | os.PathLike[str] | None = None,
+        root: str | os.PathLike[str] | None = None,
     ) -> Evaluation:
         """Open the test set, and write down that it was opened.
 
@@ -173,6 +172,7 @@ class Run:
             shift: also see how changed pictures fare; writes ``shift.json``.
             labels: a table of decisions to apply to the test pictures; what it is called and how
                 many it changes is written down. The one trained with is not applied unasked.
+            root: the folder that a table's paths are relative to, where it is not the table's own.
 
         Raises:
             UsageError: nothing was held out that such a promise could rest on.
@@ -189,7 +189,7 @@ class Run:
         part = "train"  # as all of a set that is no part of another is called in a table
         if not isinstance(data, Dataset):
             skip = skip_bad or (decisions.dropped if decisions else False)
-            data, part = self._load_test(data, record, classifier.card, skip)
+            data, part = self._load_test(data, record, classifier.card, skip, root)
         listed = listing(data)  # before any decision: it is one test set with and without them
         data = data if decisions is None else apply(data, decisions, part)
         self._tested = data = data.resized(classifier.card.imgsz)
@@ -211,6 +211,7 @@ class Run:
             "command": " ".join(map(shown, sys.argv)),
             "data": data.source or data.name,
             "source": named,
+            "root": data.root,
             "fingerprint": data.fingerprint,
             "listing": listed,
             "labels": data.decided,
@@ -253,10 +254,10 @@ class Run:
     def has_test_part(self) -> bool:
         """Whether the data trained on have a test part, as far as names can tell."""
         source = self.data_record["source"]
-        if source in NAMES:
-            return True
-        path = Path(source or "")
-        return official_copy(path) is not None or (path.is_dir() and "test" in find_parts(path))
+        try:
+            return source is not None and "test" in find_part_names(source)
+        except EyebrightError:
+            return False
 
     def test_openings(self) -> int:
         """How often this run has opened a test set."""
@@ -308,7 +309,7 @@ class Run:
             return self._tested
         last = (read_openings(self.path) or [{}])[-1]
         data, part = self._load_test(
-            last.get("source"), self.data_record, load_card(self.path), skip_bad=True
+            last.get("source"), self.data_record, load_card(self.path), True, last.get("root")
         )
         decided = last.get("labels")
         return data if decided is None else apply(data, read_again(decided), part)
@@ -330,9 +331,14 @@ class Run:
         record: dict[str, Any],
         card: ModelCard,
         skip_bad: bool | Collection[str],
+        root: str | os.PathLike[str] | None = None,
     ) -> tuple[Dataset, str]:
         """The test pictures, and which part of their data they are."""
-        load_part = partial(load, imgsz=card.imgsz, classes=card.classes, skip_bad=skip_bad)
+        if source is None and root is None:
+            root = record.get("root")
+        load_part = partial(
+            load, imgsz=card.imgsz, classes=card.classes, skip_bad=skip_bad, root=root
+        )
         if source is None and record["source"] is None:
             raise DataError(f"{shown(self.path)}: trained on data from memory; name the test data")
         try:
@@ -343,9 +349,9 @@ class Run:
                     f"{shown(record['source'])}: no test part; name the test data: "
                     f"eyebright test {shlex.quote(shown(self.path))} DATA"
                 ) from None
-            if find_parts(Path(source)):
+            if find_part_names(source):
                 raise
-        # A flat folder that was named is a test set as a whole.
+        # What has no parts and was named is a test set as a whole.
         return load_part(source), "train"
 
     def _load_held_out(
@@ -360,7 +366,7 @@ class Run:
         before = None if recorded is None else trained_with(recorded, decisions)
         dropped = frozenset[str]().union(*(one.dropped for one in (before, decisions) if one))
         skip = bool(record["skipped_bad"]) or dropped
-        raw = data = load(record["source"], imgsz=imgsz, skip_bad=skip)
+        raw = data = load(record["source"], imgsz=imgsz, skip_bad=skip, root=record.get("root"))
         if before is not None:
             data = apply(raw, before, quiet=decisions is not None)
         if data.fingerprint != record["fingerprint"]:

@@ -27,6 +27,7 @@ def train_several(
     workers: int | None = None,
     track: str | None = None,
     labels: str | os.PathLike[str] | None = None,
+    root: str | os.PathLike[str] | None = None,
     quiet: bool = False,
     **settings: Any,
 ) -> list[Run]:
@@ -41,6 +42,7 @@ def train_several(
         workers: as in `train`.
         track: as in `train`.
         labels: as in `train`.
+        root: as in `train`.
         quiet: print nothing.
         **settings: as in `train`.
 
@@ -48,7 +50,7 @@ def train_several(
         The runs. They are validated on the same pictures, but for folds.
     """
     own = {key: value for key, value in settings.items() if key != "runs"}
-    data, config = read_data(data, recipe, own, skip_bad, workers, labels)
+    data, config = read_data(data, recipe, own, skip_bad, workers, labels, root)
     base = name or default_name(data, config.recipe)
     if config.folds:
         varied = [(f"fold{k}", {"fold": k}) for k in range(1, config.folds + 1)]

@@ -101,7 +101,9 @@ class Searcher:
         first, second, mirrored = [], [], []
         with progress_bar("searching for like pictures", 2 * len(small)) as bar:
             for flip in (False, True):
-                described = F.normalize(describe(small.flip(3) if flip else small) @ self.axes, dim=1)
+                described = F.normalize(
+                    describe(small.flip(3) if flip else small) @ self.axes, dim=1
+                )
                 for start in range(0, len(small), PART):
                     likeness = described[start : start + PART] @ self.described.T
                     if of_same:  # each pair once, and no picture with itself
@@ -166,7 +168,9 @@ def detail(small: Tensor, coarse: float = COARSE) -> Tensor:
 def blurring(deviation: float) -> Tensor:
     """The matrix (SIDE, SIDE) of a Gaussian blur along one axis, edges mirrored."""
     places = np.arange(-SIDE, 2 * SIDE)
-    inside = np.where(places < 0, -1 - places, np.where(places < SIDE, places, 2 * SIDE - 1 - places))
+    inside = np.where(
+        places < 0, -1 - places, np.where(places < SIDE, places, 2 * SIDE - 1 - places)
+    )
     bell = np.exp(-((np.arange(SIDE)[:, None] - places) ** 2) / (2 * deviation**2))
     matrix = np.zeros((SIDE, SIDE))
     np.add.at(matrix.T, inside, bell.T)
@@ -196,13 +200,14 @@ def compare(first: Tensor, second: Tensor) -> Floats:
     spread = torch.minimum(spread_of(a), spread_of(b))
     deviation = (spread / PER_DETAIL - 3).clamp_min(1).rsqrt()
     z = correlation.amax(0).clamp(-0.9999, 0.9999).atanh() - 1.96 * deviation
-    return z.tanh().clamp_min(0).numpy()  # type: ignore[no-any-return]
+    return z.tanh().clamp_min(0).numpy()
 
 
 def spread_of(x: Tensor) -> Tensor:
     """By how many values the detail (n, ...) is carried: all if they are equally large, (n,)."""
     x = x.flatten(1)
-    return (x.abs().sum(1) / x.norm(dim=1).clamp_min(1e-6)) ** 2
+    spread: Tensor = (x.abs().sum(1) / x.norm(dim=1).clamp_min(1e-6)) ** 2
+    return spread
 
 
 def best_shift(a: Tensor, b: Tensor) -> Tensor:
@@ -216,6 +221,5 @@ def best_shift(a: Tensor, b: Tensor) -> Tensor:
     sums = sums[:, moves][:, :, moves]
     energy = F.avg_pool2d(b.square().sum(1, keepdim=True), side, 1)[:, 0] * side**2
     norms = middle.flatten(1).norm(dim=1)[:, None, None] * energy.clamp_min(0).sqrt()
-    return (sums / norms.clamp_min(1e-3)).flatten(1).amax(1)
-
-
+    best: Tensor = (sums / norms.clamp_min(1e-3)).flatten(1).amax(1)
+    return best

@@ -5,6 +5,7 @@ import tarfile
 import tempfile
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from eyebright.console import Bar, notices, progress_bar, shown
@@ -22,11 +23,42 @@ def data_home() -> Path:
     return Path(pooch.os_cache("eyebright"))
 
 
-def download_archive(urls: list[str], md5: str, folder: str) -> Path:
-    """Download a tar archive and unpack one folder of it into `data_home`.
+def fill_folder(target: Path, fill: Callable[[Path], None]) -> Path:
+    """A folder in `data_home` that is filled whole or not at all.
 
     Everything happens in a temporary folder beside the destination, which a single rename then
     fills: what is in the cache is always whole.
+
+    Args:
+        target: the folder.
+        fill: makes a folder of the same name in the temporary folder that it is given.
+
+    Returns:
+        The folder.
+
+    Raises:
+        StorageError: no room, or no permission.
+    """
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=target.parent, prefix=".download-") as temporary:
+            fill(Path(temporary))
+            try:
+                if not target.exists():
+                    (Path(temporary) / target.name).rename(target)
+            except OSError:
+                if not target.is_dir():  # another process may have been faster
+                    raise
+    except OSError as error:
+        raise StorageError(
+            f"{shown(data_home())}: {error.strerror or error}; set EYEBRIGHT_DATA to a folder with "
+            "room"
+        ) from None
+    return target
+
+
+def download_archive(urls: list[str], md5: str, folder: str) -> Path:
+    """Download a tar archive and unpack one folder of it into `data_home`.
 
     Args:
         urls: addresses to try in turn.
@@ -39,32 +71,55 @@ def download_archive(urls: list[str], md5: str, folder: str) -> Path:
     Raises:
         StorageError: no address gave the archive, or there is no room for it.
     """
-    home = data_home()
-    problems = []
-    try:
-        home.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=home, prefix=".download-") as temporary:
-            deadline = Deadline()
-            for url in urls:
-                try:
-                    archive = _fetch(url, md5, Path(temporary), deadline)
-                except _DownloadError as error:
-                    problems.append(f"{url}: {error}")
-                    notices.warning("download failed: %s", problems[-1])
-                    continue
-                with tarfile.open(archive) as tar:
-                    tar.extractall(temporary, filter="data")
-                target = home / folder
-                if not target.exists():  # another process may have been faster
-                    (Path(temporary) / folder).rename(target)
-                return target
-    except OSError as error:
-        raise StorageError(
-            f"{shown(home)}: {error.strerror or error}; set EYEBRIGHT_DATA to a folder with room"
-        ) from None
+
+    def fill(temporary: Path) -> None:
+        archive = _fetch_any(urls, md5, temporary, folder)
+        with tarfile.open(archive) as tar:
+            tar.extractall(temporary, filter="data")
+
+    return fill_folder(data_home() / folder, fill)
+
+
+def download_files(addresses: list[str], files: dict[str, str], folder: str) -> Path:
+    """Download files into a folder of `data_home`.
+
+    Args:
+        addresses: of folders that have them all, to try in turn for each file.
+        files: md5 of each, by name.
+        folder: what to call it.
+
+    Returns:
+        The folder.
+
+    Raises:
+        StorageError: as in `download_archive`.
+    """
+
+    def fill(temporary: Path) -> None:
+        (temporary / folder).mkdir()
+        for name, md5 in files.items():
+            urls = [address + name for address in addresses]
+            fetched = _fetch_any(urls, md5, temporary, folder)
+            fetched.rename(temporary / folder / name)
+
+    return fill_folder(data_home() / folder, fill)
+
+
+def _fetch_any(urls: list[str], md5: str, temporary: Path, what: str) -> Path:
+    """The file that one of these addresses gives.
+
+    Raises:
+        StorageError: none of them gives it.
+    """
+    deadline = Deadline()
+    for url in urls:
+        try:
+            return _fetch(url, md5, temporary, deadline)
+        except _DownloadError as error:
+            notices.warning("download failed: %s", f"{url}: {error}")
     raise StorageError(
-        f"{folder} could not be downloaded; connect to the network and try again, or put the "
-        f"folder or its archive into {shown(home)} (EYEBRIGHT_DATA names another place)"
+        f"{what} could not be downloaded; connect to the network and try again, or put the "
+        f"folder or its archive into {shown(data_home())} (EYEBRIGHT_DATA names another place)"
     )
 
 

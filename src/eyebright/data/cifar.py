@@ -3,7 +3,6 @@
 import hashlib
 import io
 import pickle
-import re
 import tarfile
 import zlib
 from collections.abc import Callable
@@ -15,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eyebright.console import notices, shown
+from eyebright.data.archives import ending_of, first_names
 from eyebright.data.cache import data_home, download_archive
 from eyebright.data.dataset import Dataset
 from eyebright.errors import DataError
@@ -38,6 +38,7 @@ BATCH_MD5 = {
 }
 ROWS = 10_000
 LARGEST_BATCH = 64 << 20  # bytes; the published ones have 31 million
+FIRST_MEMBERS = 20  # of an archive, among which there is a batch if it is the official one
 
 
 def find_cifar10() -> Path:
@@ -56,12 +57,23 @@ def find_cifar10() -> Path:
 def official_copy(path: Path) -> Path | None:
     """The official folder, archive or single batch that lies at this path or in it, if any does."""
     if path.is_file():
-        batch = path.name in BATCH_MD5 or path.name == ARCHIVE
-        return path if batch or re.search(r"\.tar(\.gz)?$|\.tgz$", path.name) else None
+        known = path.name in BATCH_MD5 or path.name == ARCHIVE
+        return path if known or _holds_batches(path) else None
     for folder in (path, path / FOLDER):
         if any((folder / name).is_file() for name in BATCH_MD5):
             return folder
     return path / ARCHIVE if (path / ARCHIVE).is_file() else None
+
+
+def _holds_batches(path: Path) -> bool:
+    if ending_of(path) in (None, ".zip"):
+        return False
+    names = first_names(path, FIRST_MEMBERS)
+    return any(_batch_name(name) in BATCH_MD5 for name in names)
+
+
+def _batch_name(member: str) -> str:
+    return member.removeprefix("./").removeprefix(f"{FOLDER}/")
 
 
 def load_cifar10(path: Path, split: str) -> Dataset:
@@ -104,7 +116,7 @@ def _folder_reader(folder: Path) -> Callable[[str], bytes]:
                 f"{shown(folder)}: {', '.join(missing)} missing; a CIFAR-10 folder holds "
                 "data_batch_1 to data_batch_5 and test_batch"
             )
-        return _read_limited(folder / name)
+        return read_limited(folder / name)
 
     # What is there is read first, so that a batch that is cut short is named, not what is missing.
     for name in BATCH_MD5:
@@ -115,13 +127,13 @@ def _folder_reader(folder: Path) -> Callable[[str], bytes]:
 
 def _archive_reader(path: Path) -> Callable[[str], bytes]:
     if path.name in BATCH_MD5:
-        parse_batch(_read_limited(path), shown(path))
+        parse_batch(read_limited(path), shown(path))
         raise DataError(f"{shown(path)}: one batch is not the data set; name its folder instead")
     contents: dict[str, bytes] = {}
     try:
         with tarfile.open(path) as archive:
             for member in archive:
-                name = member.name.removeprefix("./").removeprefix(f"{FOLDER}/")
+                name = _batch_name(member.name)
                 if name in BATCH_MD5 and member.isreg() and member.size <= LARGEST_BATCH:
                     file = archive.extractfile(member)
                     assert file is not None, "a regular member has content"
@@ -146,11 +158,16 @@ def _one_line(error: Exception) -> str:
     return shown(" ".join(str(error).split()))
 
 
-def _read_limited(path: Path) -> bytes:
+def read_limited(path: Path, largest: int = LARGEST_BATCH, kind: str = "CIFAR-10") -> bytes:
+    """The content of a batch file, if it is not too large to be one.
+
+    Raises:
+        DataError: it is, or cannot be read.
+    """
     try:
         size = path.stat().st_size
-        if size > LARGEST_BATCH:
-            raise DataError(f"{shown(path)}: {size:,} bytes are no CIFAR-10 batch")
+        if size > largest:
+            raise DataError(f"{shown(path)}: {size:,} bytes are no {kind} batch")
         return path.read_bytes()
     except OSError as error:
         raise DataError(f"{shown(path)}: {error.strerror}") from None
@@ -173,41 +190,56 @@ class _ArraysOnly(pickle.Unpickler):
         raise pickle.UnpicklingError(f"holds {module}.{name}, which is never run")
 
 
-def parse_batch(content: bytes, name: str) -> tuple[Pixels, NDArray[np.int64]]:
+def parse_batch(
+    content: bytes,
+    name: str,
+    *,
+    rows: int | None = None,
+    key: str = "labels",
+    classes: int = len(CLASSES),
+    kind: str = "CIFAR-10",
+) -> tuple[Pixels, NDArray[np.int64]]:
     """Pictures and labels of one official batch.
 
     Args:
         content: the bytes of a batch file.
         name: what to call it when it is refused.
+        rows: pictures in it; None: `ROWS`.
+        key: under which the labels lie.
+        classes: how many there are.
+        kind: the data set's name, for messages.
 
     Returns:
-        uint8 (10000, 32, 32, 3) and labels (10000,).
+        uint8 (rows, 32, 32, 3) and labels (rows,).
 
     Raises:
-        DataError: cut short, holding anything but arrays, or not 10,000 rows of 10 classes.
+        DataError: cut short, holding anything but arrays, or not so many rows of these classes.
     """
+    rows = ROWS if rows is None else rows
     try:
         batch = _ArraysOnly(io.BytesIO(content), encoding="latin1").load()
     except pickle.UnpicklingError as error:
         raise DataError(
-            f"{name}: no CIFAR-10 batch, or one that is cut short ({_one_line(error)})"
+            f"{name}: no {kind} batch, or one that is cut short ({_one_line(error)})"
         ) from None
     except Exception as error:  # damaged pickles raise whatever they like
         raise DataError(
-            f"{name}: no CIFAR-10 batch, or one that is cut short ({type(error).__name__})"
+            f"{name}: no {kind} batch, or one that is cut short ({type(error).__name__})"
         ) from None
     pixels = batch.get("data") if isinstance(batch, dict) else None
-    labels = batch.get("labels") if isinstance(batch, dict) else None
+    labels = batch.get(key) if isinstance(batch, dict) else None
     whole = (
         isinstance(pixels, np.ndarray)
         and pixels.dtype == np.uint8
-        and pixels.shape == (ROWS, 3072)
+        and pixels.shape == (rows, 3072)
         and isinstance(labels, list)
-        and len(labels) == ROWS
-        and all(type(label) is int and 0 <= label < len(CLASSES) for label in labels)
+        and len(labels) == rows
+        and all(type(label) is int and 0 <= label < classes for label in labels)
     )
     if not whole:
-        raise DataError(f"{name}: not {ROWS:,} pictures of 32×32 px with labels from 0 to 9")
+        raise DataError(
+            f"{name}: not {rows:,} pictures of 32×32 px with labels from 0 to {classes - 1}"
+        )
     assert isinstance(pixels, np.ndarray)
-    images = pixels.reshape(ROWS, 3, 32, 32).transpose(0, 2, 3, 1)
+    images = pixels.reshape(rows, 3, 32, 32).transpose(0, 2, 3, 1)
     return np.ascontiguousarray(images), np.asarray(labels, np.int64)

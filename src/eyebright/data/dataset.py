@@ -55,6 +55,7 @@ class Dataset(torch.utils.data.Dataset[tuple[torch.Tensor, int]]):
         mirrors: whether a picture means the same with left and right swapped; digits do not.
         columns: what else is known of each picture, by name: n texts each.
         decided: the table of decisions that made them what they are (`eyebright.data.labels`).
+        root: the folder that a table's paths are relative to, where it is not the table's own.
 
     Raises:
         DataError: shapes or labels that do not fit together.
@@ -75,6 +76,7 @@ class Dataset(torch.utils.data.Dataset[tuple[torch.Tensor, int]]):
         mirrors: bool = True,
         columns: dict[str, list[str]] | None = None,
         decided: dict[str, Any] | None = None,
+        root: str | None = None,
     ):
         images, labels = np.asarray(images), np.asarray(labels)
         n = len(images)
@@ -101,6 +103,7 @@ class Dataset(torch.utils.data.Dataset[tuple[torch.Tensor, int]]):
         self.columns = columns or {}
         self.decided = decided
         self.unreadable: list[str] = []  # ids of pictures that were left out as they were read
+        self.root = root
         if any(len(values) != n for values in self.columns.values()):
             raise DataError(f"{name}: a column must have a value for each of the {n} pictures")
         if val is not None and val.classes != self.classes:
@@ -180,6 +183,7 @@ class Dataset(torch.utils.data.Dataset[tuple[torch.Tensor, int]]):
             mirrors=self.mirrors,
             columns=self.columns,
             decided=self.decided,
+            root=self.root,
         )
 
     def look(self, count: int = 16, seed: int = 0) -> "Look":

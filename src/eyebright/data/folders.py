@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -48,6 +49,17 @@ def _entries(folder: Path) -> list[Path]:
 def _folders(folder: Path) -> list[Path]:
     # (Path.is_dir raises where the folder may be listed but not entered.)
     return [entry for entry in _entries(folder) if os.path.isdir(entry)]  # noqa: PTH112
+
+
+def has_folders(folder: Path) -> bool:
+    """Whether there are folders in it, which may be classes."""
+    return bool(_folders(folder))
+
+
+def only_folder(folder: Path) -> Path | None:
+    """The folder that is all there is in this one, if so."""
+    inside = _entries(folder)
+    return inside[0] if len(inside) == 1 and _folders(folder) else None
 
 
 def find_parts(folder: Path) -> dict[str, Path]:
@@ -128,8 +140,12 @@ def load_folder(
     folders = _folders(folder)
     if not folders:
         loose = sum(entry.suffix.lower() in ENDINGS for entry in _entries(folder))
-        what = f"{loose} pictures but no class folders" if loose else "no class folders"
-        raise DataError(f"{shown(folder)}: {what}; a folder for each class is needed")
+        count = f"{loose} picture{'s' if loose > 1 else ''}"
+        what = f"{count} but no class folders" if loose else "no class folders"
+        hint = f"; without classes: eyebright predict RUN {shlex.quote(shown(folder))}"
+        raise DataError(
+            f"{shown(folder)}: {what}; a folder for each class is needed{hint if loose else ''}"
+        )
     names = [entry.name for entry in folders] if classes is None else list(classes)
     files, labels = _list_files(folders, names, may_be_empty=classes is not None)
     if not files:

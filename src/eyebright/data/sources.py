@@ -1,25 +1,26 @@
 """`load`: from a name or a path to a `Dataset`."""
 
 import os
-from collections.abc import Callable, Collection, Sequence
-from functools import partial
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from eyebright.config import RANGES
 from eyebright.console import shown
+from eyebright.data import archives, named, rows
 from eyebright.data.cifar import find_cifar10, load_cifar10, official_copy
 from eyebright.data.dataset import Dataset
-from eyebright.data.folders import LARGE, find_parts, load_folder
+from eyebright.data.folders import LARGE, find_parts, has_folders, load_folder, only_folder
 from eyebright.data.labels import PREFIXES, apply
 from eyebright.data.labels import read as read_decisions
 from eyebright.data.splits import stratified_split
-from eyebright.data.tables import ENDING, load_table
-from eyebright.errors import DataError, UsageError
+from eyebright.data.tables import Table, load_table, read_metadata, read_table
+from eyebright.errors import DataError, EyebrightError, UsageError
 from eyebright.runtime import available_cores
 
-NAMES = ("cifar10", "digits")
+NAMES = ("cifar10", "digits", *named.NAMES)
 
 
 class MissingPartError(DataError):
@@ -36,16 +37,19 @@ def load(
     skip_bad: bool | Collection[str] = False,
     workers: int | None = None,
     labels: str | os.PathLike[str] | None = None,
+    root: str | os.PathLike[str] | None = None,
 ) -> Dataset:
     """Pictures to train on, with the data's own validation part in ``.val`` if there is one.
 
     The test part is never loaded along: it takes a ``split="test"``, which `Run.test` says.
 
     Args:
-        source: ``cifar10``, ``digits``, an official CIFAR-10 folder or archive (or a folder that
-            holds either), a folder of class folders, flat or with train, val and test below, or
-            a table (.csv) with the columns path and label.
-        split: ``train``, ``val`` or ``test``; None: train, or all of a flat folder.
+        source: one of `NAMES`, an official CIFAR-10 folder or archive (or a folder that holds
+            either), a folder of class folders, flat or with train, val and test below, an archive
+            of one (.zip, .tar, .tar.gz, ...), a folder with a metadata file as Hugging Face has it,
+            or a table (.csv, .tsv, .jsonl, .parquet) with the columns path and label, and perhaps
+            split.
+        split: ``train``, ``val`` or ``test``; None: train, or all of what has no parts.
         imgsz: side of the square pictures, in pixels. None: small pictures that are all alike
             keep their size, others become 32 px if small (64 px at most) and ``large`` if not.
         large: side of pictures that are not small.
@@ -54,11 +58,12 @@ def load(
             decisions calls by these ids.
         workers: threads that decode pictures; None: one a processor core.
         labels: a table of decisions to apply (`eyebright.data.labels`).
+        root: the folder that a table's paths are relative to; None: the table's own.
 
     Raises:
         DataError: nothing there, not whole, or not the classes wanted; the message says which.
-        StorageError: not to be downloaded, or too large for the memory.
-        UsageError: no such split.
+        StorageError: not to be downloaded, or too large for the memory or the disk.
+        UsageError: no such split, ``root`` for what is no table, or what reads it is not installed.
     """
     if split not in (None, "train", "val", "test"):
         raise UsageError(f"there is no split '{split}'; choose one of: train, val, test")
@@ -66,7 +71,7 @@ def load(
         decisions = read_decisions(labels)  # a mistake is better known before the pictures are read
         data = load(
             source, split, imgsz=imgsz, large=large, classes=classes,
-            skip_bad=skip_bad or decisions.dropped, workers=workers,
+            skip_bad=skip_bad or decisions.dropped, workers=workers, root=root,
         )  # fmt: skip
         return apply(data, decisions, split or "train")
     low, high = RANGES["imgsz"]
@@ -74,11 +79,17 @@ def load(
         raise UsageError(f"--imgsz must be from {low:g} to {high:g} px, not {imgsz}")
     workers = available_cores() if workers is None else workers
     name, path = str(source), Path(source)
+    if root is not None and not (is_table(path) and path.is_file()):
+        raise UsageError(f"--root is for tables, and {shown(source)} is none")
     if name == "digits":
         data = load_digits(split)
     elif name == "cifar10":
         data = _load_official(find_cifar10(), split)
         data.source = "cifar10"
+    elif name in named.NAMES:
+        if split == "val":
+            raise MissingPartError(f"{name} has no validation part of its own")
+        data = named.load_named(name, split or "train")
     elif not os.path.exists(path):  # noqa: PTH110 (Path.exists raises for a name too long)
         known = ", ".join(NAMES)
         raise DataError(
@@ -86,19 +97,17 @@ def load(
         )
     elif official := official_copy(path):
         data = _load_official(official, split)
-    elif path.is_file() and path.suffix.lower() == ENDING:
-        if split in ("val", "test"):
-            raise MissingPartError(f"{shown(source)}: a table has no {split} part")
-        read = partial(load_table, classes=classes, skip_bad=skip_bad, workers=workers)
-        return read(path, imgsz=imgsz, large=large)
-    elif path.is_file():
-        raise DataError(
-            f"{shown(source)}: neither a folder of pictures, a table (.csv) nor a CIFAR-10 archive "
-            "(.tar.gz)"
-        )
     else:
-        read = partial(load_folder, large=large, workers=workers)
-        return _load_parts(read, path, split, classes, imgsz, skip_bad)
+        return _load_pictures(
+            path,
+            split,
+            None if root is None else Path(root),
+            classes=classes,
+            imgsz=imgsz,
+            large=large,
+            skip_bad=skip_bad,
+            workers=workers,
+        )
     if classes is not None and data.classes != tuple(classes):
         raise DataError(
             f"{shown(source)}: its classes ({', '.join(data.classes)}) are not the model's "
@@ -107,34 +116,133 @@ def load(
     return data.resized(imgsz) if imgsz else data
 
 
+def is_table(path: Path) -> bool:
+    """Whether a file of this name is read as a table."""
+    return path.suffix.lower() in rows.ENDINGS
+
+
+def find_part_names(source: str | os.PathLike[str]) -> list[str]:
+    """Which of train, val and test data have, as `load` takes them; none where they are one whole.
+
+    Raises:
+        DataError: a table or an archive that cannot be read.
+        StorageError: no room for an archive.
+        UsageError: what reads a table is not installed.
+    """
+    path = Path(source)
+    if str(source) in NAMES:
+        return ["train", "test"]
+    if not os.path.exists(path):  # noqa: PTH110
+        return []
+    if official_copy(path):
+        return ["train", "test"]
+    if path.is_dir():
+        return list(_parts_of(_with_metadata(path)))
+    if archives.ending_of(path):
+        return list(_parts_of(_with_metadata(_inside(archives.unpack(path)))))
+    return list(read_table(path).parts()) if is_table(path) else []
+
+
 def _load_official(path: Path, split: str | None) -> Dataset:
     if split == "val":
         raise MissingPartError(f"{shown(path)}: CIFAR-10 has no validation part of its own")
     return load_cifar10(path, split or "train")
 
 
+def _load_pictures(path: Path, split: str | None, root: Path | None, **options: Any) -> Dataset:
+    """Pictures in files of their own, named by a folder, an archive or a table."""
+    if path.is_dir():
+        return _load_folder(path, split, **options)
+    if not path.is_file():
+        raise DataError(f"{shown(path)}: no regular file")  # reading a pipe would wait for ever
+    if is_table(path):
+        if root is not None and not root.is_dir():
+            raise DataError(f"{shown(root)}: no such folder (--root)")
+        table = read_table(path, root)
+        data = _load_parts(path, table, table.parts(), split, **options)
+        data.root = None if root is None else str(root.resolve())
+        return data
+    if archives.ending_of(path):
+        return _load_archive(path, split, **options)
+    raise DataError(
+        f"{shown(path)}: neither a folder of pictures, a table ({', '.join(rows.ENDINGS)}) nor an "
+        f"archive ({', '.join(archives.ENDINGS)})"
+    )
+
+
+def _load_folder(path: Path, split: str | None, **options: Any) -> Dataset:
+    whole = _with_metadata(path)
+    data = _load_parts(path, whole, _parts_of(whole), split, **options)
+    data.name, data.source = path.resolve().name, str(path.resolve())
+    return data
+
+
+def _with_metadata(pictures: Path | Table) -> Path | Table:
+    """What a metadata file says of a folder; the folder itself where there is none."""
+    return (isinstance(pictures, Path) and read_metadata(pictures)) or pictures
+
+
+def _parts_of(whole: Path | Table) -> Mapping[str, Path | Table]:
+    return whole.parts() if isinstance(whole, Table) else find_parts(whole)
+
+
+def _load_archive(path: Path, split: str | None, **options: Any) -> Dataset:
+    folder = archives.unpack(path)
+    try:
+        data = _load_folder(_inside(folder), split, **options)
+    except EyebrightError as error:
+        # The archive is what was named, not the folder that it was unpacked into.
+        raise type(error)(str(error).replace(shown(folder), shown(path))) from None
+    ending = archives.ending_of(path) or ""
+    data.name, data.source = path.resolve().name[: -len(ending)], str(path.resolve())
+    return data
+
+
+def _inside(folder: Path) -> Path:
+    """What an archive holds: most have everything in one folder."""
+    top = only_folder(folder)
+    if top is None or find_parts(folder) or read_metadata(folder):
+        return folder
+    return top if has_folders(top) or read_metadata(top) else folder
+
+
 def _load_parts(
-    read: Callable[..., Dataset],
     path: Path,
+    whole: Path | Table,
+    parts: Mapping[str, Path | Table],
     split: str | None,
+    *,
     classes: Sequence[str] | None,
     imgsz: int | None,
-    skip_bad: bool | Collection[str],
+    skip_bad: bool | Collection[str] = False,
+    **options: Any,
 ) -> Dataset:
-    parts = find_parts(path)
+    """One part of data, with the validation part beside the training part.
+
+    Args:
+        path: what was named, for messages.
+        whole: all of the data, where they have no parts.
+        parts: by name.
+        split: which is wanted; None: train, or the whole.
+        classes: as in `load`.
+        imgsz: as in `load`.
+        skip_bad: as in `load`.
+        **options: of `load_folder` and `load_table`.
+    """
     wanted = split or "train"
     if not parts:
         if split in ("val", "test"):
-            raise MissingPartError(f"{shown(path)}: no {split} part (no folder '{split}' in it)")
-        return read(path, classes=classes, imgsz=imgsz, skip_bad=skip_bad)
+            why = "no column 'split'" if isinstance(whole, Table) else f"no folder '{split}' in it"
+            raise MissingPartError(f"{shown(path)}: no {split} part ({why})")
+        return _read_part(whole, classes=classes, imgsz=imgsz, skip_bad=skip_bad, **options)
     if wanted not in parts:
         raise MissingPartError(f"{shown(path)}: no {wanted} part, only {', '.join(parts)}")
-    skip = partial(_of_part, skip_bad)
-    data = read(parts[wanted], classes=classes, imgsz=imgsz, skip_bad=skip(wanted))
+    part, skip = _with_metadata(parts[wanted]), _of_part(skip_bad, wanted)
+    data = _read_part(part, classes=classes, imgsz=imgsz, skip_bad=skip, **options)
     if wanted == "train" and "val" in parts:
-        read = partial(read, classes=data.classes, imgsz=data.imgsz, skip_bad=skip("val"))
-        data.val = read(parts["val"])
-    data.name, data.source = path.resolve().name, str(path.resolve())
+        part, skip = _with_metadata(parts["val"]), _of_part(skip_bad, "val")
+        options |= {"classes": data.classes, "imgsz": data.imgsz}
+        data.val = _read_part(part, skip_bad=skip, **options)
     return data
 
 
@@ -144,6 +252,10 @@ def _of_part(skip_bad: bool | Collection[str], part: str) -> bool | Collection[s
         return skip_bad
     prefix = PREFIXES[part]
     return {name.removeprefix(prefix) for name in skip_bad if name.startswith(prefix)}
+
+
+def _read_part(part: Path | Table, **options: Any) -> Dataset:
+    return load_table(part, **options) if isinstance(part, Table) else load_folder(part, **options)
 
 
 def load_digits(split: str | None) -> Dataset:
