@@ -61,6 +61,7 @@ ORDER = [
     "eyebright.report.page",
     "eyebright.report",
     "eyebright.audit.findings",
+    "eyebright.audit.duplicates",
     "eyebright.audit.review_words",
     "eyebright.audit.review",
     "eyebright.audit",

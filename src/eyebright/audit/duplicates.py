@@ -22,11 +22,11 @@ SIDE = 32  # px at which pictures are compared
 FINE, COARSE = 0.7, 1.5  # px: deviations of the blurs between which detail lies
 COARSE_TO_FIND = 4.0  # to find candidates: rougher, so that a shift does no harm
 WIDTH = 192  # principal components by which candidates are found
-CANDIDATES, LEAST = 5, 0.45  # so many for each picture, with at least this correlation
+CANDIDATES, LEAST = 5, 0.55  # so many for each picture, with at least this correlation
 REACH = 3  # px of shift that are tried, in each direction
 ZOOMS = (0.86, 0.93, 1.0, 1.08, 1.16)
 PER_DETAIL = 160  # values that count as one independent detail; from pairs judged by eye
-ALIKE = 0.56
+ALIKE = 0.34
 """Similarity from which two pictures are called near duplicates: `bench/notes.md` says why."""
 PART = 500  # pictures or pairs at once: bounded memory
 
