@@ -79,7 +79,7 @@ def load(
         raise UsageError(f"--imgsz must be from {low:g} to {high:g} px, not {imgsz}")
     workers = available_cores() if workers is None else workers
     name, path = str(source), Path(source)
-    if root is not None and not (is_table(path) and path.is_file()):
+    if root is not None and not (is_table(path) and os.path.isfile(path)):  # noqa: PTH113
         raise UsageError(f"--root is for tables, and {shown(source)} is none")
     if name == "digits":
         data = load_digits(split)
