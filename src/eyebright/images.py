@@ -11,9 +11,13 @@ The policy, in full:
 * **Geometry**: the shorter side is resized to the net's size with antialiased bilinear
   interpolation, then the centre square is cut out. A picture longer than four times its shorter
   side is first cut to its middle, four sides long.
+* **Large JPEGs**: the decoder itself halves them, once, twice or three times, as long as no side
+  becomes shorter than the net's size; the rest is resized as above. It means averaging blocks of
+  pixels, and takes half the time or less.
 * **Limit**: pictures of more than `MAX_PIXELS` pixels are refused before they are decoded.
 """
 
+import contextlib
 import io
 import os
 import warnings
@@ -31,7 +35,8 @@ ENDINGS = frozenset(
     ".jpg .jpeg .jpe .jfif .png .apng .gif .webp .bmp .dib .ppm .pgm .pbm .pnm".split()
 )
 MAX_PIXELS = 89_478_485  # a quarter of a GiB as RGB; Pillow warns from here on
-POLICY = "shorter side antialiased bilinear, centre crop"  # written into every model
+POLICY = "JPEG halved while decoding, shorter side antialiased bilinear, centre crop"
+"""Written into every model."""
 
 # Up to twice its limit Pillow only warns; we refuse, so the warning says nothing new.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
@@ -103,20 +108,30 @@ def decode(content: bytes) -> Pixels:
     Raises:
         DataError: unreadable, cut short, in no format that is read, or too large.
     """
+    return np.asarray(_decode(content))
+
+
+def _decode(content: bytes, least: int | None = None) -> Image.Image:
+    """The picture upright and in RGB; with ``least`` no larger than it need be to have such sides.
+
+    Raises:
+        DataError: as `decode`.
+    """
     image = _open(content)
     try:
+        if least is not None:
+            image.draft(None, (least, least))  # does nothing to other formats than JPEG
         image.load()
-        image = _upright(image)
-        return np.asarray(_to_rgb(image))
+        _turn_upright(image)
+        return _to_rgb(image)
     except Exception as error:  # decoders raise OSError, SyntaxError, ValueError, struct.error, ...
         raise DataError(f"unreadable or cut short ({error})") from None
 
 
-def _upright(image: Image.Image) -> Image.Image:
-    try:
-        return ImageOps.exif_transpose(image)
-    except Exception:  # a broken EXIF block says nothing of the orientation; the pixels are fine
-        return image
+def _turn_upright(image: Image.Image) -> None:
+    # A broken EXIF block says nothing of the orientation; the pixels are fine.
+    with contextlib.suppress(Exception):
+        ImageOps.exif_transpose(image, in_place=True)
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
@@ -129,7 +144,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, "white")
         image = Image.alpha_composite(white, image)
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def fit(pixels: Pixels, imgsz: int) -> Pixels:
@@ -139,15 +154,21 @@ def fit(pixels: Pixels, imgsz: int) -> Pixels:
         pixels: uint8 RGB (height, width, 3).
         imgsz: side of the square, in pixels.
     """
-    height, width = pixels.shape[:2]
-    if height == width == imgsz:
+    if pixels.shape[:2] == (imgsz, imgsz):
         return pixels
-    short = min(height, width)
-    top, left = max(0, (height - 4 * short) // 2), max(0, (width - 4 * short) // 2)
-    pixels = pixels[top : top + 4 * short, left : left + 4 * short]
-    height, width = pixels.shape[:2]
+    return _square(Image.fromarray(pixels), imgsz)
+
+
+def _square(image: Image.Image, imgsz: int) -> Pixels:
+    width, height = image.size
+    short = min(width, height)
+    if max(width, height) > 4 * short:
+        left, top = max(0, (width - 4 * short) // 2), max(0, (height - 4 * short) // 2)
+        image = image.crop((left, top, min(width, left + 4 * short), min(height, top + 4 * short)))
+        width, height = image.size
     size = (imgsz * width // short, imgsz * height // short)
-    image = Image.fromarray(pixels).resize(size, Image.Resampling.BILINEAR)
+    if size != image.size:
+        image = image.resize(size, Image.Resampling.BILINEAR)
     left, top = round((size[0] - imgsz) / 2), round((size[1] - imgsz) / 2)
     return np.asarray(image.crop((left, top, left + imgsz, top + imgsz)))
 
@@ -168,4 +189,5 @@ def read_image(picture: str | os.PathLike[str] | bytes | Pixels, imgsz: int) -> 
         if not picture.size:
             raise DataError("a picture without pixels")
         return fit(picture, imgsz)
-    return fit(decode(picture if isinstance(picture, bytes) else read_bytes(picture)), imgsz)
+    content = picture if isinstance(picture, bytes) else read_bytes(picture)
+    return _square(_decode(content, least=imgsz), imgsz)
