@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from eyebright.augment import mirror, parse_augment, sides_of_epoch
 from eyebright.config import BATCH_PIXELS, TrainConfig
+from eyebright.data.rows import Rows
 from eyebright.images import Pixels
 from eyebright.runtime import memory_format
 
@@ -105,15 +106,17 @@ def train_batches(
     config: TrainConfig,
     normalization: Normalization,
     epoch: int,
+    rows: Tensor | None = None,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """The batches of one epoch.
 
     Args:
-        images: uint8 (n, height, width, 3), on the device.
+        images: uint8 (n, height, width, 3), on the device; more of them where there are rows.
         labels: int64 (n,), on the device.
         config: says the seed, the batch size and the augmentation.
         normalization: applied after augmentation.
         epoch: counted from 1.
+        rows: where the n pictures lie in images, int64 (n,); None: they are all of them.
 
     Yields:
         Normalised float32 (batch, 3, height, width), laid out as `memory_format` says, and int64
@@ -122,18 +125,18 @@ def train_batches(
     batch_size = config.batch_size
     mirrored, functions = parse_augment(config.augment)
     generator = epoch_generator(config.seed, epoch, images.device)
-    sides = sides_of_epoch(len(images), epoch, epoch_generator(config.seed, 0, images.device))
+    sides = sides_of_epoch(len(labels), epoch, epoch_generator(config.seed, 0, images.device))
     if config.balance == "sampler":
         order = balanced_order(labels, config.seed, epoch).to(images.device)
     else:
-        order = epoch_order(len(images), config.seed, epoch).to(images.device)
+        order = epoch_order(len(labels), config.seed, epoch).to(images.device)
     if config.drop_last:
         order = order[: len(order) - len(order) % batch_size]
     layout = memory_format(batch_size, images.shape[1], config.precision, images.device)
     # Tiny batches are prepared many at once: gathering four pictures costs as much as 400.
     chunk = max(1, CHUNK // batch_size) * batch_size
     for which in order.split(chunk) if len(order) else ():  # nothing splits into one empty part
-        pictures = images[which]
+        pictures = images[which if rows is None else rows[which]]
         if mirrored:
             pictures = mirror(pictures, sides[which])
         for function in functions:
@@ -145,10 +148,26 @@ def train_batches(
         )
 
 
+def on_device(pictures: Rows, device: torch.device) -> tuple[Tensor, Tensor | None]:
+    """Pictures where the net is, for `train_batches`: an array, and where in it they lie.
+
+    On the processor nothing is copied; elsewhere the array holds these pictures alone.
+    """
+    if device.type == "cpu":
+        rows = pictures.positions
+        return torch.from_numpy(pictures.base), None if rows is None else torch.from_numpy(rows)
+    images = torch.empty(pictures.shape, dtype=torch.uint8, device=device)
+    done = 0
+    for part in pictures.parts():
+        images[done : done + len(part)] = torch.from_numpy(part)
+        done += len(part)
+    return images, None
+
+
 @torch.inference_mode()
 def predict_logits(
     model: nn.Module,
-    images: Pixels | Tensor,
+    images: Pixels | Rows | Tensor,
     normalization: Normalization,
     tta: str = "none",
 ) -> Tensor:
@@ -156,7 +175,7 @@ def predict_logits(
 
     Args:
         model: left in evaluation mode.
-        images: uint8 (n, height, width, 3), on any device.
+        images: uint8 (n, height, width, 3), on any device; of `Rows`, a few at a time.
         normalization: the model's.
         tta: test-time averaging: ``none``, or ``mirror``, which gives the mean logits of a picture
             and its mirror image.
@@ -166,10 +185,10 @@ def predict_logits(
     """
     model.eval()
     device = next(model.parameters(), torch.empty(0)).device
-    images = torch.as_tensor(images)
     batch_size = max(1, min(500, BATCH_PIXELS // (images.shape[1] * images.shape[2])))
     parts = []
-    for part in images.split(batch_size):
+    for start in range(0, max(1, len(images)), batch_size):  # of no pictures, no logits once
+        part = torch.as_tensor(images[start : start + batch_size])
         pictures = normalization(part.to(device))
         logits = model(pictures).float()
         if tta == "mirror":
