@@ -111,19 +111,29 @@ def decode(content: bytes) -> Pixels:
     return np.asarray(_decode(content))
 
 
-def _decode(content: bytes, least: int | None = None) -> Image.Image:
-    """The picture upright and in RGB; with ``least`` no larger than it need be to have such sides.
+def _decode(content: bytes, imgsz: int | None = None) -> Image.Image:
+    """The picture upright and in RGB; large JPEGs with their shorter side resized to ``imgsz``.
 
     Raises:
         DataError: as `decode`.
     """
     image = _open(content)
+    whole = image.size
     try:
-        if least is not None:
-            image.draft(None, (least, least))  # does nothing to other formats than JPEG
+        drafted = image.draft(None, (imgsz, imgsz)) if imgsz else None  # None but for JPEGs
         image.load()
+        if not imgsz or drafted is None or image.size == whole:
+            _turn_upright(image)
+            return _to_rgb(image)
+        # The last pixels of a halved row may stand for less than the others: resize would hold
+        # them for whole ones, but for the box, which is known before the picture is turned.
+        left, top, right, bottom = _middle(whole)
+        size = _resized(right - left, bottom - top, imgsz)
+        by = whole[0] / drafted[1][2]  # 2, 4 or 8
+        box = left / by, top / by, right / by, bottom / by
+        image = _to_rgb(image).resize(size, Image.Resampling.BILINEAR, box)
         _turn_upright(image)
-        return _to_rgb(image)
+        return image
     except Exception as error:  # decoders raise OSError, SyntaxError, ValueError, struct.error, ...
         raise DataError(f"unreadable or cut short ({error})") from None
 
@@ -159,14 +169,23 @@ def fit(pixels: Pixels, imgsz: int) -> Pixels:
     return _square(Image.fromarray(pixels), imgsz)
 
 
-def _square(image: Image.Image, imgsz: int) -> Pixels:
-    width, height = image.size
+def _middle(size: tuple[int, int]) -> tuple[int, int, int, int]:
+    """Left, top, right and bottom of what is used: all, but of very long pictures."""
+    width, height = size
+    long = 4 * min(size)
+    left, top = max(0, (width - long) // 2), max(0, (height - long) // 2)
+    return left, top, min(width, left + long), min(height, top + long)
+
+
+def _resized(width: int, height: int, imgsz: int) -> tuple[int, int]:
     short = min(width, height)
-    if max(width, height) > 4 * short:
-        left, top = max(0, (width - 4 * short) // 2), max(0, (height - 4 * short) // 2)
-        image = image.crop((left, top, min(width, left + 4 * short), min(height, top + 4 * short)))
-        width, height = image.size
-    size = (imgsz * width // short, imgsz * height // short)
+    return imgsz * width // short, imgsz * height // short
+
+
+def _square(image: Image.Image, imgsz: int) -> Pixels:
+    if (box := _middle(image.size)) != (0, 0, *image.size):
+        image = image.crop(box)
+    size = _resized(*image.size, imgsz)
     if size != image.size:
         image = image.resize(size, Image.Resampling.BILINEAR)
     left, top = round((size[0] - imgsz) / 2), round((size[1] - imgsz) / 2)
@@ -190,4 +209,4 @@ def read_image(picture: str | os.PathLike[str] | bytes | Pixels, imgsz: int) -> 
             raise DataError("a picture without pixels")
         return fit(picture, imgsz)
     content = picture if isinstance(picture, bytes) else read_bytes(picture)
-    return _square(_decode(content, least=imgsz), imgsz)
+    return _square(_decode(content, imgsz), imgsz)
