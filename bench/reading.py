@@ -2,12 +2,12 @@
 
     python -m bench.reading
 
-Makes folders of 4,000 photographs at 224 px from ``ants-bees.tar``: *repeated*, where contents
-occur ten times, so that ours decodes each once; and *distinct*, where some bytes behind a picture's
-end make each copy another content, so that all are decoded. Each program is a fresh process that
-walks over all pictures in shuffled batches of 32, mirrored by chance and normalised, and ours begins
-with an empty cache. Then a folder of 100,000 small pictures is listed, checked and cached. Rows go
-into ``results/reading.csv`` and ``results/reading-small.csv``.
+Makes folders of 4,000 photographs from ``ants-bees.tar``, to be read at 224 px: *repeated*, where
+contents occur ten times, so that ours decodes each once; and *distinct*, where some bytes behind a
+picture's end make each copy another content, so that all are decoded. Each program is a fresh
+process that walks over all pictures in shuffled batches of 32, mirrored by chance and normalised;
+ours begins with an empty cache. Then a folder of 100,000 small pictures is listed, checked and
+cached. Rows go into ``results/reading.csv`` and ``results/reading-small.csv``.
 """
 
 import argparse
@@ -151,10 +151,10 @@ def run(program: str, folder: Path, epochs: int, cache: Path) -> Any:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def race(place: Path, kind: str, epochs: int) -> None:
+def race(place: Path, archive: Path, kind: str, epochs: int) -> None:
     """A row for one kind of folder."""
-    with tarfile.open(SHARED / "ants-bees.tar") as archive:
-        archive.extractall(place / "insects", filter="data")
+    with tarfile.open(archive) as tar:
+        tar.extractall(place / "insects", filter="data")
     files = sorted((place / "insects").glob("*/*/*.jp*g"))
     copy_to(files, PICTURES, place / kind, distinct=kind == "distinct")
     load_before = os.getloadavg()[0]
@@ -202,6 +202,7 @@ def main() -> None:
     """Make the folders, run the programs in turn, write the rows."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--kinds", nargs="*", default=["repeated", "distinct", "small"])
+    parser.add_argument("--archive", type=Path, default=SHARED / "ants-bees.tar")
     parser.add_argument("--epochs", type=int, default=2, help="of theirs")
     parser.add_argument("--program", choices=["ours", "theirs", "small"], help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
@@ -217,7 +218,7 @@ def main() -> None:
                 if kind == "small":
                     race_small(Path(place))
                 else:
-                    race(Path(place), kind, arguments.epochs)
+                    race(Path(place), arguments.archive, kind, arguments.epochs)
 
 
 if __name__ == "__main__":
