@@ -183,6 +183,8 @@ def _resized(width: int, height: int, imgsz: int) -> tuple[int, int]:
 
 
 def _square(image: Image.Image, imgsz: int) -> Pixels:
+    if image.size == (imgsz, imgsz):
+        return np.asarray(image)
     if (box := _middle(image.size)) != (0, 0, *image.size):
         image = image.crop(box)
     size = _resized(*image.size, imgsz)

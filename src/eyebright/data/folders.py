@@ -26,7 +26,7 @@ SPLITS = {
 LITTER = frozenset(
     "thumbs.db desktop.ini __macosx $recycle.bin @eadir lost+found __pycache__".split()
 )
-CHECKED = 2000  # files that wait for a thread at a time: each takes more memory than its answer
+CHECKED = 64  # files that a thread checks before it hands them over
 SMALL, LARGE = 64, 224
 """Px: data up to the first keep their size or become 32 px, larger ones become the second."""
 
@@ -273,6 +273,9 @@ def _check(
         except DataError as error:
             return str(error)
 
+    def look_at_part(start: int) -> list[tuple[Header, bytes] | str]:
+        return [look_at(file) for file in files[start : start + CHECKED]]
+
     bad: dict[int, str] = {}
     headers: dict[int, Header] = {}
     digests: dict[int, bytes] = {}
@@ -280,13 +283,14 @@ def _check(
         ThreadPoolExecutor(max(1, workers)) as pool,
         progress_bar("checking pictures", len(files)) as bar,
     ):
-        for start in range(0, len(files), CHECKED):
-            for i, result in enumerate(pool.map(look_at, files[start : start + CHECKED]), start):
+        starts = range(0, len(files), CHECKED)
+        for start, part in zip(starts, pool.map(look_at_part, starts), strict=True):
+            for i, result in enumerate(part, start):
                 if isinstance(result, str):
                     bad[i] = result
                 else:
                     headers[i], digests[i] = result
-                bar.advance()
+            bar.advance(len(part))
     return bad, headers, digests
 
 
