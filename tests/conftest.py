@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from eyebright.data import cifar
+from eyebright.data import cifar, pixels
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 
@@ -71,6 +71,14 @@ def class_folders(tmp_path: Path) -> Callable[..., Path]:
 def _own_working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No test leaves anything in the checkout."""
     monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture(autouse=True)
+def pixel_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Decoded pictures are kept for one test only; this is where."""
+    folder = tmp_path / "cache" / "pixels"
+    monkeypatch.setattr(pixels, "cache_folder", lambda: folder)
+    return folder
 
 
 @pytest.fixture

@@ -349,6 +349,8 @@ def test_too_large_for_the_memory(class_folders: Make, monkeypatch: pytest.Monke
         return io.open(path, *args, **options)  # noqa: UP020 (what Path.open calls)
 
     monkeypatch.setattr(Path, "open", little_memory)
+    assert len(load(folder, imgsz=224)) == 40, "mapped from a file"
+    monkeypatch.setenv("EYEBRIGHT_CACHE_GB", "0")
     with pytest.raises(StorageError, match=r"40 pictures of 224 px.*lower --imgsz") as caught:
         load(folder, imgsz=224)
     assert caught.value.exit_code == 5

@@ -187,6 +187,102 @@ def test_file_bytes_and_class_folders_give_the_same_pixels(tmp_path: Path) -> No
         assert np.array_equal(read_image(path.read_bytes(), 16), expected)
 
 
+def photograph(width: int, height: int, seed: int = 0) -> np.ndarray:
+    """Smooth, as photographs are, with an edge: what halving twice and once can be compared on."""
+    generator = np.random.default_rng(seed)
+    coarse = generator.integers(0, 256, (height // 24 + 2, width // 24 + 2, 3), dtype=np.uint8)
+    pixels = np.array(Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC))
+    pixels[: height // 3, : width // 4] = (250, 240, 10)
+    return pixels
+
+
+def resized_whole(content: bytes, imgsz: int) -> np.ndarray:
+    return fit(decode(content), imgsz)
+
+
+LARGE = [(64, 64), (127, 129), (128, 300), (333, 251), (1001, 667), (640, 100), (515, 2100)]
+
+
+@pytest.mark.parametrize(("width", "height"), LARGE)
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+@pytest.mark.parametrize("progressive", [False, True])
+def test_a_jpeg_halved_while_decoding_looks_the_same(
+    width: int, height: int, mode: str, progressive: bool
+) -> None:
+    image = Image.fromarray(photograph(width, height)).convert(mode)
+    content = encoded(image, "JPEG", quality=92, progressive=progressive)
+    for imgsz in (32, 63, 64, 65, 224):
+        seen = read_image(content, imgsz)
+        difference = np.abs(seen.astype(int) - resized_whole(content, imgsz))
+        assert seen.shape == (imgsz, imgsz, 3)
+        assert difference.mean() < 2, (imgsz, difference.mean())
+        if min(width, height) < 2 * imgsz:
+            assert difference.max() == 0, "too small to be halved"
+
+
+@pytest.mark.parametrize("orientation", UNTURN)
+def test_a_jpeg_halved_while_decoding_is_upright(orientation: int) -> None:
+    upright = photograph(500, 400)
+    content = turned(upright, orientation, "JPEG", quality=92, subsampling=0)
+    difference = np.abs(read_image(content, 64).astype(int) - fit(upright, 64))
+    assert difference.mean() < 3
+    assert (read_header(content).width, read_header(content).height) == (
+        (500, 400) if orientation < 5 else (400, 500)
+    )
+
+
+@pytest.mark.parametrize("side", [60, 61, 63, 64])
+@pytest.mark.parametrize("times", [1, 2, 3, 4, 7, 8, 9, 16])
+def test_no_side_becomes_shorter_than_the_net_wants_it(
+    monkeypatch: pytest.MonkeyPatch, side: int, times: int
+) -> None:
+    decoded: list[tuple[int, int]] = []
+    to_rgb = images._to_rgb
+    monkeypatch.setattr(
+        images, "_to_rgb", lambda image: decoded.append(image.size) or to_rgb(image)
+    )
+    for short in (side * times - 1, side * times, side * times + 1):
+        read_image(encoded(Image.new("L", (short + 50, short)), "JPEG"), side)
+        halved = 1 << min(3, max(1, short // side).bit_length() - 1)
+        assert decoded.pop() == (-(-(short + 50) // halved), -(-short // halved))
+        assert min(short, side) <= -(-short // halved)
+
+
+def test_a_folder_gives_the_very_pixels_that_prediction_sees(tmp_path: Path) -> None:
+    """Large JPEGs too: what was halved while decoding for training is halved for prediction."""
+    contents = {
+        "plain.jpg": encoded(Image.fromarray(photograph(700, 500)), "JPEG"),
+        "turned.jpg": turned(photograph(900, 640), 6, "JPEG"),
+        "long.jpg": encoded(Image.fromarray(photograph(1800, 200)), "JPEG"),
+        "grey.jpg": encoded(Image.fromarray(photograph(400, 600)).convert("L"), "JPEG"),
+        "inks.jpg": encoded(Image.fromarray(photograph(400, 600)).convert("CMYK"), "JPEG"),
+        "drawn.png": encoded(Image.fromarray(photograph(400, 300)), "PNG"),
+        "small.jpg": encoded(Image.fromarray(photograph(60, 50)), "JPEG"),
+    }
+    tmp_path /= "data"
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir(parents=True)
+        for name, content in contents.items():
+            (tmp_path / folder / name).write_bytes(content)
+    for imgsz in (32, 96, 224):
+        for _ in range(2):  # decoded, and from the cache
+            data = load(tmp_path, imgsz=imgsz)
+            for name, pixels in zip(data.ids, data.images, strict=True):
+                assert np.array_equal(read_image(tmp_path / str(name), imgsz), pixels)
+                content = (tmp_path / str(name)).read_bytes()
+                assert np.array_equal(read_image(content, imgsz), pixels)
+
+
+def test_a_large_jpeg_cut_short_is_refused_or_whole() -> None:
+    content = encoded(Image.fromarray(photograph(700, 500)), "JPEG", quality=92)
+    whole = read_image(content, 64)
+    for offset in range(0, len(content) - 2, len(content) // 12):
+        with pytest.raises(DataError):
+            read_image(content[:offset], 64)
+    with contextlib.suppress(DataError):
+        assert np.array_equal(read_image(content[:-1], 64), whole)
+
+
 def test_a_broken_exif_block_leaves_the_pixels_alone() -> None:
     content = encoded(Image.fromarray(NOISE), "PNG", exif=b"Exif\0\0MM\0*\0\0\0\x08\xff\xff\1\x12")
     assert np.array_equal(decode(content), NOISE)

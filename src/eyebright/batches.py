@@ -14,10 +14,13 @@ from torch import Tensor, nn
 
 from eyebright.augment import mirror, parse_augment, sides_of_epoch
 from eyebright.config import BATCH_PIXELS, TrainConfig
+from eyebright.data.views import View
 from eyebright.images import Pixels
 from eyebright.runtime import memory_format
 
 CHUNK = 1024  # pictures that are gathered and normalised at once, where batches are smaller
+CACHED = 2**18  # numbers that stay in a core's cache
+CHUNK_PIXELS = CHUNK * 64 * 64  # and so many pixels, whose numbers stay in a processor's cache
 
 
 @dataclass(frozen=True)
@@ -37,8 +40,15 @@ class Normalization:
             float32 (n, 3, height, width), channels last in memory.
         """
         offset, scale = _rows(self, images.shape[2], images.device)
-        rows = images.flatten(2).float()
-        return rows.sub_(offset).mul_(scale).view(images.shape).permute(0, 3, 1, 2)
+        rows = images.flatten(2)
+        numbers = torch.empty(rows.shape, device=images.device)
+        # On a processor a few at a time, which stay in its cache from one step to the next.
+        few = len(images)
+        if images.device.type == "cpu" and few:
+            few = max(1, CACHED // rows[0].numel())
+        for part, into in zip(rows.split(few), numbers.split(few), strict=True) if few else ():
+            into.copy_(part).sub_(offset).mul_(scale)
+        return numbers.view(images.shape).permute(0, 3, 1, 2)
 
 
 @functools.lru_cache(maxsize=8)  # else a GPU would wait for them at every batch
@@ -105,15 +115,17 @@ def train_batches(
     config: TrainConfig,
     normalization: Normalization,
     epoch: int,
+    rows: Tensor | None = None,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """The batches of one epoch.
 
     Args:
-        images: uint8 (n, height, width, 3), on the device.
+        images: uint8 (n, height, width, 3), on the device; more of them where there are rows.
         labels: int64 (n,), on the device.
         config: says the seed, the batch size and the augmentation.
         normalization: applied after augmentation.
         epoch: counted from 1.
+        rows: where the n pictures lie in images, int64 (n,); None: they are all of them.
 
     Yields:
         Normalised float32 (batch, 3, height, width), laid out as `memory_format` says, and int64
@@ -122,18 +134,21 @@ def train_batches(
     batch_size = config.batch_size
     mirrored, functions = parse_augment(config.augment)
     generator = epoch_generator(config.seed, epoch, images.device)
-    sides = sides_of_epoch(len(images), epoch, epoch_generator(config.seed, 0, images.device))
+    sides = sides_of_epoch(len(labels), epoch, epoch_generator(config.seed, 0, images.device))
     if config.balance == "sampler":
         order = balanced_order(labels, config.seed, epoch).to(images.device)
     else:
-        order = epoch_order(len(images), config.seed, epoch).to(images.device)
+        order = epoch_order(len(labels), config.seed, epoch).to(images.device)
     if config.drop_last:
         order = order[: len(order) - len(order) % batch_size]
     layout = memory_format(batch_size, images.shape[1], config.precision, images.device)
     # Tiny batches are prepared many at once: gathering four pictures costs as much as 400.
-    chunk = max(1, CHUNK // batch_size) * batch_size
+    most = min(CHUNK, CHUNK_PIXELS // (images.shape[1] * images.shape[2]))
+    chunk = max(1, most // batch_size) * batch_size
     for which in order.split(chunk) if len(order) else ():  # nothing splits into one empty part
-        pictures = images[which]
+        where = which if rows is None else rows[which]
+        # Whole rows are copied at once; by `images[where]` each byte would be, twenty times slower.
+        pictures = images.flatten(1).index_select(0, where).view(len(where), *images.shape[1:])
         if mirrored:
             pictures = mirror(pictures, sides[which])
         for function in functions:
@@ -145,10 +160,26 @@ def train_batches(
         )
 
 
+def on_device(pictures: View, device: torch.device) -> tuple[Tensor, Tensor | None]:
+    """Pictures where the net is, for `train_batches`: an array, and where in it they lie.
+
+    On the processor nothing is copied; elsewhere the array holds these pictures alone.
+    """
+    if device.type == "cpu":
+        rows = pictures.positions
+        return torch.from_numpy(pictures.base), None if rows is None else torch.from_numpy(rows)
+    images = torch.empty(pictures.shape, dtype=torch.uint8, device=device)
+    done = 0
+    for part in pictures.parts():
+        images[done : done + len(part)] = torch.from_numpy(part)
+        done += len(part)
+    return images, None
+
+
 @torch.inference_mode()
 def predict_logits(
     model: nn.Module,
-    images: Pixels | Tensor,
+    images: Pixels | View | Tensor,
     normalization: Normalization,
     tta: str = "none",
 ) -> Tensor:
@@ -156,7 +187,7 @@ def predict_logits(
 
     Args:
         model: left in evaluation mode.
-        images: uint8 (n, height, width, 3), on any device.
+        images: uint8 (n, height, width, 3), on any device; of `View`, a few at a time.
         normalization: the model's.
         tta: test-time averaging: ``none``, or ``mirror``, which gives the mean logits of a picture
             and its mirror image.
@@ -166,10 +197,10 @@ def predict_logits(
     """
     model.eval()
     device = next(model.parameters(), torch.empty(0)).device
-    images = torch.as_tensor(images)
     batch_size = max(1, min(500, BATCH_PIXELS // (images.shape[1] * images.shape[2])))
     parts = []
-    for part in images.split(batch_size):
+    for start in range(0, max(1, len(images)), batch_size):  # of no pictures, no logits once
+        part = torch.as_tensor(images[start : start + batch_size])
         pictures = normalization(part.to(device))
         logits = model(pictures).float()
         if tta == "mirror":

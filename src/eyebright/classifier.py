@@ -14,6 +14,7 @@ from eyebright.batches import predict_logits
 from eyebright.calibration import Promises, softmax
 from eyebright.checkpoint import ModelCard, load_model
 from eyebright.console import notices, progress_bar, shown
+from eyebright.data.views import View
 from eyebright.errors import DataError, ModelError
 from eyebright.images import Pixels, read_bytes, read_header, read_image
 from eyebright.probe import compute_features
@@ -94,14 +95,14 @@ class Classifier:
         """The class names, in the order of the columns of `predict_proba`."""
         return self.card.classes
 
-    def predict_proba(self, pictures: Sequence[Picture] | Pixels) -> NDArray[np.float64]:
+    def predict_proba(self, pictures: Sequence[Picture] | Pixels | View) -> NDArray[np.float64]:
         """Probability of each class for each picture, from logits in fp32.
 
         They are calibrated if the card has a temperature.
 
         Args:
             pictures: paths, encoded bytes or uint8 RGB pixels, mixed as you like; or one uint8
-                array (n, height, width, 3).
+                array (n, height, width, 3), or `View` of one.
 
         Returns:
             float64 (n, classes); each row sums to 1.
@@ -114,7 +115,7 @@ class Classifier:
             logits = predict_logits(self.model, images, self.card.normalization, self.card.tta)
         return softmax(logits.numpy(), self.card.temperature or 1.0)
 
-    def embed(self, pictures: Sequence[Picture] | Pixels) -> NDArray[np.float32]:
+    def embed(self, pictures: Sequence[Picture] | Pixels | View) -> NDArray[np.float32]:
         """What the net's last layer sees of each picture, to search or to cluster by.
 
         Takes and raises what `predict_proba` does.
@@ -130,7 +131,7 @@ class Classifier:
         with memory_errors("name fewer pictures, or another --device"):
             return compute_features(self.model, images, self.card.normalization, self.card.tta)
 
-    def predict(self, pictures: Sequence[Picture] | Pixels) -> list[Prediction]:
+    def predict(self, pictures: Sequence[Picture] | Pixels | View) -> list[Prediction]:
         """The likeliest class of each picture, with all probabilities.
 
         Takes and raises what `predict_proba` does.
@@ -142,13 +143,15 @@ class Classifier:
             predictions.append(Prediction(self.classes[order[0]], float(row[order[0]]), ranked))
         return predictions
 
-    def _ready(self, pictures: Sequence[Picture] | Pixels) -> Pixels:
+    def _ready(self, pictures: Sequence[Picture] | Pixels | View) -> Pixels | View:
         """Pictures as the net takes them, uint8 (n, imgsz, imgsz, 3)."""
         size = self.card.imgsz
         if isinstance(pictures, str | bytes | os.PathLike):
             raise DataError("a list of pictures is needed: put [ ] around a single one")
         if not len(pictures):
             return np.empty((0, size, size, 3), np.uint8)
+        if isinstance(pictures, View) and pictures.shape[1:] == (size, size, 3):
+            return pictures
         ready = isinstance(pictures, np.ndarray) and pictures.shape[1:] == (size, size, 3)
         if ready and pictures.dtype == np.uint8:  # type: ignore[union-attr]
             return pictures  # type: ignore[return-value]

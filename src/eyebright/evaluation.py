@@ -385,7 +385,7 @@ def evaluate(
         classes=classifier.classes,
         ids=data.ids,
         labels=data.labels,
-        probabilities=classifier.predict_proba(data.images),
+        probabilities=classifier.predict_proba(data.pixels),
         fingerprint=data.fingerprint,
         data=data.name,
         tta=classifier.card.tta,

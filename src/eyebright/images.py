@@ -12,9 +12,13 @@ The policy, in full:
 * **Geometry**: the shorter side is resized to the net's size with antialiased bilinear
   interpolation, then the centre square is cut out. A picture longer than four times its shorter
   side is first cut to its middle, four sides long.
+* **Large JPEGs**: the decoder itself halves them, once, twice or three times, as long as no side
+  becomes shorter than the net's size; the rest is resized as above. It means averaging blocks of
+  pixels, and takes half the time or less.
 * **Limit**: pictures of more than `MAX_PIXELS` pixels are refused before they are decoded.
 """
 
+import contextlib
 import io
 import os
 import warnings
@@ -34,7 +38,8 @@ ENDINGS = frozenset(
 )
 HEIC_BRANDS = frozenset(b"heic heix heim heis hevc hevx hevm hevs mif1 msf1".split())
 MAX_PIXELS = 89_478_485  # a quarter of a GiB as RGB; Pillow warns from here on
-POLICY = "shorter side antialiased bilinear, centre crop"  # written into every model
+POLICY = "JPEG halved while decoding, shorter side antialiased bilinear, centre crop"
+"""Written into every model."""
 
 # Up to twice its limit Pillow only warns; we refuse, so the warning says nothing new.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
@@ -119,20 +124,40 @@ def decode(content: bytes) -> Pixels:
     Raises:
         DataError: unreadable, cut short, in no format that is read, or too large.
     """
+    return np.asarray(_decode(content))
+
+
+def _decode(content: bytes, imgsz: int | None = None) -> Image.Image:
+    """The picture upright and in RGB; large JPEGs with their shorter side resized to ``imgsz``.
+
+    Raises:
+        DataError: as `decode`.
+    """
     image = _open(content)
+    whole = image.size
     try:
+        drafted = image.draft(None, (imgsz, imgsz)) if imgsz else None  # None but for JPEGs
         image.load()
-        image = _upright(image)
-        return np.asarray(_to_rgb(image))
+        if not imgsz or drafted is None or image.size == whole:
+            _turn_upright(image)
+            return _to_rgb(image)
+        # The last pixels of a halved row may stand for less than the others: resize would hold
+        # them for whole ones, but for the box, which is known before the picture is turned.
+        left, top, right, bottom = _middle(whole)
+        size = _resized(right - left, bottom - top, imgsz)
+        by = whole[0] / drafted[1][2]  # 2, 4 or 8
+        box = left / by, top / by, right / by, bottom / by
+        image = _to_rgb(image).resize(size, Image.Resampling.BILINEAR, box)
+        _turn_upright(image)
+        return image
     except Exception as error:  # decoders raise OSError, SyntaxError, ValueError, struct.error, ...
         raise DataError(f"unreadable or cut short ({error})") from None
 
 
-def _upright(image: Image.Image) -> Image.Image:
-    try:
-        return ImageOps.exif_transpose(image)
-    except Exception:  # a broken EXIF block says nothing of the orientation; the pixels are fine
-        return image
+def _turn_upright(image: Image.Image) -> None:
+    # A broken EXIF block says nothing of the orientation; the pixels are fine.
+    with contextlib.suppress(Exception):
+        ImageOps.exif_transpose(image, in_place=True)
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
@@ -145,7 +170,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, "white")
         image = Image.alpha_composite(white, image)
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def fit(pixels: Pixels, imgsz: int) -> Pixels:
@@ -155,15 +180,32 @@ def fit(pixels: Pixels, imgsz: int) -> Pixels:
         pixels: uint8 RGB (height, width, 3).
         imgsz: side of the square, in pixels.
     """
-    height, width = pixels.shape[:2]
-    if height == width == imgsz:
+    if pixels.shape[:2] == (imgsz, imgsz):
         return pixels
-    short = min(height, width)
-    top, left = max(0, (height - 4 * short) // 2), max(0, (width - 4 * short) // 2)
-    pixels = pixels[top : top + 4 * short, left : left + 4 * short]
-    height, width = pixels.shape[:2]
-    size = (imgsz * width // short, imgsz * height // short)
-    image = Image.fromarray(pixels).resize(size, Image.Resampling.BILINEAR)
+    return _square(Image.fromarray(pixels), imgsz)
+
+
+def _middle(size: tuple[int, int]) -> tuple[int, int, int, int]:
+    """Left, top, right and bottom of what is used: all, but of very long pictures."""
+    width, height = size
+    long = 4 * min(size)
+    left, top = max(0, (width - long) // 2), max(0, (height - long) // 2)
+    return left, top, min(width, left + long), min(height, top + long)
+
+
+def _resized(width: int, height: int, imgsz: int) -> tuple[int, int]:
+    short = min(width, height)
+    return imgsz * width // short, imgsz * height // short
+
+
+def _square(image: Image.Image, imgsz: int) -> Pixels:
+    if image.size == (imgsz, imgsz):
+        return np.asarray(image)
+    if (box := _middle(image.size)) != (0, 0, *image.size):
+        image = image.crop(box)
+    size = _resized(*image.size, imgsz)
+    if size != image.size:
+        image = image.resize(size, Image.Resampling.BILINEAR)
     left, top = round((size[0] - imgsz) / 2), round((size[1] - imgsz) / 2)
     return np.asarray(image.crop((left, top, left + imgsz, top + imgsz)))
 
@@ -184,4 +226,5 @@ def read_image(picture: str | os.PathLike[str] | bytes | Pixels, imgsz: int) -> 
         if not picture.size:
             raise DataError("a picture without pixels")
         return fit(picture, imgsz)
-    return fit(decode(picture if isinstance(picture, bytes) else read_bytes(picture)), imgsz)
+    content = picture if isinstance(picture, bytes) else read_bytes(picture)
+    return _square(_decode(content, imgsz), imgsz)

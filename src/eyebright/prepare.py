@@ -241,7 +241,7 @@ def prepare_net(
     """
     # By chance, because folders are sorted by class; so many that it takes no time.
     order = np.random.default_rng(config.seed).permutation(len(train_set))
-    few = train_set.images[order[: max(1, MEASURED_PIXELS // data.imgsz**2)]]
+    few = train_set.pixels[order[: max(1, MEASURED_PIXELS // data.imgsz**2)]]
     if isinstance(model, nn.Module):
         net = model
     else:
@@ -290,7 +290,7 @@ def check_logits(net: nn.Module, data: Dataset, normalization: Normalization) ->
     Raises:
         UsageError: it gives another number of logits.
     """
-    shape = tuple(predict_logits(net, data.images[:2], normalization).shape)
+    shape = tuple(predict_logits(net, data.pixels[:2], normalization).shape)
     if shape[1:] != (len(data.classes),):
         raise UsageError(
             f"the net gives logits of shape {shape} for two pictures; ({min(2, len(data))}, "

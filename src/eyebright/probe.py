@@ -24,6 +24,7 @@ from eyebright.console import progress_bar
 from eyebright.data import Dataset
 from eyebright.data.cache import data_home
 from eyebright.data.splits import group_folds, stratified_folds
+from eyebright.data.views import View
 from eyebright.errors import StorageError
 from eyebright.images import POLICY
 from eyebright.metrics import Floats, confusion_matrix
@@ -60,7 +61,7 @@ class Penultimate(nn.Module):
 
 def compute_features(
     net: nn.Module,
-    images: NDArray[np.uint8],
+    images: NDArray[np.uint8] | View,
     normalization: Normalization,
     tta: str = "none",
     hear: Callable[[int], None] | None = None,
@@ -100,7 +101,7 @@ def cached_features(
         if found.shape == (len(data), head_of(net).in_features) and found.dtype == np.float32:
             return found
     with progress_bar("computing features", len(data)) as bar:
-        features = compute_features(net, data.images, normalization, tta, bar.advance)
+        features = compute_features(net, data.pixels, normalization, tta, bar.advance)
     with contextlib.suppress(OSError, StorageError):  # no room to keep them: they are here
         path.parent.mkdir(parents=True, exist_ok=True)
         write_file(path, save_arrays({"features": features}))

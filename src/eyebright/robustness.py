@@ -219,8 +219,9 @@ def measure_robustness(
                 seen.append(changed[0].permute(1, 2, 0).numpy())
                 bar.advance()
             shifted[name], examples[name] = tuple(figures), np.stack(seen)
-    right = classifier.predict_proba(data.images).argmax(1) == data.labels
-    values = {"brightness": data.images.mean((1, 2, 3)), "size": np.asarray(data.sizes).min(1)}
+    right = classifier.predict_proba(data.pixels).argmax(1) == data.labels
+    brightness = [part.mean((1, 2, 3)) for part in data.pixels.parts()]
+    values = {"brightness": np.concatenate(brightness), "size": np.asarray(data.sizes).min(1)}
     parts = {name: thirds(of_each, right, interval) for name, of_each in values.items()}
     slices = {name: figures for name, figures in parts.items() if figures}
     tta = classifier.card.tta

@@ -41,7 +41,7 @@ class TrainedOn:
         """From the pictures trained on: ridge regression on small pixels (Hoerl & Kennard 1970)."""
         few = np.random.default_rng(0).permutation(len(data))[:PICTURES]
         parts = [
-            small_pixels(data.images[part]) for part in np.array_split(few, min(PARTS, len(few)))
+            small_pixels(data.pixels[part]) for part in np.array_split(few, min(PARTS, len(few)))
         ]
         x, y = np.concatenate(parts), np.eye(len(data.classes))[data.labels[few]]
         centred, shares = x - x.mean(0), y.mean(0)
@@ -78,17 +78,16 @@ class TrainedOn:
         """How many of other pictures are among those trained on, pixel for pixel."""
         return int(np.isin(digests(data), self.digests).sum())
 
-    def probe(self, images: NDArray[np.uint8]) -> NDArray[np.int64]:
+    def probe(self, data: Dataset) -> NDArray[np.int64]:
         """The classes that the linear probe sees in pictures."""
-        answers: NDArray[np.int64] = (small_pixels(images) @ self.weights + self.offset).argmax(1)
+        parts = [small_pixels(part) @ self.weights + self.offset for part in data.pixels.parts()]
+        answers: NDArray[np.int64] = np.concatenate(parts).argmax(1)
         return answers
 
 
 def digests(data: Dataset) -> NDArray[np.uint64]:
     """A fingerprint of each picture's pixels, (n,)."""
-    found = b"".join(
-        hashlib.blake2b(pixels.tobytes(), digest_size=8).digest() for pixels in data.images
-    )
+    found = b"".join(hashlib.blake2b(pixels.data, digest_size=8).digest() for pixels in data.pixels)
     return np.frombuffer(found, np.uint64)
 
 

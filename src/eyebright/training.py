@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from eyebright.batches import Normalization, predict_logits, train_batches
+from eyebright.batches import Normalization, on_device, predict_logits, train_batches
 from eyebright.config import TrainConfig
 from eyebright.console import progress_bar
 from eyebright.data import Dataset
@@ -78,12 +78,12 @@ def fit(
     """
     optimizers = create_optimizers(model, config)
     device = next(model.parameters()).device
-    images = torch.from_numpy(train_set.images).to(device)
+    images, rows = on_device(train_set.pixels, device)
     labels = torch.from_numpy(train_set.labels).to(device)
     counts = torch.from_numpy(train_set.counts()).to(device)
     loss_of = create_loss(config.balance, counts, config.label_smoothing)
-    steps_per_epoch = count_steps(len(images), config)
-    schedule = schedule or plain_schedule(len(images), config)
+    steps_per_epoch = count_steps(len(train_set), config)
+    schedule = schedule or plain_schedule(len(train_set), config)
     autocast = (
         torch.autocast(device.type, torch.bfloat16)
         if config.precision == "bf16"
@@ -103,7 +103,7 @@ def fit(
             losses: list[Tensor] = []  # left on the device: asking for one waits for the device
             history: list[float] = []
             running: list[tuple[int, float]] = []
-            batches = train_batches(images, labels, config, normalization, epoch)
+            batches = train_batches(images, labels, config, normalization, epoch, rows)
             with onednn_for(layout):
                 for batch, (pictures, targets) in enumerate(islice(batches, steps), start=1):
                     set_lr(optimizers, schedule.share(step))
@@ -200,6 +200,6 @@ def validate(
     model: nn.Module, val_set: Dataset, normalization: Normalization, tta: str
 ) -> tuple[Counts, Tensor]:
     """The confusion matrix and the logits (n, classes) of the net on these pictures, in fp32."""
-    logits = predict_logits(model, val_set.images, normalization, tta)
+    logits = predict_logits(model, val_set.pixels, normalization, tta)
     predictions = logits.argmax(1).numpy()
     return confusion_matrix(val_set.labels, predictions, len(val_set.classes)), logits

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from eyebright.console import shown
+from eyebright.data.views import View
 from eyebright.errors import DataError, StorageError
 from eyebright.images import Pixels, fit
 
@@ -42,7 +43,7 @@ class Dataset(torch.utils.data.Dataset[tuple[torch.Tensor, int]]):
     """Pictures of one size with their labels. Also a map-style torch dataset.
 
     Args:
-        images: uint8 RGB of shape (n, height, width, 3).
+        images: uint8 RGB of shape (n, height, width, 3), or `View` of an array.
         labels: integers of shape (n,), each from 0 to ``len(classes) - 1``.
         classes: the class names; a label is an index into them.
         ids: what names a picture in its source: an official index or a relative path. Default:
@@ -63,7 +64,7 @@ class Dataset(torch.utils.data.Dataset[tuple[torch.Tensor, int]]):
 
     def __init__(
         self,
-        images: Pixels,
+        images: Pixels | View,
         labels: NDArray[Any] | Sequence[int],
         classes: Sequence[str],
         *,
@@ -78,8 +79,9 @@ class Dataset(torch.utils.data.Dataset[tuple[torch.Tensor, int]]):
         decided: dict[str, Any] | None = None,
         root: str | None = None,
     ):
-        images, labels = np.asarray(images), np.asarray(labels)
-        n = len(images)
+        pixels = images if isinstance(images, View) else View(np.asarray(images))
+        images, labels = pixels.base, np.asarray(labels)
+        n = len(pixels)
         if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3:
             raise DataError(
                 f"{name}: images must be uint8 of shape (n, height, width, 3), "
@@ -92,7 +94,8 @@ class Dataset(torch.utils.data.Dataset[tuple[torch.Tensor, int]]):
         if ids is not None and len(ids) != n:
             raise DataError(f"{name}: {len(ids)} ids for {n} pictures")
         # torch takes neither reversed nor read-only arrays; others are used as they are.
-        self.images = np.require(images, requirements=["C", "W"])
+        self.pixels = View(np.require(images, requirements=["C", "W"]), pixels.positions)
+        """What walks over pictures takes them from here, a few at a time."""
         self.labels: NDArray[np.int64] = labels.astype(np.int64)
         self.classes = tuple(str(c) for c in classes)
         self.ids: list[int | str] = list(range(n)) if ids is None else list(ids)
@@ -102,7 +105,7 @@ class Dataset(torch.utils.data.Dataset[tuple[torch.Tensor, int]]):
         self.mirrors = mirrors
         self.columns = columns or {}
         self.decided = decided
-        self.unreadable: list[str] = []  # ids of pictures that were left out as they were read
+        self.unreadable: dict[str, str] = {}  # id -> why, of pictures left out as they were read
         self.root = root
         if any(len(values) != n for values in self.columns.values()):
             raise DataError(f"{name}: a column must have a value for each of the {n} pictures")
@@ -113,7 +116,14 @@ class Dataset(torch.utils.data.Dataset[tuple[torch.Tensor, int]]):
         self.modes = ["RGB"] * n if modes is None else list(modes)
 
     def __len__(self) -> int:
-        return len(self.images)
+        return len(self.pixels)
+
+    @property
+    def images(self) -> Pixels:
+        """All pictures as one array; a part of a large set of photographs is copied for it."""
+        if self.pixels.positions is not None:
+            self.pixels = View(self.pixels[:])
+        return self.pixels.base
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
         """One picture as torchvision's ``ToTensor`` gives it, and its label.
@@ -121,23 +131,29 @@ class Dataset(torch.utils.data.Dataset[tuple[torch.Tensor, int]]):
         Returns:
             float32 (3, height, width) from 0 to 1, and the label.
         """
-        pixels = torch.from_numpy(self.images[index].copy())
+        pixels = torch.from_numpy(self.pixels[index].copy())
         return pixels.permute(2, 0, 1).float() / 255, int(self.labels[index])
 
     def __repr__(self) -> str:
-        size = "{}×{}".format(*self.images.shape[2:0:-1])
+        size = "{}×{}".format(*self.pixels.shape[2:0:-1])
         return f"<{self.name}: {len(self):,} pictures, {size} px, {len(self.classes)} classes>"
+
+    @property
+    def is_mapped(self) -> bool:
+        """Whether the pictures lie in a file that is mapped, so that parts are never copied."""
+        return isinstance(self.pixels.base.base, np.memmap)
 
     @property
     def imgsz(self) -> int:
         """Side of the pictures, in pixels (the shorter one, should they not be square)."""
-        return int(min(self.images.shape[1:3]))
+        return int(min(self.pixels.shape[1:3]))
 
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 over size, pixels and labels: the same data give the same text anywhere."""
-        digest = hashlib.sha256(repr(self.images.shape).encode())
-        digest.update(np.ascontiguousarray(self.images).data)
+        digest = hashlib.sha256(repr(self.pixels.shape).encode())
+        for part in self.pixels.parts():
+            digest.update(part.data)
         digest.update(self.labels.astype("<i8").tobytes())
         return digest.hexdigest()
 
@@ -151,7 +167,7 @@ class Dataset(torch.utils.data.Dataset[tuple[torch.Tensor, int]]):
         """The pictures at these positions, in this order, without the validation part."""
         indices = np.arange(len(self))[list(indices)]  # a tuple would mean axes to NumPy
         return Dataset(
-            self.images[indices],
+            self.pixels.pick(indices) if self.is_mapped else self.pixels[indices],
             self.labels[indices],
             self.classes,
             ids=[self.ids[i] for i in indices],
@@ -165,11 +181,11 @@ class Dataset(torch.utils.data.Dataset[tuple[torch.Tensor, int]]):
     def resized(self, imgsz: int) -> "Dataset":
         """The same pictures at another size, by the policy of `eyebright.images`."""
         val = self.val and self.val.resized(imgsz)
-        if self.images.shape[1:3] == (imgsz, imgsz) and val is self.val:
+        if self.pixels.shape[1:3] == (imgsz, imgsz) and val is self.val:
             return self
         images = allocate_images(len(self), imgsz, self.name)
-        for i, pixels in enumerate(self.images):
-            images[i] = fit(pixels, imgsz)
+        for i in range(len(self)):
+            images[i] = fit(self.pixels[i], imgsz)
         return Dataset(
             images,
             self.labels,

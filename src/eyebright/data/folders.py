@@ -3,6 +3,7 @@
 import os
 import re
 import shlex
+import stat
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -11,9 +12,11 @@ from pathlib import Path
 import numpy as np
 
 from eyebright.console import notices, progress_bar, shown
-from eyebright.data.dataset import Dataset, allocate_images
+from eyebright.data.dataset import Dataset
+from eyebright.data.pixels import digest_of, read_pixels
+from eyebright.data.views import View
 from eyebright.errors import DataError
-from eyebright.images import ENDINGS, Header, Pixels, decode, fit, read_bytes, read_header
+from eyebright.images import ENDINGS, Header, read_bytes, read_header
 
 SPLITS = {
     "train": ("train", "training"),
@@ -24,6 +27,7 @@ SPLITS = {
 LITTER = frozenset(
     "thumbs.db desktop.ini __macosx $recycle.bin @eadir lost+found __pycache__".split()
 )
+CHECKED = 64  # files that a thread checks before it hands them over
 SMALL, LARGE = 64, 224
 """Px: data up to the first keep their size or become 32 px, larger ones become the second."""
 
@@ -135,7 +139,7 @@ def load_folder(
     Raises:
         DataError: no pictures, an empty class, one class only, an unknown class, or pictures that
             cannot be read.
-        StorageError: the pictures do not fit into memory.
+        StorageError: the pictures fit neither on the disk nor into memory.
     """
     folders = _folders(folder)
     if not folders:
@@ -198,27 +202,22 @@ def read_files(
 
     Raises:
         DataError: pictures that cannot be read, or a class without any that can.
-        StorageError: the pictures do not fit into memory.
+        StorageError: the pictures fit neither on the disk nor into memory.
     """
-    with ThreadPoolExecutor(max(1, workers)) as pool:
-        bad, headers = _read_headers(files, pool)
-        size = imgsz or _choose_imgsz([headers[i] for i in sorted(headers)], large)
-        images = allocate_images(len(files), size, str(source))
-        bad |= _decode_all(files, headers, images, pool)
-    unreadable: list[str] = []
+    bad, headers, digests = _check(files, workers)
+    images, undecodable = _read(files, headers, digests, imgsz, large, source, workers)
+    bad |= undecodable
+    unreadable: dict[str, str] = {}
     if bad:
         _complain(bad, files, ids, skip_bad)
         good = [i for i in range(len(files)) if i not in bad]
-        unreadable = [ids[i] for i in sorted(bad)]
-        images, labels, ids = images[good], [labels[i] for i in good], [ids[i] for i in good]
-        headers = {new: headers[old] for new, old in enumerate(good)}
+        unreadable = {ids[i]: why for i, why in sorted(bad.items())}
+        labels, ids = [labels[i] for i in good], [ids[i] for i in good]
+        headers = {i: headers[i] for i in good}
         own_size = _choose_imgsz(list(headers.values()), large)
-        if imgsz is None and good and own_size != size:
+        if imgsz is None and good and own_size != images.shape[1]:
             # A picture that is left out has no say in the size: once more, with the right one.
-            files = [files[i] for i in good]
-            images = allocate_images(len(files), own_size, str(source))
-            with ThreadPoolExecutor(max(1, workers)) as pool:
-                _decode_all(files, headers, images, pool)
+            images, _ = _read(files, headers, digests, own_size, large, source, workers)
         if not good:
             raise DataError(f"{shown(source)}: not one readable picture")
         emptied = sorted(set(range(len(names))) - set(labels))
@@ -227,7 +226,8 @@ def read_files(
                 f"{shown(source)}: not one readable picture in the class "
                 f"'{shown(names[emptied[0]])}'"
             )
-    animated = sum(header.frames > 1 for header in headers.values())
+    seen = list(headers.values())
+    animated = sum(header.frames > 1 for header in seen)
     if animated:
         notices.warning("%d animations: the first frame of each is used", animated)
     data = Dataset(
@@ -237,8 +237,8 @@ def read_files(
         ids=ids,
         name=source.resolve().stem if source.is_file() else source.resolve().name,
         source=str(source.resolve()),
-        sizes=np.array([(headers[i].width, headers[i].height) for i in range(len(ids))]),
-        modes=[headers[i].mode for i in range(len(ids))],
+        sizes=np.array([(header.width, header.height) for header in seen]),
+        modes=[header.mode for header in seen],
     )
     data.unreadable = unreadable
     return data
@@ -274,27 +274,61 @@ def _list_files(
     return files, labels
 
 
-def _read_headers(
-    files: list[Path], pool: ThreadPoolExecutor
-) -> tuple[dict[int, str], dict[int, Header]]:
-    def header_of(file: Path) -> Header | str:
-        if os.path.exists(file) and not os.path.isfile(file):  # noqa: PTH110, PTH113
-            return "no regular file"  # reading a pipe would wait for ever
+def _check(
+    files: list[Path], workers: int
+) -> tuple[dict[int, str], dict[int, Header], dict[int, bytes]]:
+    """Why files are no pictures; headers and digests of those that are; all by position.
+
+    Each file is read whole, because only its content says for certain whether it has changed.
+    """
+
+    def look_at(file: Path) -> tuple[Header, bytes] | str:
         try:
-            return read_header(read_bytes(file))
+            if not stat.S_ISREG(os.stat(file).st_mode):  # noqa: PTH116 (a third of the time)
+                return "no regular file"  # reading a pipe would wait for ever
+            content = read_bytes(file)
+            return read_header(content), digest_of(content)
+        except OSError as error:
+            return error.strerror or "cannot be read"
         except DataError as error:
             return str(error)
 
+    def look_at_part(start: int) -> list[tuple[Header, bytes] | str]:
+        return [look_at(file) for file in files[start : start + CHECKED]]
+
     bad: dict[int, str] = {}
     headers: dict[int, Header] = {}
-    with progress_bar("checking pictures", len(files)) as bar:
-        for i, result in enumerate(pool.map(header_of, files)):
-            if isinstance(result, Header):
-                headers[i] = result
-            else:
-                bad[i] = result
-            bar.advance()
-    return bad, headers
+    digests: dict[int, bytes] = {}
+    with (
+        ThreadPoolExecutor(max(1, workers)) as pool,
+        progress_bar("checking pictures", len(files)) as bar,
+    ):
+        starts = range(0, len(files), CHECKED)
+        for start, part in zip(starts, pool.map(look_at_part, starts), strict=True):
+            for i, result in enumerate(part, start):
+                if isinstance(result, str):
+                    bad[i] = result
+                else:
+                    headers[i], digests[i] = result
+            bar.advance(len(part))
+    return bad, headers, digests
+
+
+def _read(
+    files: list[Path],
+    headers: dict[int, Header],
+    digests: dict[int, bytes],
+    imgsz: int | None,
+    large: int,
+    source: Path,
+    workers: int,
+) -> tuple[View, dict[int, str]]:
+    """The pictures that have headers; why some of them cannot be decoded, by position."""
+    which = list(headers)
+    imgsz = imgsz or _choose_imgsz(list(headers.values()), large)
+    of_them = [files[i] for i in which], [digests[i] for i in which]
+    images, bad = read_pixels(*of_them, imgsz, str(source), workers)
+    return images, {which[i]: why for i, why in bad.items()}
 
 
 def _choose_imgsz(headers: list[Header], large: int) -> int:
@@ -308,27 +342,6 @@ def _choose_imgsz(headers: list[Header], large: int) -> int:
         return max(4, *sides)
     middle = np.median([min(header.width, header.height) for header in headers]) if headers else 0
     return 32 if middle <= SMALL else large
-
-
-def _decode_all(
-    files: list[Path], headers: dict[int, Header], images: Pixels, pool: ThreadPoolExecutor
-) -> dict[int, str]:
-    """Fill ``images``; returns why those that are missing could not be decoded, by position."""
-
-    def decode_into(i: int) -> str | None:
-        try:
-            images[i] = fit(decode(read_bytes(files[i])), images.shape[1])
-        except DataError as error:
-            return str(error)
-        return None
-
-    bad: dict[int, str] = {}
-    with progress_bar("reading pictures", len(headers)) as bar:
-        for i, problem in zip(headers, pool.map(decode_into, headers), strict=True):
-            if problem:
-                bad[i] = problem
-            bar.advance()
-    return bad
 
 
 def _complain(

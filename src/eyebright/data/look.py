@@ -111,7 +111,7 @@ class Look:
         self.data = data
         generator = np.random.default_rng(seed)
         chosen = generator.permutation(len(data))[:count]
-        self.images = data.images[chosen]
+        self.images = data.pixels[chosen]
         self.labels = [data.classes[label] for label in data.labels[chosen]]
 
     def image(self) -> Image.Image:

@@ -35,7 +35,7 @@ class Gallery:
     """
 
     def __init__(self, evaluation: Evaluation, data: Dataset):
-        self.evaluation, self.images, self.left = evaluation, data.images, BUDGET
+        self.evaluation, self.images, self.left = evaluation, data.pixels, BUDGET
         self._made: dict[int, Shown] = {}
 
     def pictures(self, which: list[int]) -> list[Shown]:

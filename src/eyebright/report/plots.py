@@ -88,7 +88,7 @@ def baselines_chart(evaluation: Evaluation, data: Dataset, known: TrainedOn, t: 
     """The model beside what needs no net: the largest class, and a linear probe on pixels."""
     n = len(data)
     largest = int((evaluation.labels == known.largest).sum())
-    probed = int((evaluation.labels == known.probe(data.images)).sum())
+    probed = int((evaluation.labels == known.probe(data)).sum())
     rows = [
         (t("always the largest class"), metrics.proportion(largest, n, evaluation.interval)),
         (t("linear probe on pixels"), metrics.proportion(probed, n, evaluation.interval)),
