@@ -116,6 +116,66 @@ def look(
 
 
 @app.command()
+def audit(
+    data: DataArgument = "cifar10",
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Do not look for wrong labels, which takes longest.")
+    ] = False,
+    run: Annotated[
+        Path | None,
+        typer.Option(metavar="RUN", help="Also its accuracy with and without leaked pictures."),
+    ] = None,
+    review: Annotated[
+        bool,
+        typer.Option("--review", help="Then open a page to keep, relabel or drop what was found."),
+    ] = False,
+    port: Annotated[int, typer.Option(min=0, help="Of the page; 0: any.")] = 0,
+    lang: Annotated[str, typer.Option(help="Of the page: en or zh (中文).")] = "en",
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Exit with 3 where anything was found.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--out", help="Folder to write. Default: audit-<data>.")
+    ] = None,
+    labels: Labels = None,
+    root: Root = None,
+    workers: Workers = None,
+) -> None:
+    """Look for bad pictures, copies, leaks and wrong labels before anyone trains."""
+    waiting_for("reading the pictures")
+    from eyebright.audit import audit as find_all
+    from eyebright.audit.inspect import findings_before, load_parts, write_audit
+    from eyebright.audit.review import serve_review
+    from eyebright.data.labels import table_beside
+
+    source = "cifar10" if data is None else data
+    read: dict[str, Any] = {"root": root, "workers": workers}
+    if review:  # decisions are made on what was found without them
+        parts = load_parts(source, **read)
+        folder = output or Path(f"audit-{parts['train'].name}")
+        findings, table = findings_before(parts, folder), labels or table_beside(parts["train"])
+        labels = None
+        if findings is not None:
+            say(f"taken up again: {shown(folder)}")
+            return serve_review(parts, findings, table, port, lang)
+    tell = (lambda text: None) if as_json else say
+    found = find_all(source, run=run, wrong_labels=not quick, labels=labels, tell=tell, **read)
+    folder = output or Path(f"audit-{found.parts['train'].name}")
+    write_audit(found, folder)
+    if as_json:
+        print(json.dumps(found.to_dict(), indent=2))
+    else:
+        out.print(found.table())
+        say(f"everything found, and sheets of it: {shown(folder)}")
+    if review:
+        return serve_review(found.parts, found.findings(), table, port, lang)
+    if strict and not found.found_nothing:
+        raise typer.Exit(3)
+    return None
+
+
+@app.command()
 def train(
     data: DataArgument = None,
     recipe: Annotated[

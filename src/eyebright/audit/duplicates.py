@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from eyebright.console import progress_bar
+from eyebright.data.views import View
 from eyebright.images import Pixels
 
 SIDE = 32  # px at which pictures are compared
@@ -57,7 +58,7 @@ class Searcher:
         images: uint8 (n, height, width, 3), in which to search; read in parts.
     """
 
-    def __init__(self, images: Pixels):
+    def __init__(self, images: View | Pixels):
         self.small = thumbnails(images)
         self.digests = digests(images)
         found = describe(self.small)
@@ -68,7 +69,7 @@ class Searcher:
             self.axes = torch.pca_lowrank(found[few], width, center=False)[2]
         self.described = F.normalize(found @ self.axes, dim=1)
 
-    def like(self, images: Pixels | None = None) -> Pairs:
+    def like(self, images: View | Pixels | None = None) -> Pairs:
         """Pairs of `ALIKE` pictures: of these and those searched, or among those searched.
 
         Args:
@@ -117,7 +118,7 @@ class Searcher:
         return np.concatenate(first), np.concatenate(second), np.concatenate(mirrored)
 
 
-def digests(images: Pixels) -> NDArray[np.uint64]:
+def digests(images: View | Pixels) -> NDArray[np.uint64]:
     """A number for each picture, the same for the very same pixels, (n,)."""
     found = b"".join(hashlib.blake2b(p.tobytes(), digest_size=8).digest() for p in images)
     return np.frombuffer(found, np.uint64)
@@ -137,7 +138,7 @@ def equal_pairs(
     return here, there, np.zeros(len(here), bool)
 
 
-def thumbnails(images: Pixels) -> Tensor:
+def thumbnails(images: View | Pixels) -> Tensor:
     """Pictures of `SIDE` px, uint8 (n, 3, SIDE, SIDE)."""
     parts = []
     for start in range(0, len(images), PART):

@@ -135,7 +135,7 @@ class Review:
         for part in self.parts:
             if number < len(part):
                 file = io.BytesIO()
-                Image.fromarray(part.images[number]).save(file, "PNG")
+                Image.fromarray(part.pixels[number]).save(file, "PNG")
                 return file.getvalue()
             number -= len(part)
         raise IndexError(number)

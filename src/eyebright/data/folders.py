@@ -125,6 +125,7 @@ def load_folder(
     large: int,
     skip_bad: bool | Collection[str],
     workers: int,
+    classless: bool = False,
 ) -> Dataset:
     """The pictures of a folder of class folders.
 
@@ -135,6 +136,7 @@ def load_folder(
         large: the side that it gives to pictures that are not small.
         skip_bad: go on without pictures that cannot be read: all, or those of these ids.
         workers: threads that decode; 0 and 1 are the same.
+        classless: also take pictures without classes, or of one: they are to be looked at only.
 
     Raises:
         DataError: no pictures, an empty class, one class only, an unknown class, or pictures that
@@ -142,7 +144,8 @@ def load_folder(
         StorageError: the pictures fit neither on the disk nor into memory.
     """
     folders = _folders(folder)
-    if not folders:
+    loose_only = classless and not folders
+    if not folders and not classless:
         loose = sum(entry.suffix.lower() in ENDINGS for entry in _entries(folder))
         count = f"{loose} picture{'s' if loose > 1 else ''}"
         what = f"{count} but no class folders" if loose else "no class folders"
@@ -151,10 +154,15 @@ def load_folder(
             f"{shown(folder)}: {what}; a folder for each class is needed{hint if loose else ''}"
         )
     names = [entry.name for entry in folders] if classes is None else list(classes)
-    files, labels = _list_files(folders, names, may_be_empty=classes is not None)
+    may_be_empty = classes is not None or classless
+    if loose_only:
+        names, files = ["no class"], list_pictures([folder])
+        labels = [0] * len(files)
+    else:
+        files, labels = _list_files(folders, names, may_be_empty)
     if not files:
         raise DataError(f"{shown(folder)}: no pictures in its class folders")
-    if classes is None and len(names) < 2:
+    if classes is None and len(names) < 2 and not classless:
         raise DataError(
             f"{shown(folder)}: one class only ('{shown(names[0])}'); two are the least there is "
             "to tell apart"
@@ -165,7 +173,7 @@ def load_folder(
         names,
         ids=[file.relative_to(folder).as_posix() for file in files],
         source=folder,
-        may_be_empty=classes is not None,
+        may_be_empty=may_be_empty,
         imgsz=imgsz,
         large=large,
         skip_bad=skip_bad,

@@ -38,6 +38,7 @@ def load(
     workers: int | None = None,
     labels: str | os.PathLike[str] | None = None,
     root: str | os.PathLike[str] | None = None,
+    classless: bool = False,
 ) -> Dataset:
     """Pictures to train on, with the data's own validation part in ``.val`` if there is one.
 
@@ -59,6 +60,7 @@ def load(
         workers: threads that decode pictures; None: one a processor core.
         labels: a table of decisions to apply (`eyebright.data.labels`).
         root: the folder that a table's paths are relative to; None: the table's own.
+        classless: also take a folder of pictures without classes, or of one: nothing to train on.
 
     Raises:
         DataError: nothing there, not whole, or not the classes wanted; the message says which.
@@ -72,6 +74,7 @@ def load(
         data = load(
             source, split, imgsz=imgsz, large=large, classes=classes,
             skip_bad=skip_bad or decisions.dropped, workers=workers, root=root,
+            classless=classless,
         )  # fmt: skip
         return apply(data, decisions, split or "train")
     low, high = RANGES["imgsz"]
@@ -107,6 +110,7 @@ def load(
             large=large,
             skip_bad=skip_bad,
             workers=workers,
+            classless=classless,
         )
     if classes is not None and data.classes != tuple(classes):
         raise DataError(
@@ -254,8 +258,10 @@ def _of_part(skip_bad: bool | Collection[str], part: str) -> bool | Collection[s
     return {name.removeprefix(prefix) for name in skip_bad if name.startswith(prefix)}
 
 
-def _read_part(part: Path | Table, **options: Any) -> Dataset:
-    return load_table(part, **options) if isinstance(part, Table) else load_folder(part, **options)
+def _read_part(part: Path | Table, classless: bool = False, **options: Any) -> Dataset:
+    if isinstance(part, Table):
+        return load_table(part, **options)
+    return load_folder(part, classless=classless, **options)
 
 
 def load_digits(split: str | None) -> Dataset:

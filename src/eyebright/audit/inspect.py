@@ -1,0 +1,324 @@
+"""`audit`: everything that may be wrong with data, in one go. Nothing is changed or deleted."""
+
+import contextlib
+import io
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from rich.table import Table
+
+from eyebright.audit.duplicates import ALIKE, Pairs, Searcher
+from eyebright.audit.findings import Finding
+from eyebright.audit.quality import bad_pictures
+from eyebright.audit.suspects import label_suspects
+from eyebright.checkpoint import read_json, write_file, write_json
+from eyebright.console import say, shown
+from eyebright.data import Dataset, load
+from eyebright.data.labels import PREFIXES, table_ids
+from eyebright.data.look import draw_grid
+from eyebright.data.sources import MissingPartError
+from eyebright.errors import ModelError, StorageError, UsageError
+from eyebright.evaluation import read_evaluation
+from eyebright.metrics import Figure, proportion
+from eyebright.run import Run
+
+SHOWN = 48  # pairs or labels on a sheet
+REVIEW = "review.json"
+
+
+@dataclass(frozen=True)
+class Twin:
+    """Two pictures that are the same, or almost."""
+
+    parts: tuple[str, str]
+    ids: tuple[int | str, int | str]
+    similarity: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Across parts each id stands under its part; within one, under first and second."""
+        keys = self.parts if self.parts[0] != self.parts[1] else ("first", "second")
+        return dict(zip(keys, self.ids, strict=True)) | {"similarity": self.similarity}
+
+
+@dataclass(frozen=True)
+class Audit:
+    """What was found."""
+
+    parts: dict[str, Dataset]
+    unreadable: dict[str, str]
+    """Id, as decisions name it -> why."""
+    pictures: list[Finding]
+    across: list[Twin]
+    """Each picture of a later part with its nearest one in an earlier part."""
+    within: dict[str, list[Twin]]
+    suspects: list[Finding] | None
+    """None: not looked for."""
+    scores: dict[str, Figure] = field(default_factory=dict)
+    """Accuracy of a run with and without leaked test pictures."""
+
+    @cached_property
+    def places(self) -> dict[str, dict[int | str, int]]:
+        """Part -> id -> position."""
+        return {
+            part: {name: i for i, name in enumerate(data.ids)} for part, data in self.parts.items()
+        }
+
+    @property
+    def found_nothing(self) -> bool:
+        """Whether all is well, as far as it goes."""
+        found = (self.unreadable, self.pictures, self.across, self.suspects)
+        return not any(found) and not any(self.within.values())
+
+    def to_dict(self) -> dict[str, Any]:
+        """What ``audit.json`` holds."""
+        record: dict[str, Any] = {
+            "data": self.parts["train"].name,
+            "pictures": {part: len(data) for part, data in self.parts.items()},
+            "unreadable": [{"id": name, "why": why} for name, why in self.unreadable.items()],
+            "bad": [{"id": f.id, "score": f.score, "what": f.note} for f in self.pictures],
+            "duplicates": {
+                "threshold": ALIKE,
+                "across_splits": [twin.to_dict() for twin in self.across],
+                "within": {
+                    part: [twin.to_dict() for twin in twins] for part, twins in self.within.items()
+                },
+            },
+        }
+        if self.suspects is not None:
+            suspects = [
+                {"id": f.id, "given": f.given, "suggested": f.suggested, "score": f.score}
+                for f in self.suspects
+            ]
+            record["labels"] = {"suspects": suspects}
+        if self.scores:
+            record["accuracy"] = {
+                name: {"value": f.value, "n": f.n, "low": f.low, "high": f.high}
+                for name, f in self.scores.items()
+            }
+        return record
+
+    def findings(self) -> list[Finding]:
+        """What a person may decide on: labels first, then leaks, copies and bad pictures."""
+        twins = [*self.across, *(twin for part in self.within.values() for twin in part)]
+        return [*(self.suspects or []), *map(self._as_finding, twins), *self.pictures]
+
+    def _as_finding(self, twin: Twin) -> Finding:
+        (part, other), (name, twin_name) = twin.parts, twin.ids
+        data = self.parts[part]
+        given = data.classes[data.labels[self.places[part][name]]]
+        alike = "the very same picture" if twin.similarity == 1 else "almost the same picture"
+        names = PREFIXES[part] + shown(name), PREFIXES[other] + shown(twin_name)
+        return Finding(
+            "duplicate", names[0], given, None, twin.similarity, f"{alike} is in {other}", names[1]
+        )
+
+    def table(self) -> Table:
+        """How much was found of each kind."""
+        table = Table(
+            title=f"audit of {shown(self.parts['train'].name)}", title_style="bold", min_width=60
+        )
+        table.add_column("what")
+        table.add_column("found", justify="right")
+        table.add_column("such as", overflow="fold")
+        table.add_row("unreadable", f"{len(self.unreadable):,}", next(iter(self.unreadable), ""))
+        first = self.pictures[0] if self.pictures else None
+        such = f"{first.id}: {first.note}" if first else ""
+        table.add_row("bad pictures", f"{len(self.pictures):,}", such)
+        for title, twins in (
+            ("leaks: alike in two parts", self.across),
+            *((f"alike within {part}", twins) for part, twins in self.within.items()),
+        ):
+            same = sum(twin.similarity == 1 for twin in twins)
+            count = f"{len(twins):,}" + (f" ({same:,} the very same)" if same else "")
+            such = ""
+            if twins:
+                one = twins[0]
+                names = [shown(f"{p} {n}") for p, n in zip(one.parts, one.ids, strict=True)]
+                such = f"{names[0]} and {names[1]}"
+            table.add_row(title, count, such)
+        if self.suspects is not None:
+            one_label = self.suspects[0] if self.suspects else None
+            such = (
+                f"{one_label.id}: {shown(one_label.given)}? {shown(one_label.suggested)}"
+                if one_label
+                else ""
+            )
+            table.add_row("labels that may be wrong", f"{len(self.suspects):,}", such)
+        for name, figure in self.scores.items():
+            table.add_row(f"accuracy {name}", figure.percent(), f"of {figure.n:,} test pictures")
+        return table
+
+    def sheets(self) -> dict[str, Image.Image]:
+        """Pictures of what was found, by name of the file: leaks in pairs, suspect labels."""
+        sheets = {}
+        twins = [*self.across, *(twin for part in self.within.values() for twin in part)][:SHOWN]
+        if twins:
+            pixels, captions = [], []
+            for twin in twins:
+                for part, name in zip(twin.parts, twin.ids, strict=True):
+                    pixels.append(self._pixels(part, name))
+                    captions.append(f"{part} {name}")
+            sheets["duplicates.png"] = draw_grid(np.stack(pixels), captions)
+        if self.suspects:
+            few = self.suspects[:SHOWN]
+            position = {name: i for i, name in enumerate(table_ids(self.parts["train"]))}
+            pictures = self.parts["train"].pixels[[position[one.id] for one in few]]
+            captions = [f"{one.given}? {one.suggested}" for one in few]
+            sheets["labels.png"] = draw_grid(pictures, captions)
+        return sheets
+
+    def _pixels(self, part: str, name: int | str) -> np.ndarray[Any, Any]:
+        return self.parts[part].pixels[self.places[part][name]]
+
+
+def audit(
+    source: str | os.PathLike[str] = "cifar10",
+    *,
+    run: str | os.PathLike[str] | None = None,
+    wrong_labels: bool = True,
+    labels: str | os.PathLike[str] | None = None,
+    root: str | os.PathLike[str] | None = None,
+    workers: int | None = None,
+    tell: Callable[[str], None] = say,
+) -> Audit:
+    """Look for all that may be wrong with pictures and labels. The label given is all it knows.
+
+    Args:
+        source: as in `load`; also a folder of pictures without classes.
+        run: a run that was tested on these data: its accuracy with and without leaked pictures.
+        wrong_labels: also look for labels that may be wrong, which takes longest.
+        labels: a table of decisions to apply first.
+        root: the folder that a table's paths are relative to.
+        workers: threads that decode pictures.
+        tell: told what takes so long.
+
+    Raises:
+        DataError: as in `load`.
+        UsageError: what it needs is not installed, or the run was not tested on these pictures.
+    """
+    parts = load_parts(source, labels=labels, root=root, workers=workers)
+    train = parts["train"]
+    unreadable = {
+        PREFIXES[part] + shown(name): why
+        for part, data in parts.items()
+        for name, why in data.unreadable.items()
+    }
+    bad = [one for part, data in parts.items() for one in bad_pictures(data, part)]
+    across, within = find_twins(parts)
+    suspects = None
+    if wrong_labels and len(train.classes) > 1:
+        suspects = label_suspects(train, tell)
+    scores = {} if run is None else scores_of(Run(run), across)
+    return Audit(parts, unreadable, bad, across, within, suspects, scores)
+
+
+def load_parts(source: str | os.PathLike[str], **options: Any) -> dict[str, Dataset]:
+    """All parts of data by name, without what cannot be read; ``train`` is the whole of a flat one.
+
+    Args:
+        source: as in `audit`.
+        **options: of `load`.
+
+    Raises:
+        DataError: as in `load`.
+    """
+    train = load(source, skip_bad=True, classless=True, **options)
+    parts = {"train": train}
+    if train.val is not None:
+        parts["val"] = train.val
+    with contextlib.suppress(MissingPartError):  # one part is enough to be looked at
+        options |= {"classes": train.classes, "imgsz": train.imgsz}
+        parts["test"] = load(source, "test", skip_bad=True, **options)
+    return parts
+
+
+def find_twins(parts: dict[str, Dataset]) -> tuple[list[Twin], dict[str, list[Twin]]]:
+    """Like pictures across and within parts, the most alike first."""
+    across: list[Twin] = []
+    within: dict[str, list[Twin]] = {}
+    names = list(parts)
+    for i, part in enumerate(names):
+        searcher = Searcher(parts[part].pixels)
+        within[part] = twins_of(parts, (part, part), searcher.like())
+        for later in names[i + 1 :]:
+            found = searcher.like(parts[later].pixels).of_each()
+            across += twins_of(parts, (later, part), found)
+    return sorted(across, key=lambda twin: -twin.similarity), within
+
+
+def twins_of(parts: dict[str, Dataset], pair: tuple[str, str], found: Pairs) -> list[Twin]:
+    """Pairs of positions in two parts, by their ids."""
+    first, second = (parts[part].ids for part in pair)
+    return [
+        Twin(pair, (first[a], second[b]), round(similarity, 4))
+        for a, b, similarity in zip(
+            found.first.tolist(), found.second.tolist(), found.similarity.tolist(), strict=True
+        )
+    ]
+
+
+def scores_of(run: Run, across: Sequence[Twin]) -> dict[str, Figure]:
+    """Accuracy of a run on all its test pictures, and on those that leaked into no other part.
+
+    Raises:
+        UsageError: it was not tested on these.
+    """
+    if not (run.path / "test.json").exists():
+        raise UsageError(f"{shown(run.path)}: not tested yet: eyebright test {shown(run.path)}")
+    evaluation = read_evaluation(run.path, "test")
+    leaked = {str(twin.ids[0]) for twin in across if twin.parts[0] == "test"}
+    ids = [str(name) for name in evaluation.ids]
+    if leaked - set(ids):
+        raise UsageError(f"{shown(run.path)}: was tested on other pictures than these data have")
+    right = evaluation.predictions == evaluation.labels
+    clean = np.array([name not in leaked for name in ids])
+    return {
+        "on all": proportion(int(right.sum()), len(right)),
+        "without leaked ones": proportion(int(right[clean].sum()), int(clean.sum())),
+    }
+
+
+def write_audit(found: Audit, folder: Path) -> None:
+    """Write ``audit.json``, ``review.json`` and the sheets into a folder, made if need be.
+
+    Raises:
+        StorageError: the disk refuses; the message names the path.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StorageError(f"{shown(folder)}: {error.strerror or error}") from None
+    write_json(folder / "audit.json", found.to_dict())
+    write_json(folder / REVIEW, review_record(found.parts, found.findings()))
+    for name, sheet in found.sheets().items():
+        file = io.BytesIO()
+        sheet.save(file, "PNG")
+        write_file(folder / name, file.getvalue())
+
+
+def review_record(parts: dict[str, Dataset], findings: list[Finding]) -> dict[str, Any]:
+    """What `findings_before` reads: findings, and of which data they are."""
+    return {
+        "fingerprints": {part: data.fingerprint for part, data in parts.items()},
+        "findings": [asdict(one) for one in findings],
+    }
+
+
+def findings_before(parts: dict[str, Dataset], folder: Path) -> list[Finding] | None:
+    """What an earlier audit of the very same data found; None where there is none.
+
+    A review that is taken up again does not wait for another audit.
+    """
+    try:
+        record = read_json(folder / REVIEW)
+        findings = [Finding(**one) for one in record["findings"]]
+        same = record == review_record(parts, findings)
+    except (ModelError, KeyError, TypeError):
+        return None
+    return findings if same else None
