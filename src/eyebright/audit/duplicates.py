@@ -29,6 +29,7 @@ ZOOMS = (0.86, 0.93, 1.0, 1.08, 1.16)
 PER_DETAIL = 160  # values that count as one independent detail; from pairs judged by eye
 ALIKE = 0.34
 """Similarity from which two pictures are called near duplicates: `bench/notes.md` says why."""
+LEAST_SIDE = 16  # px: of smaller pictures only the very same are told; all eights look alike
 PART = 500  # pictures or pairs at once: bounded memory
 
 Positions = NDArray[np.int64]
@@ -61,6 +62,7 @@ class Searcher:
     def __init__(self, images: View | Pixels):
         self.small = thumbnails(images)
         self.digests = digests(images)
+        self.has_detail = min(images.shape[1:3]) >= LEAST_SIDE
         found = describe(self.small)
         few = np.random.default_rng(0).permutation(len(found))[:10_000]
         with torch.random.fork_rng(devices=[]):
@@ -99,7 +101,10 @@ class Searcher:
         self, small: Tensor, of_same: bool
     ) -> tuple[Positions, Positions, NDArray[np.bool_]]:
         """For each picture those that may be like it: both positions, and whether mirrored."""
-        first, second, mirrored = [], [], []
+        nothing = np.empty(0, np.int64)
+        first, second, mirrored = [nothing], [nothing], [np.empty(0, bool)]
+        if not self.has_detail:
+            return nothing, nothing, mirrored[0]
         with progress_bar("searching for like pictures", 2 * len(small)) as bar:
             for flip in (False, True):
                 described = F.normalize(
