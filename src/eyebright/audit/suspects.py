@@ -34,7 +34,8 @@ def label_suspects(
 
     Each picture is judged by a model that was not fitted to it; which of its disagreements are the
     label's fault, confident learning decides (Northcutt, Jiang & Chuang 2021, "Confident learning:
-    estimating uncertainty in dataset labels"), and they are ranked by normalised margin.
+    estimating uncertainty in dataset labels"). They are ranked by the odds of the likeliest class
+    against the given one, which tell more than their difference does where the model is sure.
 
     Args:
         data: two classes or more.
@@ -46,7 +47,6 @@ def label_suspects(
     """
     try:
         from cleanlab.filter import find_label_issues
-        from cleanlab.rank import get_label_quality_scores
     except ImportError:
         raise UsageError(
             'wrong labels are found with cleanlab: pip install "eyebright[audit]", or look for '
@@ -58,18 +58,19 @@ def label_suspects(
             "looks for the rest"
         )
     probabilities = out_of_fold(data, tell)
-    issues = find_label_issues(
-        data.labels, probabilities, return_indices_ranked_by="normalized_margin", n_jobs=1
-    )
-    quality = get_label_quality_scores(data.labels, probabilities, method="normalized_margin")
+    found = np.flatnonzero(find_label_issues(data.labels, probabilities, n_jobs=1))
     names, guesses = table_ids(data, part), probabilities.argmax(1)
+    everyone = np.arange(len(data))
+    likeliest, given = probabilities[everyone, guesses], probabilities[everyone, data.labels]
+    odds = likeliest / np.maximum(given, np.finfo(np.float64).tiny)
+    issues = found[np.argsort(-odds[found], kind="stable")]
     return [
         Finding(
             "label",
             names[i],
             data.classes[data.labels[i]],
             data.classes[guesses[i]],
-            round(1 - float(quality[i]), 4),
+            round(float(odds[i] / (1 + odds[i])), 6),
             f"a model that never saw it: {100 * probabilities[i, guesses[i]]:.0f} % "
             f"{data.classes[guesses[i]]}, {100 * probabilities[i, data.labels[i]]:.0f} % "
             f"{data.classes[data.labels[i]]}",
@@ -136,6 +137,7 @@ def trained(data: Dataset, tell: Callable[[str], None]) -> Floats:
                 folds=FOLDS_OF_NETS,
                 fold=fold,
                 runs=runs,
+                tta="mirror" if data.mirrors else "none",
                 quiet=True,
             )
             judged = read_evaluation(run.path, "val")
