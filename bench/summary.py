@@ -207,11 +207,53 @@ def promises_table(rows: list[dict[str, str]]) -> str:
     return "\n".join(lines)
 
 
+def finetune_table(rows: list[dict[str, str]]) -> str:
+    """Ants and bees: what is trained after the probe, mean over the seeds."""
+    lines = [
+        "## Few photographs (`finetune.csv`: ants and bees, 153 test photographs)\n",
+        "| trained after the probe | seeds | test accuracy, mean (lowest to highest) | points more "
+        "than the probe, 95 % interval | whole command, s, mean (longest) | machine |",
+        "|---|---|---|---|---|---|",
+    ]
+    for tune in dict.fromkeys(row["tune"] for row in rows):
+        of_tune = [row for row in rows if row["tune"] == tune]
+        values = [100 * float(row["accuracy"]) for row in of_tune]
+        seconds = [float(row["process_seconds"]) for row in of_tune]
+        more = "; ".join(
+            "{:+.1f} ({:+.1f} to {:+.1f})".format(
+                *(100 * float(row[key]) for key in ("difference_to_probe", "low", "high"))
+            )
+            for row in of_tune
+        )
+        lines.append(
+            f"| {tune} | {len(of_tune)} | **{statistics.mean(values):.1f} %** "
+            f"({min(values):.1f} to {max(values):.1f}) | {'–' if tune == 'none' else more} | "
+            f"{statistics.mean(seconds):.0f} ({max(seconds):.0f}) | {of_tune[0]['machine']} |"
+        )
+    return "\n".join(lines)
+
+
+def reading_table(rows: list[dict[str, str]]) -> str:
+    """Pictures a second, ours and torchvision's."""
+    lines = [
+        "## Reading photographs at 224 px (`reading.csv`)\n",
+        "| pictures | first epoch, a second: ours, torchvision's, times | later | machine |",
+        "|---|---|---|---|",
+    ]
+    for row in rows:
+        first = f"{row['first_epoch_per_s']}, {row['theirs_first']}, **{row['times_first']}**"
+        later = f"{row['later_epochs_per_s']}, {row['theirs_later']}, **{row['times_later']}**"
+        lines.append(f"| {row['pictures']} | {first} | {later} | {row['machine']} |")
+    return "\n".join(lines)
+
+
 def main() -> None:
     """Write the page."""
     parts = [targets_table(), race_table(), accuracy_table(read("accuracy"))]
     parts.append(longtail_table(read("longtail")))
     parts.append(promises_table(read("promises")))
+    parts.append(finetune_table(read("finetune")))
+    parts.append(reading_table(read("reading")))
     parts.append(lesson_table(read("lesson")))
     Path(RESULTS / "README.md").write_text(HEAD + "\n\n".join(parts) + "\n", encoding="utf-8")
 
