@@ -1,7 +1,6 @@
 """The audit: what is found, what is not, and how it is told."""
 
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 import eyebright
-from eyebright.audit import audit
+from eyebright.audit import audit, suspects
 from eyebright.audit.duplicates import ALIKE, Searcher, best_shift, compare, detail, thumbnails
 from eyebright.audit.inspect import findings_before, load_parts
 from eyebright.audit.quality import bad_pictures
@@ -100,11 +99,12 @@ def test_pictures_too_small_for_detail_are_only_told_if_they_are_the_same() -> N
 def test_bad_pictures_are_named_with_the_reason() -> None:
     pictures = scenes(8)
     pictures[1], pictures[2], pictures[3] = 90, pictures[2] // 10, 235 + pictures[3] // 13
+    pictures[4] = (200, 180, 90)  # one colour, and not grey
     sizes = np.tile((300, 200), (8, 1))
     sizes[5], sizes[6] = (12, 30), (900, 200)
     data = Dataset(pictures, [0, 1] * 4, ["a", "b"], sizes=sizes)
     found = {one.id: one.note for one in bad_pictures(data)}
-    assert set(found) == {"1", "2", "3", "5", "6"}
+    assert set(found) == {"1", "2", "3", "4", "5", "6"}
     for name, word in zip(
         "12356", ("blank", "very dark", "very bright", "tiny", "very long"), strict=True
     ):
@@ -121,10 +121,10 @@ def test_wrong_labels_are_found(class_folders: Callable[..., Path]) -> None:
     labels[wrong] = 1 - labels[wrong]
     noisy = Dataset(data.images, labels, data.classes, ids=data.ids)
     said: list[str] = []
-    suspects = label_suspects(noisy, said.append)
-    assert len({one.id for one in suspects[:5]} & {str(data.ids[i]) for i in wrong}) >= 3
-    assert all(one.suggested != one.given for one in suspects)
-    assert [one.score for one in suspects] == sorted((s.score for s in suspects), reverse=True)
+    found = label_suspects(noisy, said.append)
+    assert len({one.id for one in found[:5]} & {str(data.ids[i]) for i in wrong}) >= 3
+    assert all(one.suggested != one.given for one in found)
+    assert [one.score for one in found] == sorted((s.score for s in found), reverse=True)
     assert "nets are trained" in said[0]
 
 
@@ -135,8 +135,8 @@ def test_photographs_are_judged_by_a_probe(
     data = load(class_folders(count=20, size=(96, 96)), imgsz=96)
     labels = data.labels.copy()
     labels[7] = 1 - labels[7]
-    suspects = label_suspects(Dataset(data.images, labels, data.classes, ids=data.ids), print)
-    assert suspects[0].id == str(data.ids[7])
+    found = label_suspects(Dataset(data.images, labels, data.classes, ids=data.ids), print)
+    assert found[0].id == str(data.ids[7])
 
 
 @pytest.fixture
@@ -212,6 +212,10 @@ def test_pictures_without_classes_are_looked_at(
 def test_scores_with_and_without_leaks(pets: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (pets / "train" / "dog" / "3.png").unlink()
     run = eyebright.train(pets, model="white16", epochs=1, quiet=True)
+    other = eyebright.train("digits", model="white16", max_steps=2, quiet=True)
+    other.test()
+    assert run_app(["audit", str(pets), "--quick", "--run", str(other.path)]) == 2
+    assert "tested on other pictures" in capsys.readouterr().err
     assert run_app(["audit", str(pets), "--quick", "--run", str(run.path)]) == 2
     assert "not tested yet" in capsys.readouterr().err
     evaluation = run.test()
@@ -229,25 +233,35 @@ def test_decisions_are_honoured_and_reviews_taken_up_again(pets: Path, tmp_path:
     table.write_text("id,decision,label\ntest/cat/1.png,drop,\ndog/3.png,drop,\n")
     found = audit(pets, wrong_labels=False, labels=table)
     assert found.across == []
-    assert not found.unreadable or set(found.unreadable) == {"dog/3.png"}
+    assert found.unreadable == {}
+    table.write_text("id,decision,label\ntest/cat/1.png,keep,\ndog/2.png,keep,\n")
+    found = audit(pets, wrong_labels=False, labels=table)
+    assert found.across == found.pictures == []
+    assert set(found.unreadable) == {"dog/3.png"}
     assert run_app(["audit", str(pets), "--quick"]) == 0
     parts = load_parts(pets)
-    findings = findings_before(parts, Path("audit-pets"))
+    findings = findings_before(parts, Path("audit-pets"), False)
     assert findings is not None
-    assert [one.kind for one in findings] == ["duplicate", "duplicate", "picture"]
+    assert [one.kind for one in findings] == ["duplicate", "duplicate", "picture", "picture"]
+    assert findings_before(parts, Path("audit-pets"), judged=True) is None  # that was --quick
     assert findings[0].id == "test/cat/1.png"
     assert findings[0].other == "cat/4.png"
     Image.fromarray(scenes(1, seed=8)[0]).save(pets / "train" / "cat" / "9.png")
-    assert findings_before(load_parts(pets), Path("audit-pets")) is None  # other data now
+    assert findings_before(load_parts(pets), Path("audit-pets"), False) is None  # other data now
 
 
 def test_what_is_missing_is_named(
     pets: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(sys.modules, "cleanlab", None)
-    monkeypatch.setitem(sys.modules, "cleanlab.filter", None)
+    monkeypatch.setattr(suspects, "find_spec", lambda name: None)
     assert run_app(["audit", str(pets)]) == 2
     assert 'pip install "eyebright[audit]"' in capsys.readouterr().err
+    assert run_app(["audit", str(pets), "--quick", "-o", str(pets / "found")]) == 2
+    assert "would lie among the pictures" in capsys.readouterr().err
+    assert run_app(["audit", str(pets), "--review", "--json"]) == 2
+    assert run_app(["audit", str(pets), "--quick", "--review", "--lang", "fr"]) == 2
+    assert "--lang" in capsys.readouterr().err
+    assert not (pets / "found").exists()
     assert run_app(["audit", "nowhere"]) == 3
     assert "nowhere: no such file or folder" in capsys.readouterr().err
 

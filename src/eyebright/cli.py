@@ -123,7 +123,9 @@ def audit(
     ] = False,
     run: Annotated[
         Path | None,
-        typer.Option(metavar="RUN", help="Also its accuracy with and without leaked pictures."),
+        typer.Option(
+            metavar="RUN", help="Tested on these data: its accuracy with and without leaks."
+        ),
     ] = None,
     review: Annotated[
         bool,
@@ -138,7 +140,12 @@ def audit(
     output: Annotated[
         Path | None, typer.Option("-o", "--out", help="Folder to write. Default: audit-<data>.")
     ] = None,
-    labels: Labels = None,
+    labels: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="A table of decisions to apply; with --review: where they go."
+        ),
+    ] = None,
     root: Root = None,
     workers: Workers = None,
 ) -> None:
@@ -146,22 +153,29 @@ def audit(
     waiting_for("reading the pictures")
     from eyebright.audit import audit as find_all
     from eyebright.audit.inspect import findings_before, load_parts, write_audit
-    from eyebright.audit.review import serve_review
+    from eyebright.audit.review import Review
     from eyebright.data.labels import table_beside
 
+    if review and (as_json or strict or run):
+        raise UsageError("--review is for people: leave out --json, --strict and --run")
     source = "cifar10" if data is None else data
-    read: dict[str, Any] = {"root": root, "workers": workers}
-    if review:  # decisions are made on what was found without them
-        parts = load_parts(source, **read)
-        folder = output or Path(f"audit-{parts['train'].name}")
-        findings, table = findings_before(parts, folder), labels or table_beside(parts["train"])
-        labels = None
+    # Decisions are made on what was found without them.
+    applied = None if review else labels
+    parts = load_parts(source, labels=applied, root=root, workers=workers)
+    folder = output or Path(f"audit-{parts['train'].name}")
+    if Path(source).resolve() in folder.resolve().parents:
+        raise UsageError(f"{shown(folder)} would lie among the pictures; name another: -o FOLDER")
+    table = labels or table_beside(parts["train"])
+    if review:
+        Review(parts, [], table, lang)  # a mistake is better known before all is looked at
+        findings = findings_before(parts, folder, not quick)
         if findings is not None:
             say(f"taken up again: {shown(folder)}")
-            return serve_review(parts, findings, table, port, lang)
+            return _review(parts, findings, table, port, lang)
     tell = (lambda text: None) if as_json else say
-    found = find_all(source, run=run, wrong_labels=not quick, labels=labels, tell=tell, **read)
-    folder = output or Path(f"audit-{found.parts['train'].name}")
+    found = find_all(
+        source, run=run, wrong_labels=not quick, labels=applied, tell=tell, parts=parts
+    )
     write_audit(found, folder)
     if as_json:
         print(json.dumps(found.to_dict(), indent=2))
@@ -169,10 +183,18 @@ def audit(
         out.print(found.table())
         say(f"everything found, and sheets of it: {shown(folder)}")
     if review:
-        return serve_review(found.parts, found.findings(), table, port, lang)
+        return _review(parts, found.findings(), table, port, lang)
     if strict and not found.found_nothing:
         raise typer.Exit(3)
     return None
+
+
+def _review(parts: Any, findings: Any, table: Path, port: int, lang: str) -> None:
+    from eyebright.audit.review import serve_review
+
+    if not findings:
+        return say("nothing to review")
+    return serve_review(parts, findings, table, port, lang)
 
 
 @app.command()

@@ -16,20 +16,21 @@ from rich.table import Table
 from eyebright.audit.duplicates import ALIKE, Pairs, Searcher
 from eyebright.audit.findings import Finding
 from eyebright.audit.quality import bad_pictures
-from eyebright.audit.suspects import label_suspects
+from eyebright.audit.suspects import can_be_judged, label_suspects
 from eyebright.checkpoint import read_json, write_file, write_json
 from eyebright.console import say, shown
 from eyebright.data import Dataset, load
-from eyebright.data.labels import PREFIXES, table_ids
+from eyebright.data.labels import KEEP, PREFIXES, RELABEL, read, table_ids
 from eyebright.data.look import draw_grid
 from eyebright.data.sources import MissingPartError
 from eyebright.errors import ModelError, StorageError, UsageError
-from eyebright.evaluation import read_evaluation
+from eyebright.evaluation import Evaluation, read_evaluation
 from eyebright.metrics import Figure, proportion
 from eyebright.run import Run
 
 SHOWN = 48  # pairs or labels on a sheet
 REVIEW = "review.json"
+SHEETS = ("duplicates.png", "labels.png")
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,12 @@ class Twin:
     parts: tuple[str, str]
     ids: tuple[int | str, int | str]
     similarity: float
+
+    @property
+    def names(self) -> tuple[str, str]:
+        """Both as decisions call them."""
+        one, other = (PREFIXES[p] + shown(n) for p, n in zip(self.parts, self.ids, strict=True))
+        return one, other
 
     def to_dict(self) -> dict[str, Any]:
         """Across parts each id stands under its part; within one, under first and second."""
@@ -106,16 +113,20 @@ class Audit:
     def findings(self) -> list[Finding]:
         """What a person may decide on: labels first, then leaks, copies and bad pictures."""
         twins = [*self.across, *(twin for part in self.within.values() for twin in part)]
-        return [*(self.suspects or []), *map(self._as_finding, twins), *self.pictures]
+        unreadable = [
+            Finding("picture", name, "", None, 1.0, why) for name, why in self.unreadable.items()
+        ]
+        found = [*(self.suspects or []), *map(self._as_finding, twins)]
+        return [*found, *self.pictures, *unreadable]
 
     def _as_finding(self, twin: Twin) -> Finding:
-        (part, other), (name, twin_name) = twin.parts, twin.ids
+        (part, other), name = twin.parts, twin.ids[0]
         data = self.parts[part]
         given = data.classes[data.labels[self.places[part][name]]]
         alike = "the very same picture" if twin.similarity == 1 else "almost the same picture"
-        names = PREFIXES[part] + shown(name), PREFIXES[other] + shown(twin_name)
+        first, second = twin.names
         return Finding(
-            "duplicate", names[0], given, None, twin.similarity, f"{alike} is in {other}", names[1]
+            "duplicate", first, given, None, twin.similarity, f"{alike} is in {other}", second
         )
 
     def table(self) -> Table:
@@ -142,14 +153,16 @@ class Audit:
                 names = [shown(f"{p} {n}") for p, n in zip(one.parts, one.ids, strict=True)]
                 such = f"{names[0]} and {names[1]}"
             table.add_row(title, count, such)
-        if self.suspects is not None:
+        if self.suspects is None:
+            table.add_row("labels that may be wrong", "not looked for", "")
+        else:
             one_label = self.suspects[0] if self.suspects else None
             such = (
                 f"{one_label.id}: {shown(one_label.given)}? {shown(one_label.suggested)}"
                 if one_label
                 else ""
             )
-            table.add_row("labels that may be wrong", f"{len(self.suspects):,}", such)
+            table.add_row("labels in train that may be wrong", f"{len(self.suspects):,}", such)
         for name, figure in self.scores.items():
             table.add_row(f"accuracy {name}", figure.percent(), f"of {figure.n:,} test pictures")
         return table
@@ -186,6 +199,7 @@ def audit(
     root: str | os.PathLike[str] | None = None,
     workers: int | None = None,
     tell: Callable[[str], None] = say,
+    parts: dict[str, Dataset] | None = None,
 ) -> Audit:
     """Look for all that may be wrong with pictures and labels. The label given is all it knows.
 
@@ -197,25 +211,55 @@ def audit(
         root: the folder that a table's paths are relative to.
         workers: threads that decode pictures.
         tell: told what takes so long.
+        parts: what `load_parts` gave, where that has been done already.
 
     Raises:
         DataError: as in `load`.
         UsageError: what it needs is not installed, or the run was not tested on these pictures.
     """
-    parts = load_parts(source, labels=labels, root=root, workers=workers)
+    if run is not None and labels is not None:
+        raise UsageError("--run and --labels exclude each other: a run was tested without them")
+    tested = None if run is None else read_tested(Run(run))
+    parts = parts or load_parts(source, labels=labels, root=root, workers=workers)
     train = parts["train"]
+    wrong_labels = wrong_labels and can_be_judged(train)
     unreadable = {
         PREFIXES[part] + shown(name): why
         for part, data in parts.items()
         for name, why in data.unreadable.items()
     }
-    bad = [one for part, data in parts.items() for one in bad_pictures(data, part)]
+    scores = {}
+    settled = set() if labels is None else settled_by(labels)
     across, within = find_twins(parts)
-    suspects = None
-    if wrong_labels and len(train.classes) > 1:
-        suspects = label_suspects(train, tell)
-    scores = {} if run is None else scores_of(Run(run), across)
+    if tested is not None:
+        scores = scores_of(tested, parts, across)
+    across = [twin for twin in across if twin.names[0] not in settled]
+    within = {
+        part: [twin for twin in twins if twin.names[0] not in settled]
+        for part, twins in within.items()
+    }
+    bad = [one for part, data in parts.items() for one in bad_pictures(data, part)]
+    suspects = label_suspects(train, tell) if wrong_labels else None
+    if suspects is not None:
+        suspects = [one for one in suspects if one.id not in settled]
+    bad = [one for one in bad if one.id not in settled]
     return Audit(parts, unreadable, bad, across, within, suspects, scores)
+
+
+def settled_by(labels: str | os.PathLike[str]) -> set[str]:
+    """The pictures that somebody has looked at and decided to keep or to relabel."""
+    return {name for name, one in read(labels).of.items() if one.decision in (KEEP, RELABEL)}
+
+
+def read_tested(run: Run) -> Evaluation:
+    """What a run said of its test pictures.
+
+    Raises:
+        UsageError: it has not been tested.
+    """
+    if not (run.path / "test.json").exists():
+        raise UsageError(f"{shown(run.path)}: not tested yet: eyebright test {shown(run.path)}")
+    return read_evaluation(run.path, "test")
 
 
 def load_parts(source: str | os.PathLike[str], **options: Any) -> dict[str, Dataset]:
@@ -234,7 +278,7 @@ def load_parts(source: str | os.PathLike[str], **options: Any) -> dict[str, Data
         parts["val"] = train.val
     with contextlib.suppress(MissingPartError):  # one part is enough to be looked at
         options |= {"classes": train.classes, "imgsz": train.imgsz}
-        parts["test"] = load(source, "test", skip_bad=True, **options)
+        parts["test"] = load(source, "test", skip_bad=True, classless=True, **options)
     return parts
 
 
@@ -263,25 +307,38 @@ def twins_of(parts: dict[str, Dataset], pair: tuple[str, str], found: Pairs) -> 
     ]
 
 
-def scores_of(run: Run, across: Sequence[Twin]) -> dict[str, Figure]:
-    """Accuracy of a run on all its test pictures, and on those that leaked into no other part.
+def scores_of(
+    tested: Evaluation, parts: dict[str, Dataset], across: Sequence[Twin]
+) -> dict[str, Figure]:
+    """Accuracy of a run on all its test pictures, and on those that stand in no other part.
 
     Raises:
-        UsageError: it was not tested on these.
+        UsageError: it was not tested on the test part of these data.
     """
-    if not (run.path / "test.json").exists():
-        raise UsageError(f"{shown(run.path)}: not tested yet: eyebright test {shown(run.path)}")
-    evaluation = read_evaluation(run.path, "test")
-    leaked = {str(twin.ids[0]) for twin in across if twin.parts[0] == "test"}
-    ids = [str(name) for name in evaluation.ids]
-    if leaked - set(ids):
-        raise UsageError(f"{shown(run.path)}: was tested on other pictures than these data have")
-    right = evaluation.predictions == evaluation.labels
-    clean = np.array([name not in leaked for name in ids])
+    test = parts.get("test")
+    given = (
+        {}
+        if test is None
+        else {
+            as_text(name): test.classes[label]
+            for name, label in zip(test.ids, test.labels, strict=True)
+        }
+    )
+    theirs = (tested.classes[label] for label in tested.labels)
+    if not given or given != dict(zip(map(str, tested.ids), theirs, strict=True)):
+        raise UsageError("--run: that run was tested on other pictures than these data have")
+    leaked = {as_text(twin.ids[0]) for twin in across if twin.parts[0] == "test"}
+    right = tested.predictions == tested.labels
+    clean = np.array([str(name) not in leaked for name in tested.ids])
     return {
         "on all": proportion(int(right.sum()), len(right)),
         "without leaked ones": proportion(int(right[clean].sum()), int(clean.sum())),
     }
+
+
+def as_text(name: int | str) -> str:
+    """An id as tables of predictions have it."""
+    return str(name).encode("utf-8", "backslashreplace").decode()
 
 
 def write_audit(found: Audit, folder: Path) -> None:
@@ -295,30 +352,45 @@ def write_audit(found: Audit, folder: Path) -> None:
     except OSError as error:
         raise StorageError(f"{shown(folder)}: {error.strerror or error}") from None
     write_json(folder / "audit.json", found.to_dict())
-    write_json(folder / REVIEW, review_record(found.parts, found.findings()))
-    for name, sheet in found.sheets().items():
+    judged = found.suspects is not None
+    write_json(folder / REVIEW, review_record(found.parts, found.findings(), judged))
+    sheets = found.sheets()
+    for name in SHEETS:
+        if name not in sheets:
+            (folder / name).unlink(missing_ok=True)
+            continue
         file = io.BytesIO()
-        sheet.save(file, "PNG")
+        sheets[name].save(file, "PNG")
         write_file(folder / name, file.getvalue())
 
 
-def review_record(parts: dict[str, Dataset], findings: list[Finding]) -> dict[str, Any]:
-    """What `findings_before` reads: findings, and of which data they are."""
+def review_record(
+    parts: dict[str, Dataset], findings: list[Finding], judged: bool
+) -> dict[str, Any]:
+    """What `findings_before` reads: findings, of which data, and whether labels were judged."""
     return {
+        "format": 1,
+        "threshold": ALIKE,
+        "judged": judged,
         "fingerprints": {part: data.fingerprint for part, data in parts.items()},
         "findings": [asdict(one) for one in findings],
     }
 
 
-def findings_before(parts: dict[str, Dataset], folder: Path) -> list[Finding] | None:
+def findings_before(parts: dict[str, Dataset], folder: Path, judged: bool) -> list[Finding] | None:
     """What an earlier audit of the very same data found; None where there is none.
 
     A review that is taken up again does not wait for another audit.
+
+    Args:
+        parts: the data.
+        folder: that the audit wrote.
+        judged: whether labels must have been judged.
     """
     try:
         record = read_json(folder / REVIEW)
         findings = [Finding(**one) for one in record["findings"]]
-        same = record == review_record(parts, findings)
+        same = record == review_record(parts, findings, bool(record["judged"]))
     except (ModelError, KeyError, TypeError):
         return None
-    return findings if same else None
+    return findings if same and record["judged"] >= judged else None

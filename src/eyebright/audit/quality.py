@@ -8,7 +8,7 @@ from eyebright.data.labels import table_ids
 
 TINY = 16  # px of the shorter side
 LONG = 4.0  # longer side over the shorter one; what is longer is cut to its middle
-BLANK = 3.0  # standard deviation of all values
+BLANK = 3.0  # standard deviation of each colour channel
 DARK, BRIGHT = 48, 215
 """Brightness below which 99 % of a dark picture lie, and above which 95 % of a bright one do."""
 
@@ -25,7 +25,7 @@ def bad_pictures(data: Dataset, part: str = "train") -> list[Finding]:
 
     def add(i: int, score: float, note: str) -> None:
         given = data.classes[data.labels[i]]
-        found.append(Finding("picture", names[i], given, None, round(score, 4), note))
+        found.append(Finding("picture", names[i], given, None, round(float(score), 4), note))
 
     for i, (width, height) in enumerate(data.sizes.tolist()):
         short, long = min(width, height), max(width, height)
@@ -36,7 +36,7 @@ def bad_pictures(data: Dataset, part: str = "train") -> list[Finding]:
     start = 0
     for pixels in data.pixels.parts():
         flat = pixels.reshape(len(pixels), -1, 3)
-        deviation = flat.reshape(len(flat), -1).std(1, dtype=np.float32)
+        deviation = flat.std(1, dtype=np.float32).max(1)
         grey = flat.mean(2, dtype=np.float32)
         low, high = np.percentile(grey, (5, 99), axis=1)
         for j in np.flatnonzero((deviation < BLANK) | (high < DARK) | (low > BRIGHT)).tolist():

@@ -165,7 +165,7 @@ class Review:
     def state(self) -> dict[str, Any]:
         """What the page knows: findings, classes, decisions; pictures by number."""
         decided = self.decisions()
-        side = max(max(part.images.shape[1:3]) for part in self.parts)
+        side = max(max(part.pixels.shape[1:3]) for part in self.parts)
         return {
             "findings": [self._describe(finding) for finding in self.findings],
             "classes": self.classes,

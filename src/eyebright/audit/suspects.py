@@ -2,6 +2,7 @@
 
 import tempfile
 from collections.abc import Callable
+from importlib.util import find_spec
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,7 +10,7 @@ from numpy.typing import NDArray
 from eyebright.audit.findings import Finding
 from eyebright.calibration import softmax
 from eyebright.config import TrainConfig, recipe_config
-from eyebright.console import progress_bar
+from eyebright.console import notices, progress_bar, shown
 from eyebright.data import Dataset
 from eyebright.data.folders import SMALL
 from eyebright.data.labels import table_ids
@@ -27,6 +28,29 @@ NET = "white16"  # for small pictures: quick, and too small to learn wrong label
 EPOCHS = 8
 
 
+def can_be_judged(data: Dataset) -> bool:
+    """Whether wrong labels can be looked for; a notice says why not, where there are labels.
+
+    Raises:
+        UsageError: cleanlab is not installed.
+    """
+    if len(data.classes) < 2:
+        return False
+    if find_spec("cleanlab") is None:
+        raise UsageError(
+            'wrong labels are found with cleanlab: pip install "eyebright[audit]", or look for '
+            "the rest: --quick"
+        )
+    counts = data.counts()
+    if counts.min() < FOLDS_OF_NETS:
+        notices.warning(
+            "labels are not judged: the class '%s' has %d picture%s, and a model needs two",
+            shown(data.classes[int(counts.argmin())]), counts.min(), "s" * (counts.min() != 1),
+        )  # fmt: skip
+        return False
+    return True
+
+
 def label_suspects(
     data: Dataset, tell: Callable[[str], None], part: str = "train"
 ) -> list[Finding]:
@@ -38,25 +62,13 @@ def label_suspects(
     against the given one, which tell more than their difference does where the model is sure.
 
     Args:
-        data: two classes or more.
+        data: such as `can_be_judged` says yes to.
         tell: told what takes so long.
         part: its name, for the ids.
 
-    Raises:
-        UsageError: cleanlab is not installed, or a class has only one picture.
     """
-    try:
-        from cleanlab.filter import find_label_issues
-    except ImportError:
-        raise UsageError(
-            'wrong labels are found with cleanlab: pip install "eyebright[audit]", or look for '
-            "the rest: --quick"
-        ) from None
-    if (least := int(data.counts().min())) < 2:
-        raise UsageError(
-            f"a class of {data.name} has only {least} picture: no model can judge it; --quick "
-            "looks for the rest"
-        )
+    from cleanlab.filter import find_label_issues
+
     probabilities = out_of_fold(data, tell)
     found = np.flatnonzero(find_label_issues(data.labels, probabilities, n_jobs=1))
     names, guesses = table_ids(data, part), probabilities.argmax(1)
@@ -91,7 +103,7 @@ def out_of_fold(data: Dataset, tell: Callable[[str], None]) -> Floats:
         try:
             weights = find_weights(config, data.imgsz)
         except StorageError as error:
-            tell(str(error))
+            notices.warning("%s", error)
         else:
             return probed(data, config, weights)
     return trained(data, tell)

@@ -186,7 +186,7 @@ class Dataset(torch.utils.data.Dataset[tuple[torch.Tensor, int]]):
         images = allocate_images(len(self), imgsz, self.name)
         for i in range(len(self)):
             images[i] = fit(self.pixels[i], imgsz)
-        return Dataset(
+        resized = Dataset(
             images,
             self.labels,
             self.classes,
@@ -201,6 +201,8 @@ class Dataset(torch.utils.data.Dataset[tuple[torch.Tensor, int]]):
             decided=self.decided,
             root=self.root,
         )
+        resized.unreadable = self.unreadable
+        return resized
 
     def look(self, count: int = 16, seed: int = 0) -> "Look":
         """A grid of random pictures with labels, and what there is of each class.

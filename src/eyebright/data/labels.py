@@ -206,7 +206,12 @@ def apply(
         relabelled += int((labels[kept] != pictures.labels[kept]).sum())
         made[one] = pictures.subset(kept)
         made[one].labels[:] = labels[kept]
-        made[one].source = pictures.source
+        made[one].source, made[one].root = pictures.source, pictures.root
+        made[one].unreadable = {
+            name: why
+            for name, why in pictures.unreadable.items()
+            if PREFIXES[one] + shown(name) not in decisions.dropped
+        }
     new = made[part]
     new.val = made.get("val") if data.val is not None else None
     unknown = _unknown(decisions, known, part, data.name)

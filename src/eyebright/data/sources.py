@@ -164,7 +164,9 @@ def _load_pictures(path: Path, split: str | None, root: Path | None, **options: 
             raise DataError(f"{shown(root)}: no such folder (--root)")
         table = read_table(path, root)
         data = _load_parts(path, table, table.parts(), split, **options)
-        data.root = None if root is None else str(root.resolve())
+        for part in (data, data.val):
+            if part is not None and root is not None:
+                part.root = str(root.resolve())
         return data
     if archives.ending_of(path):
         return _load_archive(path, split, **options)
