@@ -374,3 +374,19 @@ def test_without_pyarrow_the_command_that_installs_it_is_named(
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(UsageError, match=r'pets.parquet.*pip install "eyebright\[parquet\]"'):
         eyebright.load(path)
+
+
+def test_root_and_decisions_go_together(table: Path, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "lists" / "pictures.csv"
+    elsewhere.parent.mkdir()
+    elsewhere.write_bytes(table.read_bytes())
+    first = str(eyebright.load(table).ids[0])
+    decided = tmp_path / "decided.csv"
+    decided.write_text(f"id,decision,label\n{first},drop,\n")
+    words = f"--root {tmp_path} --labels {decided} --model white16 --epochs 1 -b 8 --device cpu"
+    assert run_app(["train", str(elsewhere), *words.split(), "--name", "both"]) == 0
+    run = eyebright.Run("runs/both")
+    assert run.data_record["root"] == str(tmp_path)
+    assert first not in [*run.data_record["splits"]["train"], *run.data_record["splits"]["val"]]
+    assert run.val().accuracy.n == len(run.data_record["splits"]["val"])
+    assert run_app(["report", "runs/both"]) == 0
