@@ -225,8 +225,9 @@ def finetune_table(rows: list[dict[str, str]]) -> str:
             )
             for row in of_tune
         )
+        seeds = len({row["seed"] for row in of_tune})
         lines.append(
-            f"| {tune} | {len({row['seed'] for row in of_tune})} | **{statistics.mean(values):.1f} %** "
+            f"| {tune} | {seeds} | **{statistics.mean(values):.1f} %** "
             f"({min(values):.1f} to {max(values):.1f}) | {'–' if tune == 'none' else more} | "
             f"{statistics.mean(seconds):.0f} ({max(seconds):.0f}) | {of_tune[0]['machine']} |"
         )
