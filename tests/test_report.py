@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -461,3 +462,14 @@ def test_small_pixels_are_means(side: int) -> None:
     if side in (8, 64):
         blocks = images.reshape(5, 8, side // 8, 8, side // 8, 3).mean((2, 4))
         assert rows == pytest.approx(blocks.reshape(5, -1) / 127.5 - 1)
+
+
+def test_a_run_that_was_interrupted_early_still_has_a_report(tested: Run, tmp_path: Path) -> None:
+    folder = tmp_path / "early"
+    shutil.copytree(tested.path, folder)
+    for name in ("val.json", "predictions-val.csv"):
+        (folder / name).unlink()
+    page = write_report(Run(folder)).read_text(encoding="utf-8")
+    assert "on 240 test pictures" in page
+    with pytest.raises(UsageError, match="first: eyebright val"):
+        Run(folder).promises(risk=0.3)

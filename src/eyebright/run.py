@@ -226,13 +226,18 @@ class Run:
         """What the model said of the pictures held out, as training wrote it down.
 
         Raises:
-            UsageError: nothing was held out.
-            ModelError: it is missing or damaged.
+            UsageError: nothing was held out, or training was interrupted before it was looked at.
+            ModelError: it is damaged.
         """
         if not self.data_record["splits"]["val"]:
             raise UsageError(
                 f"{shown(self.path)}: nothing was held out that a promise could rest on; train "
                 "with --val 0.1"
+            )
+        if not (self.path / "val.json").exists():
+            raise UsageError(
+                f"{shown(self.path)}: not evaluated on the pictures held out; first: eyebright val "
+                f"{shlex.quote(shown(self.path))}"
             )
         return read_evaluation(self.path, "val")
 
