@@ -12,6 +12,8 @@ from safetensors.numpy import save as save_arrays
 
 from eyebright.checkpoint import write_file
 from eyebright.data import Dataset
+from eyebright.data.views import View
+from eyebright.images import Pixels
 from eyebright.metrics import Floats
 
 FILE = "trained-on.safetensors"
@@ -48,7 +50,7 @@ class TrainedOn:
         gram = centred.T @ centred + len(x) * RIDGE * np.eye(x.shape[1])
         weights = np.linalg.solve(gram, centred.T @ (y - shares))
         offset = shares - x.mean(0) @ weights
-        return cls(np.sort(digests(data)), int(np.argmax(data.counts())), weights, offset)
+        return cls(np.sort(digests(data.pixels)), int(np.argmax(data.counts())), weights, offset)
 
     @classmethod
     def load(cls, folder: Path) -> "TrainedOn | None":
@@ -76,7 +78,7 @@ class TrainedOn:
 
     def count_leaks(self, data: Dataset) -> int:
         """How many of other pictures are among those trained on, pixel for pixel."""
-        return int(np.isin(digests(data), self.digests).sum())
+        return int(np.isin(digests(data.pixels), self.digests).sum())
 
     def probe(self, data: Dataset) -> NDArray[np.int64]:
         """The classes that the linear probe sees in pictures."""
@@ -85,9 +87,9 @@ class TrainedOn:
         return answers
 
 
-def digests(data: Dataset) -> NDArray[np.uint64]:
+def digests(images: View | Pixels) -> NDArray[np.uint64]:
     """A fingerprint of each picture's pixels, (n,)."""
-    found = b"".join(hashlib.blake2b(pixels.data, digest_size=8).digest() for pixels in data.pixels)
+    found = b"".join(hashlib.blake2b(pixels.data, digest_size=8).digest() for pixels in images)
     return np.frombuffer(found, np.uint64)
 
 

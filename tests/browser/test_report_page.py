@@ -1,7 +1,5 @@
 """The report in a real browser: it opens, answers clicks and asks nobody for anything."""
 
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,19 +7,6 @@ import numpy as np
 import pytest
 
 import eyebright
-
-sync_api = pytest.importorskip("playwright.sync_api", reason="needs the package playwright")
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    path = shutil.which("chromium") or shutil.which("chromium-browser")
-    if path is None:
-        pytest.skip("needs the program chromium")
-    with sync_api.sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
-        yield opened
-        opened.close()
 
 
 @pytest.fixture

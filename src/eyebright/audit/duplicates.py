@@ -6,7 +6,6 @@ pictures are compared by their fine structure, at 32 px whatever their size, wit
 other scales and mirrored copies tried, and a likeness counts for less where it rests on little.
 """
 
-import hashlib
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +17,7 @@ from torch import Tensor
 from eyebright.console import progress_bar
 from eyebright.data.views import View
 from eyebright.images import Pixels
+from eyebright.trained_on import digests
 
 SIDE = 32  # px at which pictures are compared
 FINE, COARSE = 0.7, 1.5  # px: deviations of the blurs between which detail lies
@@ -121,12 +121,6 @@ class Searcher:
                     mirrored.append(np.full(len(rows), flip))
                     bar.advance(len(likeness))
         return np.concatenate(first), np.concatenate(second), np.concatenate(mirrored)
-
-
-def digests(images: View | Pixels) -> NDArray[np.uint64]:
-    """A number for each picture, the same for the very same pixels, (n,)."""
-    found = b"".join(hashlib.blake2b(p.tobytes(), digest_size=8).digest() for p in images)
-    return np.frombuffer(found, np.uint64)
 
 
 def equal_pairs(

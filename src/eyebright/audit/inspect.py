@@ -77,10 +77,14 @@ class Audit:
         }
 
     @property
+    def twins(self) -> list[Twin]:
+        """All like pictures: leaks first."""
+        return [*self.across, *(twin for part in self.within.values() for twin in part)]
+
+    @property
     def found_nothing(self) -> bool:
         """Whether all is well, as far as it goes."""
-        found = (self.unreadable, self.pictures, self.across, self.suspects)
-        return not any(found) and not any(self.within.values())
+        return not any((self.unreadable, self.pictures, self.twins, self.suspects))
 
     def to_dict(self) -> dict[str, Any]:
         """What ``audit.json`` holds."""
@@ -112,11 +116,10 @@ class Audit:
 
     def findings(self) -> list[Finding]:
         """What a person may decide on: labels first, then leaks, copies and bad pictures."""
-        twins = [*self.across, *(twin for part in self.within.values() for twin in part)]
         unreadable = [
             Finding("picture", name, "", None, 1.0, why) for name, why in self.unreadable.items()
         ]
-        found = [*(self.suspects or []), *map(self._as_finding, twins)]
+        found = [*(self.suspects or []), *map(self._as_finding, self.twins)]
         return [*found, *self.pictures, *unreadable]
 
     def _as_finding(self, twin: Twin) -> Finding:
@@ -170,8 +173,7 @@ class Audit:
     def sheets(self) -> dict[str, Image.Image]:
         """Pictures of what was found, by name of the file: leaks in pairs, suspect labels."""
         sheets = {}
-        twins = [*self.across, *(twin for part in self.within.values() for twin in part)][:SHOWN]
-        if twins:
+        if twins := self.twins[:SHOWN]:
             pixels, captions = [], []
             for twin in twins:
                 for part, name in zip(twin.parts, twin.ids, strict=True):
