@@ -12,7 +12,7 @@ from PIL import Image
 
 import eyebright
 from eyebright.audit import audit, suspects
-from eyebright.audit.duplicates import ALIKE, Searcher, best_shift, compare, detail, thumbnails
+from eyebright.audit.duplicates import ALIKE, Searcher, best_match, compare, detail, thumbnails
 from eyebright.audit.inspect import findings_before, load_parts
 from eyebright.audit.quality import bad_pictures
 from eyebright.audit.suspects import label_suspects
@@ -75,7 +75,7 @@ def test_little_detail_counts_for_little() -> None:
     sky[0, 13:18, 13:18], sky[1, 14:17, 12:19] = 30, 40
     spots = thumbnails(sky)
     full = thumbnails(scenes(1))
-    assert best_shift(detail(spots[:1]), detail(spots[1:]))[0] > ALIKE
+    assert best_match(detail(spots[:1]), [detail(spots[1:])])[0] > ALIKE
     assert compare(spots[:1], spots[1:])[0] < ALIKE
     assert compare(full, full)[0] > 0.9
 

@@ -111,13 +111,17 @@ class Searcher:
                     describe(small.flip(3) if flip else small) @ self.axes, dim=1
                 )
                 for start in range(0, len(small), PART):
-                    likeness = described[start : start + PART] @ self.described.T
+                    skipped = start if of_same else 0
+                    likeness = described[start : start + PART] @ self.described[skipped:].T
                     if of_same:  # each pair once, and no picture with itself
-                        likeness = likeness.triu(start + 1)
-                    values, which = likeness.topk(min(CANDIDATES, len(self.small)), dim=1)
+                        likeness = likeness.triu(1)
+                    # Most pictures are like no other: the best few are not looked for in vain.
+                    some = np.flatnonzero((likeness.amax(1) >= LEAST).numpy())
+                    most = min(CANDIDATES, likeness.shape[1])
+                    values, which = likeness[torch.from_numpy(some)].topk(most, dim=1)
                     rows, ranks = np.nonzero((values >= LEAST).numpy())
-                    first.append(rows + start)
-                    second.append(which.numpy()[rows, ranks])
+                    first.append(some[rows] + start)
+                    second.append(which.numpy()[rows, ranks] + skipped)
                     mirrored.append(np.full(len(rows), flip))
                     bar.advance(len(likeness))
         return np.concatenate(first), np.concatenate(second), np.concatenate(mirrored)
@@ -196,10 +200,10 @@ def compare(first: Tensor, second: Tensor) -> Floats:
     small dark aeroplanes in a blue sky all correlate.
     """
     a, b = detail(first), detail(second)
-    correlation = torch.stack([best_shift(a, zoom @ b @ zoom.T) for zoom in map(zooming, ZOOMS)])
+    correlation = best_match(a, [zoom @ b @ zoom.T for zoom in map(zooming, ZOOMS)])
     spread = torch.minimum(spread_of(a), spread_of(b))
     deviation = (spread / PER_DETAIL - 3).clamp_min(1).rsqrt()
-    z = correlation.amax(0).clamp(-0.9999, 0.9999).atanh() - 1.96 * deviation
+    z = correlation.clamp(-0.9999, 0.9999).atanh() - 1.96 * deviation
     return z.tanh().clamp_min(0).numpy()
 
 
@@ -210,16 +214,18 @@ def spread_of(x: Tensor) -> Tensor:
     return spread
 
 
-def best_shift(a: Tensor, b: Tensor) -> Tensor:
-    """The highest correlation of a's middle with any window of b within `REACH`, (n,)."""
+def best_match(a: Tensor, versions: list[Tensor]) -> Tensor:
+    """The highest correlation of a's middle with any window of b's versions in `REACH`, (n,)."""
     side = SIDE - 2 * REACH
     middle = F.pad(a[:, :, REACH:-REACH, REACH:-REACH], (REACH,) * 4)
+    norms = middle.flatten(1).norm(dim=1)[:, None, None]
     # Nothing wraps around, because the middle keeps as far from the edges as it is moved.
-    products = torch.fft.rfft2(middle).conj() * torch.fft.rfft2(b)
-    sums = torch.fft.irfft2(products.sum(1), s=(SIDE, SIDE))
-    moves = torch.arange(-REACH, REACH + 1) % SIDE
-    sums = sums[:, moves][:, :, moves]
-    energy = F.avg_pool2d(b.square().sum(1, keepdim=True), side, 1)[:, 0] * side**2
-    norms = middle.flatten(1).norm(dim=1)[:, None, None] * energy.clamp_min(0).sqrt()
-    best: Tensor = (sums / norms.clamp_min(1e-3)).flatten(1).amax(1)
+    wave, moves = torch.fft.rfft2(middle).conj(), torch.arange(-REACH, REACH + 1) % SIDE
+    window = torch.ones(2 * REACH + 1, SIDE).tril(side - 1).triu()  # a sum as a product: faster
+    best = torch.full((len(a),), -1.0)
+    for b in versions:
+        sums = torch.fft.irfft2((wave * torch.fft.rfft2(b)).sum(1), s=(SIDE, SIDE))
+        energy = window @ b.square().sum(1) @ window.T
+        correlation = sums[:, moves][:, :, moves] / (norms * energy.sqrt()).clamp_min(1e-3)
+        best = best.maximum(correlation.flatten(1).amax(1))
     return best

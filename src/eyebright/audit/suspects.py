@@ -1,31 +1,32 @@
 """Labels that may be wrong: what nets that never saw a picture say of it."""
 
-import tempfile
+import contextlib
 from collections.abc import Callable
 from importlib.util import find_spec
 
 import numpy as np
-from numpy.typing import NDArray
 
 from eyebright.audit.findings import Finding
+from eyebright.batches import predict_logits
 from eyebright.calibration import softmax
-from eyebright.config import TrainConfig, recipe_config
-from eyebright.console import notices, progress_bar, shown
+from eyebright.config import fit_to_data, recipe_config
+from eyebright.console import notices, shown
 from eyebright.data import Dataset
 from eyebright.data.folders import SMALL
 from eyebright.data.labels import table_ids
 from eyebright.data.splits import stratified_folds
 from eyebright.errors import StorageError, UsageError
-from eyebright.evaluation import read_evaluation
-from eyebright.launch import train
 from eyebright.metrics import Floats
-from eyebright.prepare import prepare_net
-from eyebright.pretrained import Weights, find_weights
-from eyebright.probe import cached_features, fit_probe, regression
+from eyebright.prepare import decide, prepare_net, to_device
+from eyebright.pretrained import find_weights
+from eyebright.probe import cached_features, out_of_fold_logits
+from eyebright.runtime import choose_device, set_up
+from eyebright.training import fit
 
-FOLDS, FOLDS_OF_NETS = 5, 2
 NET = "white16"  # for small pictures: quick, and too small to learn wrong labels by heart
-EPOCHS = 8
+LENGTH = {"epochs": 4, "min_steps": 200}
+MANY = 0.25  # share of labels that are disagreed with, above which more models are asked
+ENLARGED = 64  # px: pictures made for backbones show their objects larger
 
 
 def can_be_judged(data: Dataset) -> bool:
@@ -42,7 +43,7 @@ def can_be_judged(data: Dataset) -> bool:
             "the rest: --quick"
         )
     counts = data.counts()
-    if counts.min() < FOLDS_OF_NETS:
+    if counts.min() < 2:
         notices.warning(
             "labels are not judged: the class '%s' has %d picture%s, and a model needs two",
             shown(data.classes[int(counts.argmin())]), counts.min(), "s" * (counts.min() != 1),
@@ -51,9 +52,7 @@ def can_be_judged(data: Dataset) -> bool:
     return True
 
 
-def label_suspects(
-    data: Dataset, tell: Callable[[str], None], part: str = "train"
-) -> list[Finding]:
+def label_suspects(data: Dataset, tell: Callable[[str], None]) -> list[Finding]:
     """Pictures whose label is probably wrong, the surest first.
 
     Each picture is judged by a model that was not fitted to it; which of its disagreements are the
@@ -64,14 +63,12 @@ def label_suspects(
     Args:
         data: such as `can_be_judged` says yes to.
         tell: told what takes so long.
-        part: its name, for the ids.
-
     """
     from cleanlab.filter import find_label_issues
 
     probabilities = out_of_fold(data, tell)
     found = np.flatnonzero(find_label_issues(data.labels, probabilities, n_jobs=1))
-    names, guesses = table_ids(data, part), probabilities.argmax(1)
+    names, guesses = table_ids(data), probabilities.argmax(1)
     everyone = np.arange(len(data))
     likeliest, given = probabilities[everyone, guesses], probabilities[everyone, data.labels]
     odds = likeliest / np.maximum(given, np.finfo(np.float64).tiny)
@@ -93,66 +90,63 @@ def label_suspects(
 
 
 def out_of_fold(data: Dataset, tell: Callable[[str], None]) -> Floats:
-    """Probabilities (n, classes), each picture's by a model that was not fitted to it.
+    """Probabilities (n, classes), each picture's by models that were not fitted to it.
 
-    Large pictures: a linear probe on the features of a pretrained backbone, `FOLDS` folds. Small
-    ones, or where no weights are to be had: nets trained from nothing, `FOLDS_OF_NETS` folds.
+    Large pictures: a linear probe on the features of a pretrained backbone. Small ones, or where no
+    weights are to be had: nets trained from nothing, each on one half to judge the other. Where
+    they disagree with many labels, either those are wrong or the nets know little: then other nets
+    are asked too, and the probe. Several opinions are multiplied (Hinton 2002, "Training products
+    of experts by minimizing contrastive divergence").
     """
     if data.imgsz > SMALL:
-        config = recipe_config("finetune").replace(imgsz=data.imgsz)
         try:
-            weights = find_weights(config, data.imgsz)
+            return softmax(by_probe(data))
         except StorageError as error:
             notices.warning("%s", error)
-        else:
-            return probed(data, config, weights)
-    return trained(data, tell)
-
-
-def probed(data: Dataset, config: TrainConfig, weights: Weights | None) -> Floats:
-    """Out-of-fold probabilities of a linear probe on the features of a backbone."""
-    model = weights.model if weights else config.model
-    config = config.replace(model=model)
-    net, normalization = prepare_net(None, config, data, data, weights)
-    features = cached_features(net, data, normalization, "none")
-    penalty = fit_probe(features, data.labels, len(data.classes), config).penalty
-    scale = features.std(0)
-    x = ((features - features.mean(0)) / np.where(scale > 0, scale, 1)).astype(np.float64)
-    folds = min(FOLDS, int(data.counts().min()))
-    fold_of = stratified_folds(data.labels, folds, seed=0)
-    logits = np.empty((len(x), len(data.classes)))
-    with progress_bar("judging labels", folds) as bar:
-        for fold in range(folds):
-            kept, out = np.flatnonzero(fold_of != fold), np.flatnonzero(fold_of == fold)
-            share = penalty * len(kept) / len(x)
-            weight, bias = regression(x, data.labels, True, None, kept, share)
-            logits[out] = x[out] @ weight.T + bias
-            bar.advance()
+    tell("two nets are trained, each on one half of the pictures, to judge the other")
+    logits = by_nets(data, 0, tell)
+    disagreed = float((logits.argmax(1) != data.labels).mean())
+    if disagreed > MANY:
+        tell(f"they disagree with {100 * disagreed:.0f} % of the labels: others are asked too")
+        logits += by_nets(data, 1, tell)
+        if data.imgsz <= SMALL:
+            with contextlib.suppress(StorageError):  # a backbone would help, but nets are enough
+                logits += by_probe(data.resized(ENLARGED))
     return softmax(logits)
 
 
-def trained(data: Dataset, tell: Callable[[str], None]) -> Floats:
-    """Out-of-fold probabilities of nets trained from nothing."""
-    position = {str(name): i for i, name in enumerate(data.ids)}
-    found: NDArray[np.float64] = np.empty((len(data), len(data.classes)))
-    tell(f"{FOLDS_OF_NETS} nets are trained, each on what another one judges")
-    with (
-        tempfile.TemporaryDirectory() as runs,
-        progress_bar("training to judge labels", FOLDS_OF_NETS) as bar,
-    ):
-        for fold in range(1, FOLDS_OF_NETS + 1):
-            run = train(
-                data,
-                recipe="fast",
-                model=NET,
-                epochs=EPOCHS,
-                folds=FOLDS_OF_NETS,
-                fold=fold,
-                runs=runs,
-                tta="mirror" if data.mirrors else "none",
-                quiet=True,
-            )
-            judged = read_evaluation(run.path, "val")
-            found[[position[str(name)] for name in judged.ids]] = judged.probabilities
-            bar.advance()
-    return found
+def by_probe(data: Dataset) -> Floats:
+    """Out-of-fold logits (n, classes) of a linear probe on the features of a backbone.
+
+    Raises:
+        StorageError: no pretrained weights are to be had.
+    """
+    config = recipe_config("finetune").replace(imgsz=data.imgsz)
+    weights = find_weights(config, data.imgsz)
+    model = weights.model if weights else config.model
+    net, normalization = prepare_net(None, config.replace(model=model), data, data, weights)
+    features = cached_features(net, data, normalization, "none")
+    return out_of_fold_logits(features, data.labels, config.seed)
+
+
+def by_nets(data: Dataset, seed: int, tell: Callable[[str], None]) -> Floats:
+    """Logits (n, classes) of nets trained from nothing, each on the pictures it does not judge."""
+    device = choose_device("auto")
+    fold_of = stratified_folds(data.labels, 2, seed)
+    logits = np.empty((len(data), len(data.classes)))
+    for fold in range(2):
+        train_set = data.subset(np.flatnonzero(fold_of != fold))
+        judged = np.flatnonzero(fold_of == fold)
+        config = recipe_config("fast").replace(model=NET, tta="mirror", seed=seed, **LENGTH)
+        config = fit_to_data(config, len(train_set), data.imgsz)
+        # Whatever the hardware, it is this net, trained for so long.
+        fixed = {key: getattr(config, key) for key in ("model", "epochs", "batch_size", "lr")}
+        config = decide(config, fixed, data, len(train_set), device)
+        set_up(device, config.threads, config.seed)
+        net, normalization = prepare_net(None, config, data, train_set)
+        net = to_device(net, config, device)
+        for _ in fit(net, train_set, None, config, normalization, tell):
+            pass
+        pictures = data.subset(judged).pixels
+        logits[judged] = predict_logits(net, pictures, normalization, config.tta).numpy()
+    return logits

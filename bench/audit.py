@@ -1,0 +1,88 @@
+"""What an audit finds and how long it takes, and what it is worth to clean labels by it.
+
+    python -m bench.audit cifar10
+    python -m bench.audit cifar10-folder/cifar10-noisy.csv --clean 3
+
+A row for each audit, a command of its own, goes into ``results/audit.csv``. Where a table's paths
+tell the true classes (``train/cat/29.jpg``), which the audit itself never looks at, the suspects
+are judged by them. With ``--clean``, so many seeds of a net are trained on the table as it is and
+as cleaned, every suspect with the label that was suggested; they are tested on CIFAR-10's test set,
+and have a row each in ``results/cleaned.csv``.
+"""
+
+import argparse
+import csv
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from bench.rows import append_row
+from eyebright import train
+from eyebright.data.labels import COLUMNS, RELABEL
+
+FIRST = (1000, 3000, 5000)  # suspects that are judged
+NET: dict[str, Any] = {"model": "white16", "epochs": 5, "val": 0.0}
+
+
+def audit(source: str) -> tuple[dict[str, Any], float]:
+    """Audit in a process of its own; what it prints as JSON, and seconds of the process."""
+    start = time.perf_counter()
+    command = [sys.executable, "-m", "eyebright", "audit", source, "--json"]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE)
+    return json.loads(done.stdout), time.perf_counter() - start
+
+
+def share_of_wrong(suspects: list[dict[str, Any]], first: int) -> float | str:
+    """Of so many first suspects, the share whose path tells another class than the one given."""
+    few = suspects[:first]
+    if len(few) < first or "/" not in str(few[0]["id"]):
+        return ""
+    return round(sum(Path(one["id"]).parent.name != one["given"] for one in few) / first, 4)
+
+
+def clean(source: str, suspects: list[dict[str, Any]], seeds: int) -> None:
+    """Train on the table as it is and as cleaned, and write a row for each net."""
+    with tempfile.TemporaryDirectory() as folder:
+        table = Path(folder) / "labels.csv"
+        with table.open("w", encoding="utf-8", newline="") as file:
+            rows = csv.writer(file, lineterminator="\n")
+            rows.writerow(COLUMNS)
+            rows.writerows((one["id"], RELABEL, one["suggested"]) for one in suspects)
+        for seed in range(seeds):
+            for labels in (None, table):
+                run = train(
+                    source, recipe="fast", seed=seed, labels=labels, runs=folder, quiet=True, **NET
+                )
+                accuracy = run.test("cifar10").accuracy.value or 0.0
+                row = {"labels": "cleaned" if labels else "as given", **NET, "seed": seed}
+                append_row("cleaned", row | {"accuracy": round(accuracy, 4)})
+
+
+def main() -> None:
+    """Audit, judge what was found, write rows."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("source", help="cifar10, a folder or a table")
+    parser.add_argument("--clean", type=int, default=0, metavar="SEEDS")
+    arguments = parser.parse_args()
+    record, seconds = audit(arguments.source)
+    suspects = record["labels"]["suspects"]
+    found = {
+        "data": record["data"],
+        "pictures": sum(record["pictures"].values()),
+        "seconds": round(seconds, 1),
+        "peak_mb": round(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024),
+        "across_splits": len(record["duplicates"]["across_splits"]),
+        "suspects": len(suspects),
+    }
+    append_row("audit", found | {f"wrong_of_{n}": share_of_wrong(suspects, n) for n in FIRST})
+    if arguments.clean:
+        clean(arguments.source, suspects, arguments.clean)
+
+
+if __name__ == "__main__":
+    main()
