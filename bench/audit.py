@@ -42,7 +42,8 @@ def share_of_wrong(suspects: list[dict[str, Any]], first: int) -> float | str:
     few = suspects[:first]
     if len(few) < first or "/" not in str(few[0]["id"]):
         return ""
-    return round(sum(Path(one["id"]).parent.name != one["given"] for one in few) / first, 4)
+    wrong: int = sum(Path(str(one["id"])).parent.name != one["given"] for one in few)
+    return round(wrong / first, 4)
 
 
 def clean(source: str, suspects: list[dict[str, Any]], seeds: int) -> None:

@@ -18,6 +18,7 @@ from eyebright.audit.quality import bad_pictures
 from eyebright.audit.suspects import label_suspects
 from eyebright.cli import run_app
 from eyebright.data import Dataset, load
+from eyebright.errors import StorageError
 
 
 def scenes(n: int, side: int = 32, seed: int = 0) -> NDArray[np.uint8]:
@@ -126,6 +127,31 @@ def test_wrong_labels_are_found(class_folders: Callable[..., Path]) -> None:
     assert all(one.suggested != one.given for one in found)
     assert [one.score for one in found] == sorted((s.score for s in found), reverse=True)
     assert "nets are trained" in said[0]
+
+
+@pytest.mark.parametrize("weights", [True, False])
+def test_where_many_labels_are_disagreed_with_others_are_asked(
+    class_folders: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    weights: bool,
+) -> None:
+    monkeypatch.setenv("EYEBRIGHT_DATA", str(tmp_path / "home"))
+    if not weights:
+
+        def none_to_be_had(*_: object) -> None:
+            raise StorageError("no weights")
+
+        monkeypatch.setattr(suspects, "find_weights", none_to_be_had)
+    data = load(class_folders(count=30, size=(32, 32)))
+    labels = np.random.default_rng(0).integers(0, 2, len(data))  # nothing to be learned
+    noise = Dataset(data.images, labels, data.classes, ids=data.ids)
+    said: list[str] = []
+    probabilities = suspects.out_of_fold(noise, said.append)
+    assert len(said) == 2
+    assert "others are asked too" in said[1]
+    assert np.allclose(probabilities.sum(1), 1)
+    assert (tmp_path / "home" / "features").exists() == weights
 
 
 def test_photographs_are_judged_by_a_probe(

@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 from eyebright.calibration import (
     SetRule,
     fit_temperature,
+    least_pictures,
     promise,
     set_threshold,
     softmax,
@@ -130,3 +131,11 @@ def test_too_few_pictures_leave_no_class_out() -> None:
     probabilities = np.full((5, 3), 1 / 3)
     assert set_threshold(probabilities, np.zeros(5, int), 0.9) == 0
     assert SetRule(0.9, 0.0).holds(probabilities).all()
+
+
+@pytest.mark.parametrize("risk", [0.001, 0.01, 0.05, 0.3])
+def test_so_many_pictures_carry_a_promise_and_no_fewer(risk: float) -> None:
+    least = least_pictures(risk)
+    sure = np.full(least, 0.9)
+    assert promise(sure, sure > 0, risk) is not None
+    assert promise(sure[1:], sure[1:] > 0, risk) is None

@@ -110,7 +110,7 @@ def test_promises_seeds_folds_and_comparisons(
     assert "here: they hold the true class of " in out
     assert "have looked at" not in out
     code, out, _ = eyebright_says("test", two)
-    assert "runs in runs have looked at this one 2 times" in out
+    assert "the runs in runs/ have looked at this test set 2 times" in out
     code, out, _ = eyebright_says("compare", one, two, "--json")
     assert code == 0
     assert [len(group["runs"]) for group in json.loads(out)["groups"]] == [2]
@@ -235,8 +235,13 @@ def test_skip_bad_goes_on_and_counts(
 ) -> None:
     code, _, _ = eyebright_says("train", bad_folder(class_folders, "text"), *QUICK, "--skip-bad")
     assert code == 0
-    assert "1 unreadable pictures were skipped" in caplog.text
+    assert "1 unreadable pictures were left out" in caplog.text
     assert eyebright_says("val", "runs/text-fast")[0] == 0
+    code, _, err = eyebright_says("val", "runs/text")
+    assert (code, err) == (
+        4,
+        "eyebright: runs/text: no such run folder; there are runs/text-fast\n",
+    )
 
 
 @pytest.mark.parametrize(

@@ -34,7 +34,7 @@ def test_features_are_written_beside_the_names(
     single.with_name("notes.txt").write_text("no picture")
     assert run_app(["embed", str(run.path), str(folder), str(single), "-o", "f.npy"]) == 0
     features = np.load("f.npy")
-    names = pictures_of(Path("f.csv"))
+    names = pictures_of(Path("f.pictures.csv"))
     assert features.dtype == np.float32
     assert features.shape == (21, 64)
     assert names == [str(path) for path in list_pictures([folder])] + [str(single)]
@@ -58,7 +58,7 @@ def test_parquet_holds_both(run: eyebright.Run, tmp_path: Path) -> None:
     features = np.stack(table["features"].to_numpy())
     assert features.shape == (40, 64)
     assert np.allclose(features, run.classifier().embed(table["picture"].to_pylist()), atol=1e-5)
-    assert not Path("f.csv").exists()
+    assert not Path("f.pictures.csv").exists()
 
 
 def test_what_cannot_be_embedded_is_named(

@@ -77,7 +77,7 @@ def test_where_nothing_is_held_out_probabilities_are_uncalibrated() -> None:
     assert load_card(run.path).temperature is None
     assert not (run.path / "val.json").exists()
     evaluation = run.test(shades(60, seed=1))
-    assert "calibration error before" not in evaluation.figures
+    assert "calibration error before temperature" not in evaluation.figures
     assert "uncalibrated" in str(figures_table(evaluation).caption)
     with pytest.raises(UsageError, match=r"--val 0\.1"):
         run.promises(risk=0.1)
@@ -104,7 +104,7 @@ def test_every_figure_has_its_n_and_its_interval() -> None:
         "log loss",
         "Brier score",
         "calibration error",
-        "calibration error before",
+        "calibration error before temperature",
     }
     for name, figure in record["figures"].items():
         assert figure["n"] == 2000
@@ -125,7 +125,9 @@ def test_every_figure_has_its_n_and_its_interval() -> None:
     ]
     for wider, narrower in zip(*several, strict=True):
         assert wider.low != narrower.low
-    assert "calibration error before" not in replace(evaluation, temperature=1.0).figures
+    assert (
+        "calibration error before temperature" not in replace(evaluation, temperature=1.0).figures
+    )
     with pytest.raises(UsageError, match="--interval"):
         replace(evaluation, interval="normal")
 

@@ -208,7 +208,7 @@ def test_skip_bad_goes_on_and_counts(class_folders: Make, said: Callable[[], str
     assert data.ids == clean.ids
     assert data.fingerprint == clean.fingerprint
     assert len(data.sizes) == len(data.modes) == 8
-    assert "15 unreadable pictures were skipped" in said()
+    assert "15 unreadable pictures were left out" in said()
 
 
 def test_a_class_that_skip_bad_empties_is_named(class_folders: Make) -> None:

@@ -260,7 +260,7 @@ def test_test_pictures_are_decided_on_only_where_asked(
     assert run_app(["test", "runs/one", "--labels", "labels.csv", "--device", "cpu"]) == 0
     said = capsys.readouterr().out
     assert "As labels.csv says, 1 of its pictures were left out and 1 relabelled" in said
-    assert "have looked at this one 2 times" in said  # it is the same test set, corrected or not
+    assert "have looked at this test set 2 times" in said  # corrected or not
     record = json.loads((run.path / "test.json").read_text())
     assert record["labels"]["dropped"] == record["labels"]["relabelled"] == 1
     html = write_report(Run(run.path)).read_text(encoding="utf-8")

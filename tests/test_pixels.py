@@ -169,7 +169,7 @@ def test_bad_pictures_are_remembered(
     assert not set(bad) & set(data.ids)
     assert np.array_equal(data.images, [read_image(folder / str(i), 16) for i in data.ids])
     assert len(decoded) == count
-    assert "3 unreadable pictures were skipped" in said()
+    assert "3 unreadable pictures were left out" in said()
 
 
 def flip_a_bit(entry: Path) -> None:

@@ -126,7 +126,7 @@ def test_the_probe_is_logistic_regression_on_scaled_features(counts: tuple[int, 
     found = fit_probe(x, labels, len(counts), CONFIG)
     assert found.losses[found.penalty] == min(found.losses.values())
     assert min(found.losses.values()) < found.losses[probe.PENALTIES[0]] - 0.01  # it matters
-    tried = list(found.losses)  # from heavy to light, until three were in vain
+    tried = list(found.losses)  # from heavy to light, until two were in vain
     assert tried == list(probe.PENALTIES[: len(tried)])
     assert len(tried) - 1 - tried.index(found.penalty) == probe.PATIENCE
     scaled = (x - x.mean(0)) / x.std(0)
@@ -307,16 +307,35 @@ def test_earlier_layers_move_more_slowly() -> None:
     assert 0 < stem < 0.3 * head
 
 
-def result(epoch: int, right: int) -> EpochResult:
-    return EpochResult(epoch, epoch, 1.0, 0.5, (), np.array([[right, 10 - right], [0, 10]]))
+LABELS = np.arange(20) // 10
+
+
+def result(epoch: int, right: int, sure: float = 2.0) -> EpochResult:
+    """An epoch that has so many of the first class right, and all of the second."""
+    said = np.where(np.arange(20) < right, 0, 1)
+    logits = torch.full((20, 2), -sure)
+    logits[np.arange(20), said] = sure
+    logits[right:10] *= 0.1 if sure > 2 else 1
+    confusion = np.array([[right, 10 - right], [0, 10]])
+    return EpochResult(epoch, epoch, 1.0, 0.5, (), confusion, logits)
 
 
 def test_what_is_no_better_than_the_probe_does_not_ship(tmp_path: Path) -> None:
     net, config = create_model("white16", 2, 16), CONFIG.replace(imgsz=16)
-    kept_by = Keeper(tmp_path, net, config, ("a", "b"), HALF)
+    kept_by = Keeper(tmp_path, net, config, ("a", "b"), HALF, LABELS)
     for epoch, right, kept in ((0, 8, 0), (1, 7, 0), (2, 8, 0), (3, 9, 3), (4, 9, 4)):
         kept_by.keep(result(epoch, right))
         assert kept_by.saved == kept
+
+
+def test_one_more_right_with_a_higher_log_loss_does_not_ship(tmp_path: Path) -> None:
+    net, config = create_model("white16", 2, 16), CONFIG.replace(imgsz=16)
+    kept_by = Keeper(tmp_path, net, config, ("a", "b"), HALF, LABELS)
+    unsure_where_wrong = result(0, 8, sure=4.0)
+    kept_by.keep(unsure_where_wrong)
+    kept_by.keep(result(1, 9))
+    assert kept_by.score(result(1, 9)) > kept_by.score(unsure_where_wrong)
+    assert kept_by.saved == 0
 
 
 def test_a_run_begins_where_another_ended(

@@ -105,6 +105,19 @@ class Promises:
     sets: SetRule | None = None
 
 
+def least_pictures(risk: float, confidence: float = 0.95) -> int:
+    """So many pictures held out are needed for a promise, if not one of them is mistaken."""
+    n = 1
+    while (needed := math.ceil(math.log((1 - confidence) / _looks(n)) / math.log1p(-risk))) > n:
+        n = needed
+    return n
+
+
+def _looks(n: int) -> int:
+    """Steps of a binary search over n thresholds: so often might chance be lucky."""
+    return max(1, math.ceil(math.log2(n + 1)))
+
+
 def promise(
     confidences: Floats, right: NDArray[np.bool_], risk: float, confidence: float = 0.95
 ) -> Promise | None:
@@ -125,8 +138,7 @@ def promise(
     n = len(confidences)
     order = np.argsort(-confidences, kind="stable")
     ranked, errors = confidences[order], np.cumsum(~right[order])
-    looks = max(1, int(np.ceil(np.log2(n + 1)))) if n else 1
-    allowed = (1 - confidence) / looks
+    allowed = (1 - confidence) / _looks(n)
     few, many, best = 1, n, None
     while few <= many:
         middle = (few + many) // 2

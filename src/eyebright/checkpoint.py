@@ -4,6 +4,7 @@ Neither file can hold code. Each is written beside its place, synced and renamed
 always a whole one or none.
 """
 
+import contextlib
 import json
 import math
 import os
@@ -25,7 +26,25 @@ from eyebright.images import POLICY
 from eyebright.models import MODELS, create_model, is_backbone
 
 FORMAT = 1
+NAMED = 5  # runs that are named to somebody who asked for one that is not there
 WEIGHTS, CARD = "model.safetensors", "model.json"
+
+
+def check_run_folder(path: Path) -> None:
+    """See that there is such a folder.
+
+    Raises:
+        ModelError: there is none; names the newest runs of ``runs``.
+    """
+    if path.is_dir():
+        return
+    with contextlib.suppress(OSError):
+        there = [file.parent for file in Path("runs").glob("*/config.json")]
+        newest = sorted(there, key=lambda run: run.stat().st_mtime, reverse=True)[:NAMED]
+        if newest:
+            names = ", ".join(shown(run) for run in newest)
+            raise ModelError(f"{shown(path)}: no such run folder; there are {names}")
+    raise ModelError(f"{shown(path)}: no such run folder")
 
 
 @dataclass(frozen=True)

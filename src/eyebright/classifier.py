@@ -12,10 +12,10 @@ from torch import nn
 
 from eyebright.batches import predict_logits
 from eyebright.calibration import Promises, softmax
-from eyebright.checkpoint import ModelCard, load_model
+from eyebright.checkpoint import ModelCard, check_run_folder, load_model
 from eyebright.console import notices, progress_bar, shown
 from eyebright.data.views import View
-from eyebright.errors import DataError, ModelError
+from eyebright.errors import DataError
 from eyebright.images import Pixels, read_bytes, read_header, read_image
 from eyebright.probe import compute_features
 from eyebright.runtime import choose_device, exact_fp32, memory_errors
@@ -86,8 +86,7 @@ class Classifier:
             ModelError: no such folder, no run, or damaged files.
         """
         folder = Path(run)
-        if not folder.is_dir():
-            raise ModelError(f"{shown(run)}: no such run folder")
+        check_run_folder(folder)
         return cls(*load_model(folder, model), device)
 
     @property

@@ -398,8 +398,8 @@ def test(
     looks = opened.looks_at(evaluation.fingerprint)
     if looks > 1:
         say(
-            f"runs in {shown(opened.path.parent)} have looked at this one {looks} times: if they "
-            "are chosen by it, expect less on new pictures"
+            f"the runs in {shown(opened.path.parent)}/ have looked at this test set {looks} times: "
+            "if they are chosen by it, expect less on new pictures"
         )
 
 

@@ -51,7 +51,7 @@ def write_features(path: Path, names: list[str], features: NDArray[np.float32]) 
     """Write features and which picture each row is of.
 
     Args:
-        path: ``.npy``, an array (n, width) beside a ``.csv`` with the column picture; or
+        path: ``.npy``, an array (n, width) beside a ``.pictures.csv`` with the column picture; or
             ``.parquet``, with the columns picture and features (a list of float32).
         names: n texts.
         features: float32 (n, width).
@@ -72,6 +72,6 @@ def write_features(path: Path, names: list[str], features: NDArray[np.float32]) 
     writer = csv.writer(table, lineterminator="\n")
     writer.writerow(["picture"])
     writer.writerows([name] for name in names)
-    write_file(path.with_suffix(".csv"), table.getvalue().encode())
+    write_file(path.with_suffix(".pictures.csv"), table.getvalue().encode())
     np.save(array, features, allow_pickle=False)
     return write_file(path, array.getvalue())

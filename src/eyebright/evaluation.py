@@ -12,7 +12,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eyebright import metrics
-from eyebright.calibration import Promise, Promises, SetRule, promise, set_threshold, softmax
+from eyebright.calibration import (
+    Promise,
+    Promises,
+    SetRule,
+    least_pictures,
+    promise,
+    set_threshold,
+    softmax,
+)
 from eyebright.checkpoint import read_json, write_file, write_json
 from eyebright.classifier import Classifier
 from eyebright.console import shown
@@ -126,7 +134,7 @@ class Evaluation:
             "calibration error": metrics.calibration_error(self.confidences, self.right),
         }
         if self.temperature not in (None, 1.0):
-            found["calibration error before"] = metrics.calibration_error(
+            found["calibration error before temperature"] = metrics.calibration_error(
                 self.uncalibrated.max(1), self.right
             )
         return found
@@ -149,7 +157,8 @@ class Evaluation:
             if answers is None:
                 raise UsageError(
                     f"no errors of at most {100 * risk:g} % can be promised from "
-                    f"{len(self.labels):,} pictures held out; allow more, or hold out more"
+                    f"{len(self.labels):,} pictures held out: even if all were right, it would "
+                    f"take {least_pictures(risk):,}; allow more, or hold out more (--val)"
                 )
         if coverage is not None:
             if not 0 < coverage < 1:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from torch import nn
 
 from eyebright import metrics
@@ -75,6 +76,7 @@ class Keeper:
         config: says by which metric.
         classes: class names.
         normalization: of the pictures.
+        val_labels: of the pictures held out (n,); None: there are none.
         tracker: is told what ``log.csv`` gets; None: nobody is.
     """
 
@@ -85,25 +87,27 @@ class Keeper:
         config: TrainConfig,
         classes: tuple[str, ...],
         normalization: Normalization,
+        val_labels: NDArray[np.int64] | None = None,
         tracker: Tracker | None = None,
     ):
         self.folder, self.net, self.config = folder, net, config
         self.classes, self.normalization = classes, normalization
-        self.tracker = tracker
+        self.val_labels, self.tracker = val_labels, tracker
         self.best: EpochResult | None = None
         self.saved: int | None = None  # the epoch whose model is on the disk
 
     def keep(self, result: EpochResult) -> None:
         """Save the model if this epoch is the best one, or if there is nothing to judge it by.
 
-        A linear probe (epoch 0) gives way to what is better only, where anything is held out.
+        A linear probe (epoch 0) gives way only to what also has the lower log loss, where anything
+        is held out: one more of a few pictures right is luck.
         """
-        floor = self.best is not None and not self.best.epoch and result.val_confusion is not None
-        if (
-            self.best is None
-            or self.score(result) > self.score(self.best)
-            or (self.score(result) == self.score(self.best) and not floor)
-        ):
+        best = self.best
+        if best is not None and not best.epoch and result.val_logits is not None:
+            better = self.score(result) > self.score(best) and self.loss(result) < self.loss(best)
+        else:
+            better = best is None or self.score(result) >= self.score(best)
+        if better:
             self._save(result.epoch)
             self.best = result
 
@@ -212,6 +216,14 @@ class Keeper:
         if self.config.metric == "balanced-accuracy":
             return metrics.balanced_accuracy(result.val_confusion)
         return metrics.accuracy(result.val_confusion).value or 0.0
+
+    def loss(self, result: EpochResult) -> float:
+        """Mean log loss on the pictures held out, at the temperature that suits them best."""
+        assert result.val_logits is not None, "some are held out"
+        assert self.val_labels is not None, "some are held out"
+        logits, labels = result.val_logits.numpy(), self.val_labels
+        temperature = fit_temperature(logits, labels, self.config.balance in EVEN)
+        return float(-np.log(softmax(logits, temperature)[np.arange(len(labels)), labels]).mean())
 
     def _save(self, epoch: int) -> None:
         assert self.config.imgsz is not None, "decided before training"

@@ -136,7 +136,8 @@ def train(
         net = to_device(net, config, device)
         folder = claim_folder(Path(runs), name or default_name(data, config.recipe))
         tracked = tracker(folder) if tracker else None
-        keeper = Keeper(folder, net, config, data.classes, normalization, tracked)
+        labels_held_out = None if val_set is None else val_set.labels
+        keeper = Keeper(folder, net, config, data.classes, normalization, labels_held_out, tracked)
         results: list[EpochResult] = []
         known = TrainedOn.learn(train_set)
         leaks = None if val_set is None else known.count_leaks(val_set)

@@ -34,7 +34,7 @@ from eyebright.training import EpochResult
 PENALTIES = tuple(float(x) for x in 10.0 ** np.arange(5, -4.5, -0.5))
 """Tried for the weights, each as a share of the loss summed over the pictures; heavy ones, which
 are quick to fit, first."""
-PATIENCE = 3  # lighter penalties that are tried in vain before the rest is not
+PATIENCE = 2  # lighter penalties that are tried in vain before the rest is not
 FOLDS = 5
 MOST_COMPARED = 4000  # pictures by which penalties are compared: of more, so many by chance
 PART = 64  # pictures between two looks at the progress bar

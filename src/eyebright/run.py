@@ -18,7 +18,7 @@ import numpy as np
 from torch import nn
 
 from eyebright.calibration import Promises
-from eyebright.checkpoint import ModelCard, append_line, load_card, read_json
+from eyebright.checkpoint import ModelCard, append_line, check_run_folder, load_card, read_json
 from eyebright.classifier import Classifier
 from eyebright.config import TrainConfig
 from eyebright.console import shown
@@ -49,8 +49,7 @@ class Run:
 
     def __init__(self, path: str | os.PathLike[str], model: nn.Module | None = None):
         self.path = Path(path)
-        if not self.path.is_dir():
-            raise ModelError(f"{shown(path)}: no such run folder")
+        check_run_folder(self.path)
         if not (self.path / "config.json").is_file():
             raise ModelError(f"{shown(path)}: no run (config.json is missing)")
         self._own_model = model

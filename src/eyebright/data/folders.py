@@ -356,7 +356,7 @@ def _complain(
     bad: dict[int, str], files: list[Path], ids: list[str], skip_bad: bool | Collection[str]
 ) -> None:
     if skip_bad is True:
-        notices.warning("%d unreadable pictures were skipped (--skip-bad)", len(bad))
+        notices.warning("%d unreadable pictures were left out", len(bad))
         return
     dropped = skip_bad or ()
     lines = [

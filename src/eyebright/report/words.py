@@ -74,7 +74,7 @@ CHINESE: dict[str, str] = {
     "log loss": "对数损失",
     "Brier score": "布赖尔分数",
     "calibration error": "校准误差",
-    "calibration error before": "校准前的校准误差",
+    "calibration error before temperature": "校准前的校准误差",
     "Class by class": "逐个类别",
     "precision": "精确率",
     "Share of each class's pictures that were found, with 95 % intervals, of how many": (
