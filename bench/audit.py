@@ -32,15 +32,16 @@ NET: dict[str, Any] = {"model": "white16", "epochs": 5, "val": 0.0}
 def audit(source: str) -> tuple[dict[str, Any], float]:
     """Audit in a process of its own; what it prints as JSON, and seconds of the process."""
     start = time.perf_counter()
-    command = [sys.executable, "-m", "eyebright", "audit", source, "--json"]
-    done = subprocess.run(command, check=True, stdout=subprocess.PIPE)
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-m", "eyebright", "audit", source, "--json", "-o", folder]
+        done = subprocess.run(command, check=True, stdout=subprocess.PIPE)
     return json.loads(done.stdout), time.perf_counter() - start
 
 
-def share_of_wrong(suspects: list[dict[str, Any]], first: int) -> float | str:
-    """Of so many first suspects, the share whose path tells another class than the one given."""
+def share_of_wrong(source: str, suspects: list[dict[str, Any]], first: int) -> float | str:
+    """Of a table's first suspects, the share whose path tells another class than the one given."""
     few = suspects[:first]
-    if len(few) < first or "/" not in str(few[0]["id"]):
+    if len(few) < first or not source.endswith(".csv"):
         return ""
     wrong: int = sum(Path(str(one["id"])).parent.name != one["given"] for one in few)
     return round(wrong / first, 4)
@@ -60,7 +61,12 @@ def clean(source: str, suspects: list[dict[str, Any]], seeds: int) -> None:
                     source, recipe="fast", seed=seed, labels=labels, runs=folder, quiet=True, **NET
                 )
                 accuracy = run.test("cifar10").accuracy.value or 0.0
-                row = {"labels": "cleaned" if labels else "as given", **NET, "seed": seed}
+                row = {
+                    "data": Path(source).stem,
+                    "labels": "cleaned" if labels else "as given",
+                    **NET,
+                    "seed": seed,
+                }
                 append_row("cleaned", row | {"accuracy": round(accuracy, 4)})
 
 
@@ -80,7 +86,10 @@ def main() -> None:
         "across_splits": len(record["duplicates"]["across_splits"]),
         "suspects": len(suspects),
     }
-    append_row("audit", found | {f"wrong_of_{n}": share_of_wrong(suspects, n) for n in FIRST})
+    append_row(
+        "audit",
+        found | {f"wrong_of_{n}": share_of_wrong(arguments.source, suspects, n) for n in FIRST},
+    )
     if arguments.clean:
         clean(arguments.source, suspects, arguments.clean)
 

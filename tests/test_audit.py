@@ -16,9 +16,10 @@ from eyebright.audit.duplicates import ALIKE, Searcher, best_match, compare, det
 from eyebright.audit.inspect import findings_before, load_parts
 from eyebright.audit.quality import bad_pictures
 from eyebright.audit.suspects import label_suspects
+from eyebright.calibration import softmax
 from eyebright.cli import run_app
 from eyebright.data import Dataset, load
-from eyebright.errors import StorageError
+from eyebright.errors import ModelError, StorageError
 
 
 def scenes(n: int, side: int = 32, seed: int = 0) -> NDArray[np.uint8]:
@@ -129,29 +130,38 @@ def test_wrong_labels_are_found(class_folders: Callable[..., Path]) -> None:
     assert "nets are trained" in said[0]
 
 
-@pytest.mark.parametrize("weights", [True, False])
+@pytest.mark.parametrize("failure", [None, StorageError("none to be had"), ModelError("damaged")])
 def test_where_many_labels_are_disagreed_with_others_are_asked(
-    class_folders: Callable[..., Path],
-    monkeypatch: pytest.MonkeyPatch,
-    tmp_path: Path,
-    weights: bool,
+    monkeypatch: pytest.MonkeyPatch, failure: Exception | None
+) -> None:
+    rng = np.random.default_rng(0)
+    opinions = rng.normal(size=(3, 40, 2))
+    data = Dataset(np.zeros((40, 32, 32, 3), np.uint8), rng.integers(0, 2, 40), ["a", "b"])
+
+    def by_probe(_: Dataset, imgsz: int) -> object:
+        assert imgsz > 32
+        if failure:
+            raise failure
+        return opinions[2]
+
+    monkeypatch.setattr(suspects, "by_nets", lambda _, seed, tell: opinions[seed].copy())
+    monkeypatch.setattr(suspects, "by_probe", by_probe)
+    said: list[str] = []
+    found = suspects.out_of_fold(data, said.append)
+    assert np.allclose(found, softmax(opinions[: 2 if failure else 3].sum(0)))
+    assert "others are asked too" in said[1]
+    agreed = Dataset(data.images, opinions[0].argmax(1), data.classes)
+    assert np.allclose(suspects.out_of_fold(agreed, said.append), softmax(opinions[0]))
+    assert len(said) == 3
+
+
+def test_small_pictures_are_enlarged_for_a_probe(
+    class_folders: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("EYEBRIGHT_DATA", str(tmp_path / "home"))
-    if not weights:
-
-        def none_to_be_had(*_: object) -> None:
-            raise StorageError("no weights")
-
-        monkeypatch.setattr(suspects, "find_weights", none_to_be_had)
-    data = load(class_folders(count=30, size=(32, 32)))
-    labels = np.random.default_rng(0).integers(0, 2, len(data))  # nothing to be learned
-    noise = Dataset(data.images, labels, data.classes, ids=data.ids)
-    said: list[str] = []
-    probabilities = suspects.out_of_fold(noise, said.append)
-    assert len(said) == 2
-    assert "others are asked too" in said[1]
-    assert np.allclose(probabilities.sum(1), 1)
-    assert (tmp_path / "home" / "features").exists() == weights
+    data = load(class_folders(count=20, size=(32, 32)))
+    logits = suspects.by_probe(data, 64)
+    assert (logits.argmax(1) == data.labels).mean() > 0.9
 
 
 def test_photographs_are_judged_by_a_probe(

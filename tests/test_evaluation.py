@@ -208,8 +208,12 @@ def test_a_promise_stands_in_words_and_is_checked_on_the_test_set() -> None:
 
 
 def test_what_cannot_be_promised_is_said() -> None:
-    with pytest.raises(UsageError, match=r"0\.01 % can be promised from 2,000 pictures"):
+    few = r"0\.01 % can be promised from 2,000 pictures held out: even if all were right"
+    with pytest.raises(UsageError, match=few):
         made().promise(0.0001)
+    wrong = replace(made(), labels=(made().predictions + 1) % 3)
+    with pytest.raises(UsageError, match="too many of the surest answers are wrong"):
+        wrong.promise(0.1)
     for wrong in (0.0, 1.0, -1.0, 2.0):
         with pytest.raises(UsageError, match="--risk"):
             made().promise(wrong)

@@ -182,6 +182,11 @@ def test_the_table_lies_beside_the_data(
     own.write_text("path,label\npets/cat/0.png,cat\npets/dog/0.png,dog\n")
     assert table_beside(eyebright.load(own)) == folder.parent / "labels-labels.csv"
     monkeypatch.setenv("EYEBRIGHT_DATA", "/somewhere")
+    for name, beside in (("a.v1.zip", "a.v1"), ("b.tar.gz", "b"), ("c.csv", "c")):
+        (folder.parent / name).write_bytes(b"")
+        data.source = str(folder.parent / name)
+        assert table_beside(data) == folder.parent / f"{beside}-labels.csv"
+    data.source = None
     assert table_beside(eyebright.load("digits")) == Path("/somewhere/digits-labels.csv")
     assert table_beside(data) == Path("labels.csv")
 

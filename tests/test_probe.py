@@ -336,6 +336,22 @@ def test_one_more_right_with_a_higher_log_loss_does_not_ship(tmp_path: Path) -> 
     kept_by.keep(result(1, 9))
     assert kept_by.score(result(1, 9)) > kept_by.score(unsure_where_wrong)
     assert kept_by.saved == 0
+    kept_by.keep(result(2, 9, sure=4.0))
+    assert kept_by.saved == 2
+    kept_by.keep(result(3, 9))  # no worse than epoch 2 by its figure, but than the probe by loss
+    assert kept_by.saved == 2
+
+
+def test_a_target_is_reached_by_what_ships(tmp_path: Path) -> None:
+    net, config = create_model("white16", 2, 16), CONFIG.replace(imgsz=16, target=0.95)
+    kept_by = Keeper(tmp_path, net, config, ("a", "b"), HALF, LABELS)
+    kept_by.keep(result(0, 8, sure=4.0))
+    kept_by.keep(refused := result(1, 9))
+    assert kept_by.score(refused) >= 0.95
+    assert not kept_by.reaches_target(refused)
+    assert "not reached: 90.0 %" in kept_by.target_line(refused, 0.95, 1.0)
+    kept_by.keep(kept := result(2, 9, sure=4.0))
+    assert kept_by.reaches_target(kept)
 
 
 def test_a_run_begins_where_another_ended(

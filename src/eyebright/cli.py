@@ -530,7 +530,9 @@ def embed(
     ],
     output: Annotated[
         Path,
-        typer.Option("-o", "--out", help="File to write: .npy, a .csv beside it, or .parquet."),
+        typer.Option(
+            "-o", "--out", help="File to write: .npy, a .pictures.csv beside it, or .parquet."
+        ),
     ] = Path("features.npy"),
     device: Device = "auto",
 ) -> None:

@@ -155,10 +155,14 @@ class Evaluation:
                 raise UsageError(f"--risk must lie between 0 and 1, not {risk}")
             answers = promise(self.confidences, self.right, risk)
             if answers is None:
+                least = least_pictures(risk)
+                why = "too many of the surest answers are wrong"
+                if len(self.labels) < least:
+                    why = f"even if all were right, it would take {least:,}"
                 raise UsageError(
                     f"no errors of at most {100 * risk:g} % can be promised from "
-                    f"{len(self.labels):,} pictures held out: even if all were right, it would "
-                    f"take {least_pictures(risk):,}; allow more, or hold out more (--val)"
+                    f"{len(self.labels):,} pictures held out: {why}; allow more, or hold out more "
+                    "(--val)"
                 )
         if coverage is not None:
             if not 0 < coverage < 1:

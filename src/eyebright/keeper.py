@@ -94,19 +94,22 @@ class Keeper:
         self.classes, self.normalization = classes, normalization
         self.val_labels, self.tracker = val_labels, tracker
         self.best: EpochResult | None = None
+        self.floor: EpochResult | None = None  # a linear probe
         self.saved: int | None = None  # the epoch whose model is on the disk
 
     def keep(self, result: EpochResult) -> None:
         """Save the model if this epoch is the best one, or if there is nothing to judge it by.
 
-        A linear probe (epoch 0) gives way only to what also has the lower log loss, where anything
-        is held out: one more of a few pictures right is luck.
+        A linear probe (epoch 0) gives way only to what has the better figure and the lower log
+        loss, where anything is held out: one more of a few pictures right is luck.
         """
         best = self.best
-        if best is not None and not best.epoch and result.val_logits is not None:
-            better = self.score(result) > self.score(best) and self.loss(result) < self.loss(best)
-        else:
-            better = best is None or self.score(result) >= self.score(best)
+        better = best is None or self.score(result) >= self.score(best)
+        if self.floor is not None:
+            better &= self.score(result) > self.score(self.floor)
+            better = better and self.loss(result) < self.loss(self.floor)
+        elif not result.epoch and result.val_logits is not None:
+            self.floor = result
         if better:
             self._save(result.epoch)
             self.best = result
@@ -196,12 +199,14 @@ class Keeper:
         return f"{line}, {f'epoch {self.best.epoch}' if self.best.epoch else 'linear probe'}"
 
     def reaches_target(self, result: EpochResult) -> bool:
-        """Whether it is as good as was asked for; never where nothing was."""
-        return self.config.target is not None and self.score(result) >= self.config.target
+        """Whether it was kept and is as good as was asked for; never where nothing was."""
+        target, kept = self.config.target, self.best is not None and self.best.epoch == result.epoch
+        return target is not None and kept and self.score(result) >= target
 
     def target_line(self, last: EpochResult, target: float, seconds: float) -> str:
         """Whether a target was reached, and when: training alone, and the whole command so far."""
-        score = self.score(last)
+        assert self.best is not None, "at least one epoch is over"
+        score = self.score(self.best)
         return (
             f"target {100 * target:.1f} % {self.config.metric.replace('-', ' ')} "
             f"{'reached' if score >= target else 'not reached'}: "
@@ -218,12 +223,18 @@ class Keeper:
         return metrics.accuracy(result.val_confusion).value or 0.0
 
     def loss(self, result: EpochResult) -> float:
-        """Mean log loss on the pictures held out, at the temperature that suits them best."""
+        """Mean log loss on the pictures held out, at the temperature that makes it least.
+
+        For a net that answers as if classes were equally frequent, each class counts the same.
+        """
         assert result.val_logits is not None, "some are held out"
         assert self.val_labels is not None, "some are held out"
         logits, labels = result.val_logits.numpy(), self.val_labels
-        temperature = fit_temperature(logits, labels, self.config.balance in EVEN)
-        return float(-np.log(softmax(logits, temperature)[np.arange(len(labels)), labels]).mean())
+        even = self.config.balance in EVEN
+        probabilities = softmax(logits, fit_temperature(logits, labels, even))
+        weights = 1 / np.bincount(labels)[labels] if even else None
+        losses = metrics.log_losses(probabilities, labels)
+        return float(np.average(losses, weights=weights))
 
     def _save(self, epoch: int) -> None:
         assert self.config.imgsz is not None, "decided before training"

@@ -239,7 +239,7 @@ def out_of_fold_logits(features: Features, labels: NDArray[np.int64], seed: int)
     Returns:
         (n, classes).
     """
-    x = standardize(features)[0].astype(np.float32)  # of many pictures: half the memory and time
+    x = standardize(features)[0].astype(np.float32)  # of many pictures: half the time
     regress = partial(regression, x, labels, True, None)
     penalty, _ = find_penalty(x, labels, leave_out(labels, seed, None), regress)
     logits = np.empty((len(x), len(np.unique(labels))))

@@ -15,17 +15,18 @@ from eyebright.data import Dataset
 from eyebright.data.folders import SMALL
 from eyebright.data.labels import table_ids
 from eyebright.data.splits import stratified_folds
-from eyebright.errors import StorageError, UsageError
+from eyebright.errors import ModelError, StorageError, UsageError
 from eyebright.metrics import Floats
 from eyebright.prepare import decide, prepare_net, to_device
 from eyebright.pretrained import find_weights
 from eyebright.probe import cached_features, out_of_fold_logits
-from eyebright.runtime import choose_device, set_up
+from eyebright.runtime import choose_device, memory_errors, set_up
 from eyebright.training import fit
 
 NET = "white16"  # for small pictures: quick, and too small to learn wrong labels by heart
 LENGTH = {"epochs": 4, "min_steps": 200}
 MANY = 0.25  # share of labels that are disagreed with, above which more models are asked
+NO_ROOM = "look for the rest: --quick"
 ENLARGED = 64  # px: pictures made for backbones show their objects larger
 
 
@@ -55,7 +56,7 @@ def can_be_judged(data: Dataset) -> bool:
 def label_suspects(data: Dataset, tell: Callable[[str], None]) -> list[Finding]:
     """Pictures whose label is probably wrong, the surest first.
 
-    Each picture is judged by a model that was not fitted to it; which of its disagreements are the
+    Each picture is judged by models that were not fitted to it; which of its disagreements are the
     label's fault, confident learning decides (Northcutt, Jiang & Chuang 2021, "Confident learning:
     estimating uncertainty in dataset labels"). They are ranked by the odds of the likeliest class
     against the given one, which tell more than their difference does where the model is sure.
@@ -80,7 +81,7 @@ def label_suspects(data: Dataset, tell: Callable[[str], None]) -> list[Finding]:
             data.classes[data.labels[i]],
             data.classes[guesses[i]],
             round(float(odds[i] / (1 + odds[i])), 6),
-            f"a model that never saw it: {100 * probabilities[i, guesses[i]]:.0f} % "
+            f"models that never saw it: {100 * probabilities[i, guesses[i]]:.0f} % "
             f"{data.classes[guesses[i]]}, {100 * probabilities[i, data.labels[i]]:.0f} % "
             f"{data.classes[data.labels[i]]}",
         )
@@ -100,7 +101,7 @@ def out_of_fold(data: Dataset, tell: Callable[[str], None]) -> Floats:
     """
     if data.imgsz > SMALL:
         try:
-            return softmax(by_probe(data))
+            return softmax(by_probe(data, data.imgsz))
         except StorageError as error:
             notices.warning("%s", error)
     tell("two nets are trained, each on one half of the pictures, to judge the other")
@@ -110,43 +111,55 @@ def out_of_fold(data: Dataset, tell: Callable[[str], None]) -> Floats:
         tell(f"they disagree with {100 * disagreed:.0f} % of the labels: others are asked too")
         logits += by_nets(data, 1, tell)
         if data.imgsz <= SMALL:
-            with contextlib.suppress(StorageError):  # a backbone would help, but nets are enough
-                logits += by_probe(data.resized(ENLARGED))
+            # A backbone would help, but nets are enough.
+            with contextlib.suppress(StorageError, ModelError):
+                logits += by_probe(data, ENLARGED)
     return softmax(logits)
 
 
-def by_probe(data: Dataset) -> Floats:
-    """Out-of-fold logits (n, classes) of a linear probe on the features of a backbone.
+def by_probe(data: Dataset, imgsz: int) -> Floats:
+    """Out-of-fold logits (n, classes) of a linear probe on a backbone's features at this size.
 
     Raises:
-        StorageError: no pretrained weights are to be had.
+        StorageError: no pretrained weights are to be had, or memory ran out.
+        ModelError: the weights are damaged.
     """
-    config = recipe_config("finetune").replace(imgsz=data.imgsz)
-    weights = find_weights(config, data.imgsz)
+    config = recipe_config("finetune").replace(imgsz=imgsz)
+    weights = find_weights(config, imgsz)
     model = weights.model if weights else config.model
-    net, normalization = prepare_net(None, config.replace(model=model), data, data, weights)
-    features = cached_features(net, data, normalization, "none")
-    return out_of_fold_logits(features, data.labels, config.seed)
+    with memory_errors(NO_ROOM):
+        if imgsz != data.imgsz:
+            data = data.subset(np.arange(len(data))).resized(imgsz)  # not its validation part
+        net, normalization = prepare_net(None, config.replace(model=model), data, data, weights)
+        features = cached_features(net, data, normalization, "none")
+        return out_of_fold_logits(features, data.labels, config.seed)
 
 
 def by_nets(data: Dataset, seed: int, tell: Callable[[str], None]) -> Floats:
-    """Logits (n, classes) of nets trained from nothing, each on the pictures it does not judge."""
+    """Logits (n, classes) of nets trained from nothing, each on the pictures it does not judge.
+
+    Raises:
+        StorageError: memory ran out.
+    """
     device = choose_device("auto")
     fold_of = stratified_folds(data.labels, 2, seed)
     logits = np.empty((len(data), len(data.classes)))
+    # They answer with the shares of classes as they are, as the probe does.
+    settings = {"model": NET, "tta": "mirror", "balance": "none", "seed": seed, **LENGTH}
     for fold in range(2):
         train_set = data.subset(np.flatnonzero(fold_of != fold))
         judged = np.flatnonzero(fold_of == fold)
-        config = recipe_config("fast").replace(model=NET, tta="mirror", seed=seed, **LENGTH)
+        config = recipe_config("fast").replace(**settings)
         config = fit_to_data(config, len(train_set), data.imgsz)
         # Whatever the hardware, it is this net, trained for so long.
         fixed = {key: getattr(config, key) for key in ("model", "epochs", "batch_size", "lr")}
-        config = decide(config, fixed, data, len(train_set), device)
-        set_up(device, config.threads, config.seed)
-        net, normalization = prepare_net(None, config, data, train_set)
-        net = to_device(net, config, device)
-        for _ in fit(net, train_set, None, config, normalization, tell):
-            pass
-        pictures = data.subset(judged).pixels
-        logits[judged] = predict_logits(net, pictures, normalization, config.tta).numpy()
+        with memory_errors(NO_ROOM):
+            config = decide(config, fixed, data, len(train_set), device)
+            set_up(device, config.threads, config.seed)
+            net, normalization = prepare_net(None, config, data, train_set)
+            net = to_device(net, config, device)
+            for _ in fit(net, train_set, None, config, normalization, tell):
+                pass
+            pictures = data.subset(judged).pixels
+            logits[judged] = predict_logits(net, pictures, normalization, config.tta).numpy()
     return logits

@@ -77,7 +77,7 @@ def table_beside(data: "Dataset") -> Path:
     if source.is_dir():
         return source / "labels.csv"
     if source.is_file():  # a table may itself be called labels.csv
-        return source.with_name(f"{source.name.partition('.')[0]}-labels.csv")
+        return source.with_name(f"{source.stem.removesuffix('.tar')}-labels.csv")
     return data_home() / f"{data.source}-labels.csv"
 
 
