@@ -207,6 +207,11 @@ def promises_table(rows: list[dict[str, str]]) -> str:
     return "\n".join(lines)
 
 
+def mean_and_range(values: list[float]) -> str:
+    """Per cent: the mean of a few seeds, and the lowest and the highest of them."""
+    return f"**{statistics.mean(values):.1f} %** ({min(values):.1f} to {max(values):.1f})"
+
+
 def finetune_table(rows: list[dict[str, str]]) -> str:
     """Ants and bees: what is trained after the probe, mean over the seeds."""
     lines = [
@@ -227,8 +232,7 @@ def finetune_table(rows: list[dict[str, str]]) -> str:
         )
         seeds = len({row["seed"] for row in of_tune})
         lines.append(
-            f"| {tune} | {seeds} | **{statistics.mean(values):.1f} %** "
-            f"({min(values):.1f} to {max(values):.1f}) | {'–' if tune == 'none' else more} | "
+            f"| {tune} | {seeds} | {mean_and_range(values)} | {'–' if tune == 'none' else more} | "
             f"{statistics.mean(seconds):.0f} ({max(seconds):.0f}) | {of_tune[0]['machine']} |"
         )
     return "\n".join(lines)
@@ -280,8 +284,7 @@ def cleaned_table(rows: list[dict[str, str]]) -> str:
         first = those[0]
         lines.append(
             f"| `{data}` | {labels} | {first['model']}, {first['epochs']} | {len(values)} | "
-            f"**{statistics.mean(values):.1f} %** ({min(values):.1f} to {max(values):.1f}) | "
-            f"{first['machine']} |"
+            f"{mean_and_range(values)} | {first['machine']} |"
         )
     return "\n".join(lines)
 

@@ -106,8 +106,8 @@ class Keeper:
         best = self.best
         better = best is None or self.score(result) >= self.score(best)
         if self.floor is not None:
-            better &= self.score(result) > self.score(self.floor)
-            better = better and self.loss(result) < self.loss(self.floor)
+            higher = self.score(result) > self.score(self.floor)
+            better = better and higher and self.loss(result) < self.loss(self.floor)
         elif not result.epoch and result.val_logits is not None:
             self.floor = result
         if better:

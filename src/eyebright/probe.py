@@ -222,7 +222,7 @@ def fit_probe(
     loss = mean_log_loss(x @ weights.T + bias, labels)
     weights = weights / scale
     spare = [
-        (logits_of(x, out, *regress(kept, penalty * len(kept) / len(x))) - shares, labels[out])
+        (logits_left_out(x, kept, out, penalty, regress) - shares, labels[out])
         for kept, out in parts
     ]
     return Probe(weights, bias - weights @ centre - shares, penalty, losses, loss, spare)
@@ -246,7 +246,7 @@ def out_of_fold_logits(features: Features, labels: NDArray[np.int64], seed: int)
     parts = leave_out(labels, seed, None, most=len(labels))
     with progress_bar("judging labels", len(parts)) as bar:
         for kept, out in parts:
-            logits[out] = logits_of(x, out, *regress(kept, penalty * len(kept) / len(x)))
+            logits[out] = logits_left_out(x, kept, out, penalty, regress)
             bar.advance()
     return logits
 
@@ -281,9 +281,17 @@ def regression(
     return weights, bias
 
 
-def logits_of(x: Numbers, which: Positions, weights: Floats, bias: Floats) -> Floats:
-    """Logits of some rows of x."""
-    logits: Floats = x[which] @ weights.T + bias
+def logits_left_out(
+    x: Numbers,
+    kept: Positions,
+    out: Positions,
+    penalty: float,
+    regress: Callable[[Positions, float], tuple[Floats, Floats]],
+) -> Floats:
+    """Logits of the rows of x that are left out, by a fit to those kept with this penalty."""
+    # Of fewer pictures, the loss is a smaller sum: so is the penalty beside it.
+    weights, bias = regress(kept, penalty * len(kept) / len(x))
+    logits: Floats = x[out] @ weights.T + bias
     return logits
 
 
@@ -338,9 +346,8 @@ def find_penalty(
         for i, penalty in enumerate(PENALTIES if parts else ()):
             losses[penalty] = 0.0
             for kept, out in parts:
-                # Of fewer pictures, the loss is a smaller sum: so is the penalty beside it.
-                layer = regress(kept, penalty * len(kept) / len(x))
-                loss = mean_log_loss(logits_of(x, out, *layer), labels[out])
+                logits = logits_left_out(x, kept, out, penalty, regress)
+                loss = mean_log_loss(logits, labels[out])
                 losses[penalty] += loss * len(out) / compared
                 bar.advance()
             best = min(losses, key=lambda p: losses[p])
