@@ -18,7 +18,7 @@ from pathlib import Path
 
 from bench.rows import append_row
 from eyebright import Run
-from eyebright.runtime import available_cores
+from eyebright.machine import available_cores
 
 WITH_SETTINGS = "import sys, ast, eyebright; eyebright.train(**ast.literal_eval(sys.argv[1]))"
 

@@ -11,7 +11,8 @@ from typing import Any
 
 import torch
 
-from eyebright.runtime import available_cores, describe
+from eyebright.machine import available_cores
+from eyebright.runtime import describe
 
 RESULTS = Path(__file__).parent / "results"
 

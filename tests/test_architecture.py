@@ -4,7 +4,7 @@ import ast
 import importlib
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -16,6 +16,7 @@ PACKAGE = Path(eyebright.__file__).parent
 # A module imports only from modules above it.
 ORDER = [
     "eyebright.errors",
+    "eyebright.machine",
     "eyebright.console",
     "eyebright.config",
     "eyebright.runtime",
@@ -250,6 +251,14 @@ def test_pickles_are_read_by_the_restricted_unpickler_alone() -> None:
     assert used.count("pickle.Unpickler") == 1  # as the base class, and nowhere else
     imported = [node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
     assert "pickle" not in imported
+
+
+def test_pictures_are_read_without_torch(class_folders: Callable[..., Path]) -> None:
+    folder = class_folders("few", ("cat", "dog"))
+    code = "import sys; from eyebright.data import load; load(sys.argv[1]); print(*sys.modules)"
+    loaded = {name.split(".")[0] for name in python(code, str(folder)).split()}
+    assert "eyebright" in loaded
+    assert not loaded & {"torch", "torchvision", "sklearn", "timm", "matplotlib"}
 
 
 def test_the_command_line_does_not_wait_for_heavy_packages() -> None:

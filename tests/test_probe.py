@@ -3,7 +3,9 @@
 import json
 import tarfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +16,8 @@ from safetensors.torch import load_file, save_file
 from sklearn.linear_model import LogisticRegression
 
 import eyebright
-from eyebright import keeper, probe
+import eyebright.keeper
+from eyebright import probe
 from eyebright.batches import HALF, predict_logits
 from eyebright.cli import run_app
 from eyebright.config import TrainConfig, recipe_config
@@ -307,7 +310,13 @@ def test_earlier_layers_move_more_slowly() -> None:
     assert 0 < stem < 0.3 * head
 
 
-LABELS = np.arange(20) // 10
+HELD_OUT = Dataset(np.zeros((20, 16, 16, 3), np.uint8), np.arange(20) // 10, ("a", "b"))
+
+
+def keeper(folder: Path, **settings: Any) -> Keeper:
+    """Of a net for two classes, with twenty pictures held out."""
+    config = CONFIG.replace(imgsz=16, **settings)
+    return Keeper(folder, create_model("white16", 2, 16), config, ("a", "b"), HALF, HELD_OUT)
 
 
 def result(epoch: int, right: int, sure: float = 2.0) -> EpochResult:
@@ -320,37 +329,40 @@ def result(epoch: int, right: int, sure: float = 2.0) -> EpochResult:
     return EpochResult(epoch, epoch, 1.0, 0.5, (), confusion, logits)
 
 
-def test_what_is_no_better_than_the_probe_does_not_ship(tmp_path: Path) -> None:
-    net, config = create_model("white16", 2, 16), CONFIG.replace(imgsz=16)
-    kept_by = Keeper(tmp_path, net, config, ("a", "b"), HALF, LABELS)
-    for epoch, right, kept in ((0, 8, 0), (1, 7, 0), (2, 8, 0), (3, 9, 3), (4, 9, 4)):
+def test_only_what_is_better_by_more_than_chance_takes_a_probes_place(tmp_path: Path) -> None:
+    kept_by = keeper(tmp_path)
+    for epoch, right, kept in ((0, 5, 0), (1, 4, 0), (2, 5, 0), (3, 6, 0), (4, 10, 4), (5, 9, 4)):
         kept_by.keep(result(epoch, right))
         assert kept_by.saved == kept
 
 
-def test_one_more_right_with_a_higher_log_loss_does_not_ship(tmp_path: Path) -> None:
-    net, config = create_model("white16", 2, 16), CONFIG.replace(imgsz=16)
-    kept_by = Keeper(tmp_path, net, config, ("a", "b"), HALF, LABELS)
-    unsure_where_wrong = result(0, 8, sure=4.0)
-    kept_by.keep(unsure_where_wrong)
-    kept_by.keep(result(1, 9))
-    assert kept_by.score(result(1, 9)) > kept_by.score(unsure_where_wrong)
+def test_a_lower_figure_does_not_ship_however_low_its_loss(tmp_path: Path) -> None:
+    kept_by = keeper(tmp_path)
+    probe, surer = result(0, 9), result(1, 8, sure=4.0)
+    kept_by.keep(probe)
+    kept_by.keep(surer)
+    assert kept_by.losses(surer).mean() < kept_by.losses(probe).mean()
     assert kept_by.saved == 0
-    kept_by.keep(result(2, 9, sure=4.0))
-    assert kept_by.saved == 2
-    kept_by.keep(result(3, 9))  # no worse than epoch 2 by its figure, but than the probe by loss
-    assert kept_by.saved == 2
+
+
+def test_where_classes_count_the_same_so_do_their_losses(tmp_path: Path) -> None:
+    kept_by = keeper(tmp_path, balance="weights")
+    kept_by.val_set = HELD_OUT.subset(np.arange(5, 20))  # five and ten
+    all_right = result(1, 10)
+    assert all_right.val_logits is not None
+    losses = kept_by.losses(replace(all_right, val_logits=all_right.val_logits[5:]))
+    assert losses[:5].sum() == pytest.approx(losses[5:].sum())
+    assert losses.mean() == pytest.approx(losses[0] / 1.5)  # it is 15 / 10 of what all have
 
 
 def test_a_target_is_reached_by_what_ships(tmp_path: Path) -> None:
-    net, config = create_model("white16", 2, 16), CONFIG.replace(imgsz=16, target=0.95)
-    kept_by = Keeper(tmp_path, net, config, ("a", "b"), HALF, LABELS)
-    kept_by.keep(result(0, 8, sure=4.0))
-    kept_by.keep(refused := result(1, 9))
-    assert kept_by.score(refused) >= 0.95
+    kept_by = keeper(tmp_path, target=0.8)
+    kept_by.keep(result(0, 5))
+    kept_by.keep(refused := result(1, 6))
+    assert kept_by.score(refused) >= 0.8
     assert not kept_by.reaches_target(refused)
-    assert "not reached: 90.0 %" in kept_by.target_line(refused, 0.95, 1.0)
-    kept_by.keep(kept := result(2, 9, sure=4.0))
+    assert "not reached: 75.0 %" in kept_by.target_line(refused, 0.8, 1.0)
+    kept_by.keep(kept := result(2, 10))
     assert kept_by.reaches_target(kept)
 
 
@@ -400,7 +412,7 @@ def test_the_temperature_comes_from_more_than_the_few_held_out(
         seen.append((logits.shape, labels.shape, even))
         return 1.5
 
-    monkeypatch.setattr(keeper, "fit_temperature", watch)
+    monkeypatch.setattr(eyebright.keeper, "fit_temperature", watch)
     run = train_tiny(class_folders(count=20, size=(64, 64)), tiny)
     assert seen == [((40, 2), (40,), False)]  # 4 held out, 36 left out in turn
     assert run.classifier().card.temperature == 1.5

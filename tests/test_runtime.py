@@ -1,9 +1,7 @@
 """Device, precision, threads, seeds: what is decided, and that it is refused by name."""
 
 import random
-import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -84,23 +82,6 @@ def test_tiny_batches_lie_differently(
     assert runtime.memory_format(batch_size, imgsz, "bf16", CPU) == torch.channels_last
     gpu = torch.device("cuda")
     assert runtime.memory_format(batch_size, imgsz, "fp32", gpu) == torch.channels_last
-
-
-def test_the_age_of_the_process() -> None:
-    code = "from eyebright.runtime import process_age; print(process_age())"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert 0 < float(done.stdout) < 600
-
-
-@pytest.mark.parametrize("uptime", ["5.0 1.0", "1e9 1.0", "?", ""])
-def test_an_age_that_cannot_be_is_none(monkeypatch: pytest.MonkeyPatch, uptime: str) -> None:
-    read = Path.read_text
-
-    def read_other(path: Path) -> str:
-        return uptime if path == Path("/proc/uptime") else read(path)
-
-    monkeypatch.setattr(Path, "read_text", read_other)
-    assert runtime.process_age() == 0
 
 
 def test_onednn_is_put_back() -> None:

@@ -290,8 +290,8 @@ def train(
     waiting_for("reading the pictures")
     from eyebright.config import parse_time
     from eyebright.launch import train as train_run
+    from eyebright.machine import process_age
     from eyebright.prepare import begin
-    from eyebright.runtime import process_age
 
     if no_pretrained and weights:
         raise UsageError("--weights and --no-pretrained exclude each other")

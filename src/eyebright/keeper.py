@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from torch import nn
 
 from eyebright import metrics
@@ -21,8 +20,11 @@ from eyebright.data import Dataset
 from eyebright.errors import NumbersError, StorageError, UsageError
 from eyebright.evaluation import Evaluation
 from eyebright.losses import EVEN
+from eyebright.metrics import Floats
 from eyebright.tracking import Tracker
 from eyebright.training import EpochResult, check_weights
+
+BY_CHANCE = 0.05  # probability that an epoch which is no better than a probe takes its place
 
 
 def claim_folder(runs: Path, name: str) -> Path:
@@ -76,7 +78,7 @@ class Keeper:
         config: says by which metric.
         classes: class names.
         normalization: of the pictures.
-        val_labels: of the pictures held out (n,); None: there are none.
+        val_set: the pictures held out; None: there are none.
         tracker: is told what ``log.csv`` gets; None: nobody is.
     """
 
@@ -87,12 +89,12 @@ class Keeper:
         config: TrainConfig,
         classes: tuple[str, ...],
         normalization: Normalization,
-        val_labels: NDArray[np.int64] | None = None,
+        val_set: Dataset | None = None,
         tracker: Tracker | None = None,
     ):
         self.folder, self.net, self.config = folder, net, config
         self.classes, self.normalization = classes, normalization
-        self.val_labels, self.tracker = val_labels, tracker
+        self.val_set, self.tracker = val_set, tracker
         self.best: EpochResult | None = None
         self.floor: EpochResult | None = None  # a linear probe
         self.saved: int | None = None  # the epoch whose model is on the disk
@@ -100,14 +102,13 @@ class Keeper:
     def keep(self, result: EpochResult) -> None:
         """Save the model if this epoch is the best one, or if there is nothing to judge it by.
 
-        A linear probe (epoch 0) gives way only to what has the better figure and the lower log
-        loss, where anything is held out: one more of a few pictures right is luck.
+        Where anything is held out, a linear probe (epoch 0) gives way only to what `surely_beats`
+        it: one more of a few pictures right is luck.
         """
         best = self.best
         better = best is None or self.score(result) >= self.score(best)
         if self.floor is not None:
-            higher = self.score(result) > self.score(self.floor)
-            better = better and higher and self.loss(result) < self.loss(self.floor)
+            better = better and self.surely_beats(result, self.floor)
         elif not result.epoch and result.val_logits is not None:
             self.floor = result
         if better:
@@ -123,18 +124,18 @@ class Keeper:
         if self.tracker:
             self.tracker.add(row)
 
-    def finish(self, val_set: Dataset | None, leaks: int | None = None) -> Evaluation | None:
+    def finish(self, leaks: int | None = None) -> Evaluation | None:
         """Calibrate the model that was kept, and write down what it says of the pictures held out.
 
         Writes its temperature into ``model.json``, and ``val.json`` and ``predictions-val.csv``.
 
         Args:
-            val_set: what the training was validated on.
             leaks: how many of them it was also trained on; None: unknown.
 
         Returns:
             What it says; None where nothing was held out.
         """
+        val_set = self.val_set
         if val_set is None or self.best is None or self.best.val_logits is None:
             return None
         logits, labels = self.best.val_logits.numpy(), val_set.labels
@@ -222,19 +223,33 @@ class Keeper:
             return metrics.balanced_accuracy(result.val_confusion)
         return metrics.accuracy(result.val_confusion).value or 0.0
 
-    def loss(self, result: EpochResult) -> float:
-        """Mean log loss on the pictures held out, at the temperature that makes it least.
+    def surely_beats(self, result: EpochResult, other: EpochResult) -> bool:
+        """Whether its figure is no lower, and its log loss lower by more than chance.
+
+        By a one-sided paired t-test over the pictures held out.
+        """
+        from scipy.stats import ttest_rel
+
+        if self.score(result) < self.score(other):
+            return False
+        p = ttest_rel(self.losses(result), self.losses(other), alternative="less").pvalue
+        return bool(p <= BY_CHANCE)
+
+    def losses(self, result: EpochResult) -> Floats:
+        """Log loss of each picture held out (n,), at the temperature that makes the mean least.
 
         For a net that answers as if classes were equally frequent, each class counts the same.
         """
         assert result.val_logits is not None, "some are held out"
-        assert self.val_labels is not None, "some are held out"
-        logits, labels = result.val_logits.numpy(), self.val_labels
+        assert self.val_set is not None, "some are held out"
+        logits, labels = result.val_logits.numpy(), self.val_set.labels
         even = self.config.balance in EVEN
-        probabilities = softmax(logits, fit_temperature(logits, labels, even))
-        weights = 1 / np.bincount(labels)[labels] if even else None
-        losses = metrics.log_losses(probabilities, labels)
-        return float(np.average(losses, weights=weights))
+        losses = metrics.log_losses(softmax(logits, fit_temperature(logits, labels, even)), labels)
+        if not even:
+            return losses
+        weights = 1 / np.bincount(labels)[labels]
+        losses *= weights / weights.mean()
+        return losses
 
     def _save(self, epoch: int) -> None:
         assert self.config.imgsz is not None, "decided before training"

@@ -136,8 +136,7 @@ def train(
         net = to_device(net, config, device)
         folder = claim_folder(Path(runs), name or default_name(data, config.recipe))
         tracked = tracker(folder) if tracker else None
-        labels_held_out = None if val_set is None else val_set.labels
-        keeper = Keeper(folder, net, config, data.classes, normalization, labels_held_out, tracked)
+        keeper = Keeper(folder, net, config, data.classes, normalization, val_set, tracked)
         results: list[EpochResult] = []
         known = TrainedOn.learn(train_set)
         leaks = None if val_set is None else known.count_leaks(val_set)
@@ -180,14 +179,14 @@ def train(
                         tell(epoch_line(results, epochs_in_all, config.metric))
                     if keeper.reaches_target(result):
                         break
-            evaluation = keeper.finish(val_set, leaks)
+            evaluation = keeper.finish(leaks)
         except KeyboardInterrupt:
             keeper.save_interrupted(results)
-            keeper.finish(val_set, leaks)
+            keeper.finish(leaks)
             tell(f"interrupted; {keeper.what_is_left()}")
             raise
         except NumbersError as error:
-            keeper.finish(val_set, leaks)
+            keeper.finish(leaks)
             raise NumbersError(f"{error}. {keeper.what_is_left()}") from None
         finally:
             keeper.leave_nothing_half_done()

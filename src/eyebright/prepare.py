@@ -24,15 +24,11 @@ from eyebright.data.folders import LARGE, SMALL
 from eyebright.data.labels import apply, read
 from eyebright.errors import UsageError
 from eyebright.images import Pixels
+from eyebright.machine import available_cores
 from eyebright.models import MODELS, check_name, create_model, head_of, is_backbone
 from eyebright.plan import CURVES
 from eyebright.pretrained import Weights, put_weights
-from eyebright.runtime import (
-    available_cores,
-    choose_precision,
-    has_matrix_hardware,
-    memory_format,
-)
+from eyebright.runtime import choose_precision, has_matrix_hardware, memory_format
 
 HEADS_SHARE = 1 / 3  # of a net's layers, counted from its end, that ``--tune last`` trains
 LARGE_FOR_BACKBONES = 288

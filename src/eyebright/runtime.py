@@ -11,13 +11,13 @@ import sys
 import warnings
 from collections.abc import Iterator
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
 
 from eyebright.errors import StorageError, UsageError
+from eyebright.machine import available_cores
 
 Precision = Literal["fp32", "bf16"]
 OUT_OF_MEMORY = re.compile(r"out of memory|can't allocate memory|not enough memory", re.I)
@@ -102,25 +102,6 @@ def memory_errors(advice: str) -> Iterator[None]:
         if isinstance(error, MemoryError) or OUT_OF_MEMORY.search(str(error)):
             raise StorageError(f"out of memory; {advice}") from None
         raise
-
-
-def available_cores() -> int:
-    """Processor cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-def process_age() -> float:
-    """Seconds since this process was started, where the system says so; else 0."""
-    try:
-        ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
-        uptime = float(Path("/proc/uptime").read_text().split()[0])
-    except (OSError, ValueError, IndexError):
-        return 0.0
-    age = uptime - ticks / os.sysconf("SC_CLK_TCK")
-    # A container may count its uptime and its processes from different moments.
-    return age if 0 <= age < 600 else 0.0
 
 
 def keep_freed_memory() -> None:

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from eyebright.console import shown
@@ -16,7 +15,13 @@ from eyebright.errors import DataError, StorageError
 from eyebright.images import Pixels, fit
 
 if TYPE_CHECKING:
+    import torch
+
     from eyebright.data.look import Look
+
+    TorchDataset = torch.utils.data.Dataset[tuple[torch.Tensor, int]]
+else:  # torch's DataLoader asks for two methods only, and reading pictures needs no torch
+    TorchDataset = object
 
 
 def allocate_images(count: int, imgsz: int, name: str) -> Pixels:
@@ -39,7 +44,7 @@ def allocate_images(count: int, imgsz: int, name: str) -> Pixels:
     return np.empty((count, imgsz, imgsz, 3), np.uint8)
 
 
-class Dataset(torch.utils.data.Dataset[tuple[torch.Tensor, int]]):
+class Dataset(TorchDataset):
     """Pictures of one size with their labels. Also a map-style torch dataset.
 
     Args:
@@ -125,12 +130,14 @@ class Dataset(torch.utils.data.Dataset[tuple[torch.Tensor, int]]):
             self.pixels = View(self.pixels[:])
         return self.pixels.base
 
-    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
+    def __getitem__(self, index: int) -> "tuple[torch.Tensor, int]":
         """One picture as torchvision's ``ToTensor`` gives it, and its label.
 
         Returns:
             float32 (3, height, width) from 0 to 1, and the label.
         """
+        import torch
+
         pixels = torch.from_numpy(self.pixels[index].copy())
         return pixels.permute(2, 0, 1).float() / 255, int(self.labels[index])
 

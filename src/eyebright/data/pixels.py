@@ -181,31 +181,34 @@ def _open_entry(folder: Path, job: Job, checked: bool = False) -> Entry | None:
         return None
     known = {digest.hex() for digest in job.files}
     n, file = len(known) - len(bad), folder / PIXELS
-    whole = bad.keys() <= known and sum(count for count, _ in parts) == n
+    counts = [count for count, _ in parts]
+    whole = bad.keys() <= known and sum(counts) == n and min(counts, default=0) >= 0
     try:
         if not whole or file.stat().st_size != n * job.picture_bytes:
+            return None
+        if not checked and not _is_intact(file, parts, job):
             return None
         shape = (n, job.imgsz, job.imgsz, 3)
         # Copy on write: torch wants arrays that may be written to, and nobody may change the file.
         mapped = np.memmap(file, np.uint8, "c", shape=shape) if n else np.empty(shape, np.uint8)
-        pixels = np.asarray(mapped)
-        if not checked and not _is_intact(pixels, parts, job.workers):
-            return None
         with contextlib.suppress(OSError):
             os.utime(folder)  # when it was last of use
     except OSError:
         return None
-    return Entry(pixels, bad)
+    return Entry(np.asarray(mapped), bad)
 
 
-def _is_intact(pixels: Pixels, parts: list[tuple[int, int]], workers: int) -> bool:
-    ends = np.cumsum([count for count, _ in parts])
+def _is_intact(file: Path, parts: list[tuple[int, int]], job: Job) -> bool:
+    ends = np.cumsum([count for count, _ in parts], dtype=np.int64)
 
     def matches(i: int) -> bool:
+        # Read, not mapped: what is looked at once need not count as memory of this process.
         count, checksum = parts[i]
-        return zlib.crc32(pixels[ends[i] - count : ends[i]].data) == checksum
+        with file.open("rb", buffering=0) as pixels:
+            pixels.seek((int(ends[i]) - count) * job.picture_bytes)
+            return zlib.crc32(pixels.read(count * job.picture_bytes)) == checksum
 
-    with ThreadPoolExecutor(max(1, workers)) as pool:
+    with ThreadPoolExecutor(max(1, job.workers)) as pool:
         return all(pool.map(matches, range(len(parts))))
 
 

@@ -18,7 +18,7 @@ from eyebright.data.labels import read as read_decisions
 from eyebright.data.splits import stratified_split
 from eyebright.data.tables import Table, load_table, read_metadata, read_table
 from eyebright.errors import DataError, EyebrightError, UsageError
-from eyebright.runtime import available_cores
+from eyebright.machine import available_cores
 
 NAMES = ("cifar10", "digits", *named.NAMES)
 

@@ -1,0 +1,23 @@
+"""What the operating system says of this process, without torch."""
+
+import os
+from pathlib import Path
+
+
+def available_cores() -> int:
+    """Processor cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def process_age() -> float:
+    """Seconds since this process was started, where the system says so; else 0."""
+    try:
+        ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
+        uptime = float(Path("/proc/uptime").read_text().split()[0])
+    except (OSError, ValueError, IndexError):
+        return 0.0
+    age = uptime - ticks / os.sysconf("SC_CLK_TCK")
+    # A container may count its uptime and its processes from different moments.
+    return age if 0 <= age < 600 else 0.0
