@@ -15,8 +15,7 @@ from eyebright.audit import audit, suspects
 from eyebright.audit.duplicates import ALIKE, Searcher, best_match, compare, detail, thumbnails
 from eyebright.audit.inspect import findings_before, load_parts
 from eyebright.audit.quality import bad_pictures
-from eyebright.audit.suspects import label_suspects
-from eyebright.calibration import softmax
+from eyebright.audit.suspects import calibrated, label_suspects
 from eyebright.cli import run_app
 from eyebright.data import Dataset, load
 from eyebright.errors import ModelError, StorageError
@@ -148,11 +147,20 @@ def test_where_many_labels_are_disagreed_with_others_are_asked(
     monkeypatch.setattr(suspects, "by_probe", by_probe)
     said: list[str] = []
     found = suspects.out_of_fold(data, said.append)
-    assert np.allclose(found, softmax(opinions[: 2 if failure else 3].sum(0)))
+    together = opinions[: 2 if failure else 3].sum(0)
+    assert np.allclose(found, calibrated(together, data.labels))
     assert "others are asked too" in said[1]
     agreed = Dataset(data.images, opinions[0].argmax(1), data.classes)
-    assert np.allclose(suspects.out_of_fold(agreed, said.append), softmax(opinions[0]))
+    surest = calibrated(opinions[0], agreed.labels)
+    assert np.allclose(suspects.out_of_fold(agreed, said.append), surest)
     assert len(said) == 3
+
+
+def test_opinions_are_as_sure_as_they_are_often_right() -> None:
+    labels = np.arange(1000) % 2
+    logits = np.where(np.arange(1000) < 800, 1, -1)[:, None] * np.eye(2)[labels] * 9.0
+    found = calibrated(logits, labels)  # nearly certain, and right of 80 %
+    assert found.max(1) == pytest.approx(0.8, abs=0.01)
 
 
 def test_small_pictures_are_enlarged_for_a_probe(

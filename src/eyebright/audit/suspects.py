@@ -5,10 +5,11 @@ from collections.abc import Callable
 from importlib.util import find_spec
 
 import numpy as np
+from numpy.typing import NDArray
 
 from eyebright.audit.findings import Finding
 from eyebright.batches import predict_logits
-from eyebright.calibration import softmax
+from eyebright.calibration import fit_temperature, softmax
 from eyebright.config import fit_to_data, recipe_config
 from eyebright.console import notices, shown
 from eyebright.data import Dataset
@@ -57,9 +58,10 @@ def label_suspects(data: Dataset, tell: Callable[[str], None]) -> list[Finding]:
     """Pictures whose label is probably wrong, the surest first.
 
     Each picture is judged by models that were not fitted to it; which of its disagreements are the
-    label's fault, confident learning decides (Northcutt, Jiang & Chuang 2021, "Confident learning:
-    estimating uncertainty in dataset labels"). They are ranked by the odds of the likeliest class
-    against the given one, which tell more than their difference does where the model is sure.
+    label's fault, confident learning decides, by class and by pair of classes (Northcutt, Jiang &
+    Chuang 2021, "Confident learning: estimating uncertainty in dataset labels"). They are ranked by
+    the odds of the likeliest class against the given one, which tell more than their difference
+    does where the model is sure.
 
     Args:
         data: such as `can_be_judged` says yes to.
@@ -68,7 +70,9 @@ def label_suspects(data: Dataset, tell: Callable[[str], None]) -> list[Finding]:
     from cleanlab.filter import find_label_issues
 
     probabilities = out_of_fold(data, tell)
-    found = np.flatnonzero(find_label_issues(data.labels, probabilities, n_jobs=1))
+    found = np.flatnonzero(
+        find_label_issues(data.labels, probabilities, filter_by="both", n_jobs=1)
+    )
     names, guesses = table_ids(data), probabilities.argmax(1)
     everyone = np.arange(len(data))
     likeliest, given = probabilities[everyone, guesses], probabilities[everyone, data.labels]
@@ -91,7 +95,7 @@ def label_suspects(data: Dataset, tell: Callable[[str], None]) -> list[Finding]:
 
 
 def out_of_fold(data: Dataset, tell: Callable[[str], None]) -> Floats:
-    """Probabilities (n, classes), each picture's by models that were not fitted to it.
+    """Calibrated probabilities (n, classes), each picture's by models that were not fitted to it.
 
     Large pictures: a linear probe on the features of a pretrained backbone. Small ones, or where no
     weights are to be had: nets trained from nothing, each on one half to judge the other. Where
@@ -101,7 +105,7 @@ def out_of_fold(data: Dataset, tell: Callable[[str], None]) -> Floats:
     """
     if data.imgsz > SMALL:
         try:
-            return softmax(by_probe(data, data.imgsz))
+            return calibrated(by_probe(data, data.imgsz), data.labels)
         except StorageError as error:
             notices.warning("%s", error)
     tell("two nets are trained, each on one half of the pictures, to judge the other")
@@ -114,7 +118,15 @@ def out_of_fold(data: Dataset, tell: Callable[[str], None]) -> Floats:
             # A backbone would help, but nets are enough.
             with contextlib.suppress(StorageError, ModelError):
                 logits += by_probe(data, ENLARGED)
-    return softmax(logits)
+    return calibrated(logits, data.labels)
+
+
+def calibrated(logits: Floats, labels: NDArray[np.int64]) -> Floats:
+    """Probabilities (n, classes) at the temperature that suits the labels given.
+
+    Confident learning takes them at their word: several opinions multiplied are too sure.
+    """
+    return softmax(logits, fit_temperature(logits, labels))
 
 
 def by_probe(data: Dataset, imgsz: int) -> Floats:
