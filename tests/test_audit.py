@@ -13,7 +13,8 @@ from PIL import Image
 import eyebright
 from eyebright.audit import audit, suspects
 from eyebright.audit.duplicates import ALIKE, Searcher, best_match, compare, detail, thumbnails
-from eyebright.audit.inspect import findings_before, load_parts
+from eyebright.audit.found import findings_before
+from eyebright.audit.inspect import load_parts
 from eyebright.audit.quality import bad_pictures
 from eyebright.audit.suspects import calibrated, label_suspects
 from eyebright.cli import run_app

@@ -17,17 +17,19 @@ from sklearn.linear_model import LogisticRegression
 
 import eyebright
 import eyebright.keeper
-from eyebright import probe
+from eyebright import features as features_module
+from eyebright import probe, regression
 from eyebright.batches import HALF, predict_logits
 from eyebright.cli import run_app
 from eyebright.config import TrainConfig, recipe_config
 from eyebright.data import Dataset
 from eyebright.errors import ModelError, UsageError
+from eyebright.features import cached_features, compute_features
 from eyebright.keeper import Keeper
 from eyebright.models import create_model, head_of
 from eyebright.optim import create_optimizers
 from eyebright.prepare import begin, check_tuning, freeze
-from eyebright.probe import cached_features, compute_features, fit_probe
+from eyebright.probe import fit_probe
 from eyebright.training import EpochResult, set_train
 
 TINY = "test_efficientnet"
@@ -87,13 +89,13 @@ def test_features_are_computed_once_for_the_same_pictures_and_weights(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     count = [0]
-    compute = probe.compute_features
+    compute = features_module.compute_features
 
     def counting(*arguments: object) -> object:
         count[0] += 1
         return compute(*arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(probe, "compute_features", counting)
+    monkeypatch.setattr(features_module, "compute_features", counting)
     net = create_model(TINY, 2, 64).eval()
     data = Dataset(pictures(), [0, 1] * 6, ["a", "b"])
     first = cached_features(net, data, HALF, "none")
@@ -128,10 +130,10 @@ def test_the_probe_is_logistic_regression_on_scaled_features(counts: tuple[int, 
     x, labels = blobs(counts)
     found = fit_probe(x, labels, len(counts), CONFIG)
     assert found.losses[found.penalty] == min(found.losses.values())
-    assert min(found.losses.values()) < found.losses[probe.PENALTIES[0]] - 0.01  # it matters
+    assert min(found.losses.values()) < found.losses[regression.PENALTIES[0]] - 0.01  # it matters
     tried = list(found.losses)  # from heavy to light, until two were in vain
-    assert tried == list(probe.PENALTIES[: len(tried)])
-    assert len(tried) - 1 - tried.index(found.penalty) == probe.PATIENCE
+    assert tried == list(regression.PENALTIES[: len(tried)])
+    assert len(tried) - 1 - tried.index(found.penalty) == regression.PATIENCE
     scaled = (x - x.mean(0)) / x.std(0)
     reference = LogisticRegression(C=1 / found.penalty, max_iter=1000).fit(scaled, labels)
     logits = found.logits(x)
@@ -192,7 +194,7 @@ def test_a_layer_without_bias_gets_none() -> None:
 
 
 def test_many_pictures_are_compared_by_some(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(probe, "MOST_COMPARED", 100)
+    monkeypatch.setattr(regression, "MOST_COMPARED", 100)
     x, labels = blobs((300, 300))
     found = fit_probe(x, labels, 2, CONFIG)
     assert found.losses

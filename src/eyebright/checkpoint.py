@@ -151,6 +151,7 @@ def load_card(folder: Path) -> ModelCard:
     Raises:
         ModelError: missing, damaged, of a later format, or not what a card must hold.
     """
+    check_run_folder(folder)
     path = folder / CARD
     if not path.exists():
         raise ModelError(f"{shown(folder)}: holds no model ({CARD} is missing)")

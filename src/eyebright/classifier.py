@@ -1,7 +1,7 @@
 """`Classifier`: pictures in, probabilities out. Everything that follows training uses it."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,8 @@ from eyebright.checkpoint import ModelCard, check_run_folder, load_model
 from eyebright.console import notices, progress_bar, shown
 from eyebright.data.views import View
 from eyebright.errors import DataError
+from eyebright.features import compute_features
 from eyebright.images import Pixels, read_bytes, read_header, read_image
-from eyebright.probe import compute_features
 from eyebright.runtime import choose_device, exact_fp32, memory_errors
 
 Picture = str | os.PathLike[str] | bytes | Pixels
@@ -173,16 +173,10 @@ class Classifier:
             raise DataError(f"{name}: {error}") from None
 
 
-def predict_files(classifier: Classifier, paths: Sequence[Path]) -> list[Prediction]:
-    """What is on picture files, a part of them in memory at once, with a progress bar.
-
-    Raises:
-        DataError: a picture that cannot be read; the message names it.
-    """
-    predictions: list[Prediction] = []
-    with progress_bar("predicting", len(paths)) as bar:
+def in_parts(title: str, paths: Sequence[Path]) -> Iterator[Sequence[Path]]:
+    """Picture files, a few at a time, so that few are in memory at once; with a progress bar."""
+    with progress_bar(title, len(paths)) as bar:
         for start in range(0, len(paths), PART):
             part = paths[start : start + PART]
-            predictions += classifier.predict(part)
+            yield part
             bar.advance(len(part))
-    return predictions

@@ -152,7 +152,8 @@ def audit(
     """Look for bad pictures, copies, leaks and wrong labels before anyone trains."""
     waiting_for("reading the pictures")
     from eyebright.audit import audit as find_all
-    from eyebright.audit.inspect import findings_before, load_parts, write_audit
+    from eyebright.audit.found import findings_before, write_audit
+    from eyebright.audit.inspect import load_parts
     from eyebright.audit.review import Review
     from eyebright.data.labels import table_beside
 
@@ -489,7 +490,7 @@ def predict(
     """Say what is on pictures: the three likeliest classes of each, with probabilities."""
     if bool(pictures) == bool(sample):
         raise UsageError("predict needs pictures, or --sample 4 (and not both)")
-    from eyebright.classifier import predict_files
+    from eyebright.classifier import in_parts
     from eyebright.data.folders import list_pictures
     from eyebright.run import Run
 
@@ -499,7 +500,8 @@ def predict(
         return _predict_sample(opened, sample, as_json, device, given)
     classifier = opened.classifier(device)
     paths = list_pictures(pictures or [])
-    predictions = predict_files(classifier, paths)
+    parts = in_parts("predicting", paths)
+    predictions = [one for part in parts for one in classifier.predict(part)]
     names = [shown(path) for path in paths]
     if as_json:
         rows = [
@@ -538,13 +540,18 @@ def embed(
 ) -> None:
     """Write what the net's last layer sees of pictures: features to search or to cluster by."""
     waiting_for("reading the pictures")
+    import numpy as np
+
+    from eyebright.classifier import in_parts
     from eyebright.data.folders import list_pictures
-    from eyebright.embedding import check_format, embed_files, write_features
+    from eyebright.embedding import check_format, write_features
     from eyebright.run import Run
 
     check_format(output)
     paths = list_pictures(pictures)
-    features = embed_files(Run(run).classifier(device), paths)
+    classifier = Run(run).classifier(device)
+    parts = in_parts("computing features", paths)
+    features = np.concatenate([classifier.embed(part) for part in parts])
     write_features(output, [shown(path) for path in paths], features)
     say(f"{len(paths):,} pictures, {features.shape[1]:,} features each: {shown(output)}")
 

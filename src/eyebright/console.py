@@ -103,7 +103,13 @@ class Bar:
         self.progress.update(self.task, completed=completed, info=info, total=total, refresh=True)
 
 
+def as_text(name: object) -> str:
+    """A file or class name as tables have it: what is no UTF-8 is escaped."""
+    return str(name).encode("utf-8", "backslashreplace").decode()
+
+
 def shown(name: object) -> str:
     """A file or class name made fit to print: one line, no control characters, valid UTF-8."""
-    text = str(name).encode("utf-8", "backslashreplace").decode()
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return "".join(
+        c if c.isprintable() else c.encode("unicode_escape").decode() for c in as_text(name)
+    )

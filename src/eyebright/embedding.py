@@ -8,26 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eyebright.checkpoint import write_file
-from eyebright.classifier import PART, Classifier
-from eyebright.console import progress_bar, shown
+from eyebright.console import shown
 from eyebright.errors import UsageError
 
 ENDINGS = (".npy", ".parquet")
-
-
-def embed_files(classifier: Classifier, paths: list[Path]) -> NDArray[np.float32]:
-    """Features of picture files, float32 (n, width), with a progress bar.
-
-    Raises:
-        DataError: a picture that cannot be read; the message names it.
-        UsageError: the net has no linear last layer.
-    """
-    parts = []
-    with progress_bar("computing features", len(paths)) as bar:
-        for start in range(0, len(paths), PART):
-            parts.append(classifier.embed(paths[start : start + PART]))
-            bar.advance(len(parts[-1]))
-    return np.concatenate(parts)
 
 
 def check_format(path: Path) -> None:

@@ -23,7 +23,7 @@ from eyebright.calibration import (
 )
 from eyebright.checkpoint import read_json, write_file, write_json
 from eyebright.classifier import Classifier
-from eyebright.console import shown
+from eyebright.console import as_text, shown
 from eyebright.data import Dataset
 from eyebright.data.labels import check_decided
 from eyebright.errors import DataError, ModelError, UsageError
@@ -330,7 +330,7 @@ def read_evaluation(folder: Path, split: str) -> Evaluation:
             [_, _, _, *columns], *rows = csv.reader(file)
         # A name that is not UTF-8 stands in the table escaped, in the JSON as it is.
         classes = [str(name) for name in record["confusion"]["classes"]]
-        if [name.encode("utf-8", "backslashreplace").decode() for name in classes] != columns:
+        if list(map(as_text, classes)) != columns:
             raise ValueError("other classes than in the JSON")
         labels = np.array([columns.index(row[1]) for row in rows], np.int64)
         probabilities = np.array([row[3:] for row in rows], np.float64)

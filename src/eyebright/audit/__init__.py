@@ -1,5 +1,6 @@
 """`audit`: what may be wrong with pictures and labels, before anyone trains on them."""
 
-from eyebright.audit.inspect import Audit, audit
+from eyebright.audit.found import Audit
+from eyebright.audit.inspect import audit
 
 __all__ = ["Audit", "audit"]

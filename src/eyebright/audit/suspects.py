@@ -17,10 +17,11 @@ from eyebright.data.folders import SMALL
 from eyebright.data.labels import table_ids
 from eyebright.data.splits import stratified_folds
 from eyebright.errors import ModelError, StorageError, UsageError
+from eyebright.features import cached_features
 from eyebright.metrics import Floats
 from eyebright.prepare import decide, prepare_net, to_device
 from eyebright.pretrained import find_weights
-from eyebright.probe import cached_features, out_of_fold_logits
+from eyebright.probe import out_of_fold_logits
 from eyebright.runtime import choose_device, memory_errors, set_up
 from eyebright.training import fit
 

@@ -142,6 +142,8 @@ def find_part_names(source: str | os.PathLike[str]) -> list[str]:
         return ["train", "test"]
     if path.is_dir():
         return list(_parts_of(_with_metadata(path)))
+    if not path.is_file():
+        return []  # reading a pipe would wait for ever
     if archives.ending_of(path):
         return list(_parts_of(_with_metadata(_inside(archives.unpack(path)))))
     return list(read_table(path).parts()) if is_table(path) else []
