@@ -19,6 +19,7 @@ from eyebright.audit.quality import bad_pictures
 from eyebright.audit.suspects import calibrated, label_suspects
 from eyebright.cli import run_app
 from eyebright.data import Dataset, load
+from eyebright.data.labels import read
 from eyebright.errors import ModelError, StorageError
 
 
@@ -293,6 +294,28 @@ def test_decisions_are_honoured_and_reviews_taken_up_again(pets: Path, tmp_path:
     assert findings[0].other == "cat/4.png"
     Image.fromarray(scenes(1, seed=8)[0]).save(pets / "train" / "cat" / "9.png")
     assert findings_before(load_parts(pets), Path("audit-pets"), False) is None  # other data now
+
+
+def test_the_surest_suspects_can_be_dropped(
+    class_folders: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = class_folders(count=60, size=(32, 32))
+    for name, dog in (("a", "3"), ("b", "4"), ("c", "5")):
+        (folder / "dog" / f"{dog}.png").rename(folder / "cat" / f"{name}.png")
+    table = folder / "labels.csv"
+    table.write_text("id,decision,label\ncat/a.png,keep,\n")
+    assert run_app(["audit", str(folder), "--drop", "0.5", "-o", "found"]) == 0
+    said = capsys.readouterr().out
+    found = json.loads(Path("found/audit.json").read_text())["labels"]["suspects"]
+    surest = [one["id"] for one in found if one["score"] >= 0.5 and one["id"] != "cat/a.png"]
+    assert {"cat/b.png", "cat/c.png"} <= set(surest)
+    assert f"{len(surest)} suspect labels dropped" in said
+    assert {name for name, one in read(table).of.items() if one.decision == "drop"} == set(surest)
+    assert read(table).of["cat/a.png"].decision == "keep"  # what a person decided stands
+    assert run_app(["audit", str(folder), "--drop", "0.5", "--quick"]) == 2
+    table.write_text("a,b\n")
+    assert run_app(["audit", str(folder), "--drop", "0.5"]) == 3
+    assert "no table of decisions" in capsys.readouterr().err
 
 
 def test_what_is_missing_is_named(

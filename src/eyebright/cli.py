@@ -133,6 +133,15 @@ def audit(
     ] = False,
     port: Annotated[int, typer.Option(min=0, help="Of the page; 0: any.")] = 0,
     lang: Annotated[str, typer.Option(help="Of the page: en or zh (中文).")] = "en",
+    drop: Annotated[
+        float | None,
+        typer.Option(
+            min=0.5,
+            max=1,
+            metavar="SCORE",
+            help="Also decide to drop pictures whose label is this surely wrong: 0.9.",
+        ),
+    ] = None,
     strict: Annotated[
         bool, typer.Option("--strict", help="Exit with 3 where anything was found.")
     ] = False,
@@ -143,7 +152,8 @@ def audit(
     labels: Annotated[
         Path | None,
         typer.Option(
-            metavar="FILE", help="A table of decisions to apply; with --review: where they go."
+            metavar="FILE",
+            help="A table of decisions to apply; with --review or --drop: where they go.",
         ),
     ] = None,
     root: Root = None,
@@ -153,20 +163,24 @@ def audit(
     waiting_for("reading the pictures")
     from eyebright.audit import audit as find_all
     from eyebright.audit.found import findings_before, write_audit
-    from eyebright.audit.inspect import load_parts
+    from eyebright.audit.inspect import drop_suspects, load_parts
     from eyebright.audit.review import Review
-    from eyebright.data.labels import table_beside
+    from eyebright.data.labels import read, table_beside
 
     if review and (as_json or strict or run):
         raise UsageError("--review is for people: leave out --json, --strict and --run")
+    if drop is not None and (quick or run):
+        raise UsageError("--drop looks for wrong labels in data as they are: no --quick, no --run")
     source = "cifar10" if data is None else data
     # Decisions are made on what was found without them.
-    applied = None if review else labels
+    applied = None if review or drop is not None else labels
     parts = load_parts(source, labels=applied, root=root, workers=workers)
     folder = output or Path(f"audit-{parts['train'].name}")
     if Path(source).resolve() in folder.resolve().parents:
         raise UsageError(f"{shown(folder)} would lie among the pictures; name another: -o FOLDER")
     table = labels or table_beside(parts["train"])
+    if drop is not None and table.exists():
+        read(table)  # a mistake is better known before all is looked at
     if review:
         Review(parts, [], table, lang)  # a mistake is better known before all is looked at
         findings = findings_before(parts, folder, not quick)
@@ -183,6 +197,9 @@ def audit(
     else:
         out.print(found.table())
         say(f"everything found, and sheets of it: {shown(folder)}")
+    if drop is not None:
+        dropped = drop_suspects(found, drop, table)
+        tell(f"{dropped:,} suspect labels dropped: {shown(table)} (use it with --labels)")
     if review:
         return _review(parts, found.findings(), table, port, lang)
     if strict and not found.found_nothing:

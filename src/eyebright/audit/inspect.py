@@ -3,6 +3,7 @@
 import contextlib
 import os
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from eyebright.audit.quality import bad_pictures
 from eyebright.audit.suspects import can_be_judged, label_suspects
 from eyebright.console import as_text, say, shown
 from eyebright.data import Dataset, load
-from eyebright.data.labels import KEEP, PREFIXES, RELABEL, read
+from eyebright.data.labels import DROP, KEEP, PREFIXES, RELABEL, append_all, read
 from eyebright.data.sources import MissingPartError
 from eyebright.errors import UsageError
 from eyebright.evaluation import Evaluation, read_evaluation
@@ -75,6 +76,28 @@ def audit(
         suspects = [one for one in suspects if one.id not in settled]
     bad = [one for one in bad if one.id not in settled]
     return Audit(parts, unreadable, bad, across, within, suspects, scores)
+
+
+def drop_suspects(found: Audit, score: float, table: Path) -> int:
+    """Write a decision to drop each picture whose label is so surely wrong, unless one is decided.
+
+    Args:
+        found: labels must have been looked at.
+        score: the least that a suspect must have, from 0 to 1.
+        table: of decisions, which is added to; made where there is none.
+
+    Returns:
+        How many are dropped.
+
+    Raises:
+        DataError: what lies there is no table of decisions.
+        StorageError: the disk refuses.
+    """
+    decided = read(table).of if table.exists() else {}
+    surest = [one for one in found.suspects or () if one.score >= score and one.id not in decided]
+    if surest:
+        append_all(table, [(one.id, DROP, "") for one in surest])
+    return len(surest)
 
 
 def settled_by(labels: str | os.PathLike[str]) -> set[str]:

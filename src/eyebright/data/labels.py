@@ -9,7 +9,7 @@ import csv
 import hashlib
 import io
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -149,9 +149,15 @@ def append(path: Path, name: str, decision: str, label: str = "") -> None:
         DataError: a file that is no table of decisions lies there.
         StorageError: the disk refuses; the message names the path.
     """
-    assert (decision == RELABEL) == bool(label), "a label belongs to relabel alone"
-    line = io.StringIO()
-    csv.writer(line, lineterminator="\n").writerow([shown(name), decision, shown(label)])
+    append_all(path, [(name, decision, label)])
+
+
+def append_all(path: Path, rows: Iterable[tuple[str, str, str]]) -> None:
+    """As `append`, several decisions at once: (name, decision, label) of each."""
+    lines = io.StringIO()
+    for name, decision, label in rows:
+        assert (decision == RELABEL) == bool(label), "a label belongs to relabel alone"
+        csv.writer(lines, lineterminator="\n").writerow([shown(name), decision, shown(label)])
     try:
         with path.open("a+b") as file:
             file.seek(0)
@@ -161,7 +167,7 @@ def append(path: Path, name: str, decision: str, label: str = "") -> None:
             next(_rows(content[:start], path), None)  # nothing is added to a foreign file
             file.truncate(start)  # what a crash left half written, which `read` does not count
             head = b"" if start else (",".join(COLUMNS) + "\n").encode()
-            file.write(head + line.getvalue().encode())
+            file.write(head + lines.getvalue().encode())
             file.flush()
             os.fsync(file.fileno())
     except OSError as error:
