@@ -46,6 +46,8 @@ def test_a_run_folder_holds_all_it_takes(brightness: Dataset) -> None:
         "report.html",
         "model-card.md",
         "trained-on.safetensors",
+        "checkpoints",
+        ".lock",
     }
     config = TrainConfig.from_json((run.path / "config.json").read_text())
     assert config == run.config

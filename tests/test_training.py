@@ -17,7 +17,7 @@ from eyebright.data import Dataset
 from eyebright.errors import NumbersError
 from eyebright.models import LessonNet, create_model
 from eyebright.optim import Schedule
-from eyebright.training import EpochResult, count_steps, fit
+from eyebright.training import EpochResult, Position, count_steps, fit
 
 
 @pytest.fixture(autouse=True)
@@ -230,13 +230,15 @@ def test_a_run_may_be_cut_short_within_an_epoch(monkeypatch: pytest.MonkeyPatch)
     schedule = Schedule("linear", 12)
     seen = []
 
-    def look(step: int) -> None:
-        seen.append(step)
-        if step == 5:
+    position = Position()
+
+    def look() -> None:
+        seen.append(position.step)
+        if position.step == 5:
             schedule.change(5, 7)
 
     net = create_model("white16", 10)
-    results = list(fit(net, made_data(64), None, config, HALF, None, schedule, look))
+    results = list(fit(net, made_data(64), None, config, HALF, None, schedule, look, position))
     assert [r.step for r in results] == [4, 7]
     assert seen == [1, 2, 3, 5, 6]  # not at ends of epochs: there the results tell
 

@@ -1,12 +1,13 @@
 """From uint8 pictures to what the net sees: shuffled, augmented and normalised whole batches.
 
 Pictures stay uint8 on the device, (n, height, width, 3). The order of an epoch and what is drawn
-for its augmentation are functions of (seed, epoch, position), with no state between epochs.
+for its augmentation are functions of (seed, epoch, position): there is no state to keep.
 """
 
 import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 import torch
@@ -79,10 +80,14 @@ def measure_normalization(images: Pixels) -> Normalization:
     return Normalization((mean[0], mean[1], mean[2]), (std[0], std[1], std[2]))
 
 
+def derived_seed(*numbers: int) -> int:
+    """One seed that follows from several numbers."""
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0]) >> 1
+
+
 def epoch_generator(seed: int, epoch: int, device: torch.device) -> torch.Generator:
     """The random numbers of one epoch: a function of (seed, epoch), however it is reached."""
-    state = np.random.SeedSequence([seed, epoch]).generate_state(1, np.uint64)[0]
-    return torch.Generator(device).manual_seed(int(state) >> 1)
+    return torch.Generator(device).manual_seed(derived_seed(seed, epoch))
 
 
 def epoch_order(n: int, seed: int, epoch: int) -> Tensor:
@@ -116,8 +121,9 @@ def train_batches(
     normalization: Normalization,
     epoch: int,
     rows: Tensor | None = None,
+    first: int = 0,
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """The batches of one epoch.
+    """The batches of one epoch: each a function of (seed, epoch, its number).
 
     Args:
         images: uint8 (n, height, width, 3), on the device; more of them where there are rows.
@@ -126,6 +132,7 @@ def train_batches(
         normalization: applied after augmentation.
         epoch: counted from 1.
         rows: where the n pictures lie in images, int64 (n,); None: they are all of them.
+        first: begin with this batch, counted from 0.
 
     Yields:
         Normalised float32 (batch, 3, height, width), laid out as `memory_format` says, and int64
@@ -133,7 +140,7 @@ def train_batches(
     """
     batch_size = config.batch_size
     mirrored, functions = parse_augment(config.augment)
-    generator = epoch_generator(config.seed, epoch, images.device)
+    generator = torch.Generator(images.device)
     sides = sides_of_epoch(len(labels), epoch, epoch_generator(config.seed, 0, images.device))
     if config.balance == "sampler":
         order = balanced_order(labels, config.seed, epoch).to(images.device)
@@ -145,7 +152,10 @@ def train_batches(
     # Tiny batches are prepared many at once: gathering four pictures costs as much as 400.
     most = min(CHUNK, CHUNK_PIXELS // (images.shape[1] * images.shape[2]))
     chunk = max(1, most // batch_size) * batch_size
-    for which in order.split(chunk) if len(order) else ():  # nothing splits into one empty part
+    begun = first * batch_size // chunk * chunk
+    for start in range(begun, len(order), chunk):
+        which = order[start : start + chunk]
+        generator.manual_seed(derived_seed(config.seed, epoch, start))
         where = which if rows is None else rows[which]
         # Whole rows are copied at once; by `images[where]` each byte would be, twenty times slower.
         pictures = images.flatten(1).index_select(0, where).view(len(where), *images.shape[1:])
@@ -153,11 +163,12 @@ def train_batches(
             pictures = mirror(pictures, sides[which])
         for function in functions:
             pictures = function(pictures, generator)
-        yield from zip(
+        batches = zip(
             normalization(pictures).contiguous(memory_format=layout).split(batch_size),
             labels[which].split(batch_size),
             strict=True,
         )
+        yield from islice(batches, max(0, first - start // batch_size), None)
 
 
 def on_device(pictures: View, device: torch.device) -> tuple[Tensor, Tensor | None]:

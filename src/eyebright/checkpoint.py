@@ -5,10 +5,11 @@ always a whole one or none.
 """
 
 import contextlib
+import hashlib
 import json
 import math
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -65,6 +66,8 @@ class ModelCard:
     """Test-time averaging, part of every prediction: ``none`` or ``mirror``."""
     temperature: float | None = None
     """What logits are divided by before they become probabilities; None: uncalibrated."""
+    weights_sha256: str = ""
+    """Of the file of weights; empty: not known."""
     format: int = FORMAT
 
 
@@ -82,10 +85,28 @@ def write_file(path: Path, content: bytes) -> None:
                 file.flush()
                 os.fsync(file.fileno())
             temporary.replace(path)
+            sync_folder(path.parent)
         finally:
             temporary.unlink(missing_ok=True)
     except OSError as error:
         raise StorageError(f"{shown(path)}: {error.strerror or error}") from None
+
+
+def sweep(folder: Path) -> None:
+    """Remove what a killed process left half written in a folder or below it."""
+    for path in folder.rglob(".*.tmp"):
+        with contextlib.suppress(OSError):
+            path.unlink()
+
+
+def sync_folder(folder: Path) -> None:
+    """See that a name that was given in it outlives a power cut."""
+    if os.name == "posix":
+        opened = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(opened)
+        finally:
+            os.close(opened)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -136,8 +157,9 @@ def save_model(folder: Path, weights: dict[str, Tensor], card: ModelCard) -> Non
         name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
         for name, tensor in weights.items()
     }
-    write_file(folder / WEIGHTS, save_tensors(tensors))
-    save_card(folder, card)
+    content = save_tensors(tensors)
+    write_file(folder / WEIGHTS, content)
+    save_card(folder, replace(card, weights_sha256=hashlib.sha256(content).hexdigest()))
 
 
 def save_card(folder: Path, card: ModelCard) -> None:
@@ -184,6 +206,7 @@ def load_card(folder: Path) -> ModelCard:
             policy=str(content["policy"]),
             tta=str(content.get("tta", "none")),
             temperature=None if (t := content.get("temperature")) is None else float(t),
+            weights_sha256=str(content.get("weights_sha256", "")),
         )
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise ModelError(f"{shown(path)}: no model card ({error})") from None
@@ -198,15 +221,25 @@ def load_card(folder: Path) -> ModelCard:
     return card
 
 
-def load_weights(folder: Path) -> dict[str, Tensor]:
+def load_weights(folder: Path, card: ModelCard) -> dict[str, Tensor]:
     """Read and check ``model.safetensors``.
 
+    Args:
+        folder: of the run.
+        card: which knows the file's SHA-256.
+
     Raises:
-        ModelError: missing, damaged, or with weights that are not finite.
+        ModelError: missing, damaged, not those of the card, or with weights that are not finite.
     """
     path = folder / WEIGHTS
     try:
-        weights: dict[str, Tensor] = load_tensors(path.read_bytes())
+        content = path.read_bytes()
+        if card.weights_sha256 not in ("", hashlib.sha256(content).hexdigest()):
+            raise ModelError(
+                f"{shown(path)}: not the weights that {CARD} tells of; if it was killed while "
+                f"training: eyebright train --resume {shown(folder)}"
+            )
+        weights: dict[str, Tensor] = load_tensors(content)
     except FileNotFoundError:
         raise ModelError(f"{shown(folder)}: holds no model ({WEIGHTS} is missing)") from None
     except (OSError, SafetensorError, KeyError, ValueError, MemoryError) as error:
@@ -234,7 +267,7 @@ def load_model(folder: Path, model: nn.Module | None = None) -> tuple[nn.Module,
         ModelError: damaged files, weights that are not this net's, or not finite.
     """
     card = load_card(folder)
-    path, weights = folder / WEIGHTS, load_weights(folder)
+    path, weights = folder / WEIGHTS, load_weights(folder, card)
     own = model is not None
     if model is None:
         known = card.architecture in MODELS or is_backbone(card.architecture)

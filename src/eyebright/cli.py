@@ -294,6 +294,16 @@ def train(
     precision: Annotated[str | None, typer.Option(help="auto, fp32 or bf16.")] = None,
     threads: Annotated[int | None, typer.Option(help="Processor threads; 0: all cores.")] = None,
     seed: Annotated[int | None, typer.Option(help="Of everything that is random.")] = None,
+    resume: Annotated[
+        Path | None,
+        typer.Option(metavar="RUN", help="Go on with this run, as if it had never stopped."),
+    ] = None,
+    resume_anyway: Annotated[
+        bool,
+        typer.Option(
+            "--resume-anyway", help="Go on though data, settings or machine are not the same."
+        ),
+    ] = False,
     name: Annotated[str | None, typer.Option(help="Of the run folder.")] = None,
     runs: Annotated[Path, typer.Option(help="The folder of runs.")] = Path("runs"),
     track: Annotated[
@@ -326,7 +336,11 @@ def train(
     several = seeds > 1 or folds is not None
     if several and (time is not None or (seeds > 1 and folds is not None)):
         raise UsageError("--seeds, --folds and --time exclude each other")
-    source = _cifar10_or_digits() if data is None else data
+    if resume is not None and (several or init or name):
+        raise UsageError("--resume goes on with one run: no --seeds, --folds, --init or --name")
+    if resume is None and resume_anyway:
+        raise UsageError("--resume-anyway needs --resume RUN")
+    source = _cifar10_or_digits() if data is None and resume is None else data
     common: dict[str, Any] = {
         "recipe": recipe, "name": name, "runs": runs, "track": track, "labels": labels,
         "skip_bad": skip_bad, "root": root,
@@ -334,6 +348,7 @@ def train(
     if several:
         return _train_several(source, seeds, workers, common | settings)
     started = monotonic() - process_age()
+    common |= {"resume": resume, "resume_anyway": resume_anyway}
     run = train_run(source, workers=workers, started=started, **common, **settings)
     others = "" if run.has_test_part() else " DATA"
     say(f"open the test set: eyebright test {shlex.quote(shown(run.path))}{others}")

@@ -39,3 +39,9 @@ class NumbersError(EyebrightError):
     """A loss or a weight that is no longer a finite number."""
 
     exit_code = 6
+
+
+class BusyError(EyebrightError):
+    """Another process is writing into the same run folder."""
+
+    exit_code = 7

@@ -8,21 +8,30 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import nn
 
 from eyebright import metrics
 from eyebright.batches import Normalization
 from eyebright.calibration import fit_temperature, softmax
-from eyebright.checkpoint import ModelCard, append_line, load_card, save_card, save_model
+from eyebright.checkpoint import (
+    ModelCard,
+    append_line,
+    load_card,
+    load_weights,
+    save_card,
+    save_model,
+)
 from eyebright.config import TrainConfig
 from eyebright.console import shown
 from eyebright.data import Dataset
-from eyebright.errors import NumbersError, StorageError, UsageError
+from eyebright.errors import ModelError, NumbersError, StorageError, UsageError
 from eyebright.evaluation import Evaluation
 from eyebright.losses import EVEN
 from eyebright.metrics import Floats
+from eyebright.resume import Checkpoint, collect_state, list_checkpoints
 from eyebright.tracking import Tracker
-from eyebright.training import EpochResult, check_weights
+from eyebright.training import EpochResult, Position, check_weights
 
 BY_CHANCE = 0.05  # probability that an epoch which is no better than a probe takes its place
 
@@ -115,12 +124,51 @@ class Keeper:
             self._save(result.epoch)
             self.best = result
 
+    def checkpoint(
+        self,
+        optimizers: list[torch.optim.Optimizer],
+        position: Position,
+        results: list[EpochResult],
+        elapsed: float,
+    ) -> Checkpoint:
+        """All that the training needs to go on from where it is.
+
+        Args:
+            optimizers: of the net.
+            position: where it stands.
+            results: of the epochs that are over.
+            elapsed: seconds of the whole command so far.
+        """
+        tensors = collect_state(self.net, optimizers)
+        return Checkpoint(
+            position, results, self.best, self.floor, elapsed, self.normalization, tensors
+        )
+
+    def take_up(self, checkpoint: Checkpoint | None) -> None:
+        """Go on where a training was interrupted: what it wrote after its checkpoint is undone.
+
+        Args:
+            checkpoint: that the net was given; None: there was none yet.
+        """
+        log = self.folder / "log.csv"
+        log.unlink(missing_ok=True)
+        for result in checkpoint.results if checkpoint else ():
+            write_row(log, log_row(result))
+        if checkpoint is None or checkpoint.best is None:
+            return
+        self.best, self.floor = checkpoint.best, checkpoint.floor
+        with contextlib.suppress(ModelError):
+            card = load_card(self.folder)
+            load_weights(self.folder, card)
+            self.saved = card.epoch
+        at_its_end = not checkpoint.position.batch and self.best.epoch == checkpoint.position.epoch
+        if self.saved != self.best.epoch and at_its_end:
+            self._save(self.best.epoch)
+
     def log(self, result: EpochResult) -> None:
         """Add an epoch to ``log.csv``, and tell the tracker, if there is one."""
-        row, path = log_row(result), self.folder / "log.csv"
-        if not path.exists():
-            append_line(path, ",".join(row))
-        append_line(path, ",".join(row.values()))
+        row = log_row(result)
+        write_row(self.folder / "log.csv", row)
         if self.tracker:
             self.tracker.add(row)
 
@@ -137,6 +185,8 @@ class Keeper:
         """
         val_set = self.val_set
         if val_set is None or self.best is None or self.best.val_logits is None:
+            return None
+        if self.saved != self.best.epoch:  # an interrupted run's: not the model on the disk
             return None
         logits, labels = self.best.val_logits.numpy(), val_set.labels
         seen = [(logits, labels)]
@@ -165,9 +215,9 @@ class Keeper:
 
     def save_interrupted(self, results: list[EpochResult]) -> None:
         """Save the model as it is, unless a better one is there already or it is broken."""
-        if self.best is None or self.best.val_confusion is None:
+        if self.best is None or self.best.val_confusion is None or self.saved != self.best.epoch:
             with contextlib.suppress(NumbersError):
-                check_weights(self.net, results[-1].step if results else 0)
+                check_weights(self.net.state_dict(), results[-1].step if results else 0)
                 self._save(len(results))
 
     def what_is_left(self) -> str:
@@ -181,8 +231,8 @@ class Keeper:
         return f"the model of epoch {self.saved} is kept in {shown(self.folder)}"
 
     def leave_nothing_half_done(self) -> None:
-        """Remove a run folder that has no model in it."""
-        if not (self.folder / "model.json").exists():
+        """Remove a run folder that has no model in it, and nothing to go on from."""
+        if not (self.folder / "model.json").exists() and not list_checkpoints(self.folder):
             shutil.rmtree(self.folder, ignore_errors=True)
 
     def result_line(self) -> str:
@@ -264,6 +314,13 @@ class Keeper:
         )
         save_model(self.folder, self.net.state_dict(), card)
         self.saved = epoch
+
+
+def write_row(path: Path, row: dict[str, str]) -> None:
+    """Add a row to a table, which begins with the names of its columns."""
+    if not path.exists():
+        append_line(path, ",".join(row))
+    append_line(path, ",".join(row.values()))
 
 
 def log_row(result: EpochResult) -> dict[str, str]:

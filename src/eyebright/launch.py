@@ -9,47 +9,40 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.table import Table
 from torch import nn
 
-from eyebright import kernels, metrics
-from eyebright.augment import parse_augment
-from eyebright.checkpoint import write_file, write_json
+from eyebright import metrics
+from eyebright.checkpoint import check_run_folder, sweep, write_file, write_json
 from eyebright.config import TrainConfig, parse_time
 from eyebright.console import out, say, shown
 from eyebright.data import Dataset
-from eyebright.errors import NumbersError, UsageError
-from eyebright.holdout import hold_out
+from eyebright.errors import NumbersError
+from eyebright.jobs import Job, advice, new_job, old_job
 from eyebright.keeper import Keeper, claim_folder, describe_data
-from eyebright.plan import Pacer, Plan, make_plan
-from eyebright.prepare import (
-    begin,
-    check_tuning,
-    decide,
-    is_to_be_planned,
-    nets_to_compare,
-    prepare_net,
-    read_data,
-    to_device,
-)
-from eyebright.pretrained import find_weights
+from eyebright.lock import locked
+from eyebright.optim import create_optimizers
+from eyebright.plan import Pacer, Plan
+from eyebright.prepare import read_data
 from eyebright.probe import probe_epoch
 from eyebright.report import write_report
+from eyebright.resume import Saver
 from eyebright.run import Run
-from eyebright.runtime import choose_device, describe, memory_errors, set_up
-from eyebright.tracking import find_tracker
+from eyebright.runtime import memory_errors
+from eyebright.tracking import Tracker, find_tracker
 from eyebright.trained_on import TrainedOn
-from eyebright.training import EpochResult, count_steps, fit, plain_schedule
+from eyebright.training import EpochResult, Position, count_steps, fit, plain_schedule
 
 
 def train(
-    data: Dataset | str | os.PathLike[str] = "cifar10",
+    data: Dataset | str | os.PathLike[str] | None = None,
     *,
     recipe: str | None = None,
     model: nn.Module | str | None = None,
     name: str | None = None,
     runs: str | os.PathLike[str] = "runs",
+    resume: str | os.PathLike[str] | None = None,
+    resume_anyway: bool = False,
     skip_bad: bool = False,
     workers: int | None = None,
     track: str | None = None,
@@ -59,10 +52,11 @@ def train(
     started: float | None = None,
     **settings: Any,
 ) -> Run:
-    """Train a classifier and write a run folder.
+    """Train a classifier and write a run folder, or go on with one that was interrupted.
 
     Args:
-        data: a `Dataset`, or what `load` takes.
+        data: a `Dataset`, or what `load` takes. Default: ``cifar10``, or what the run was trained
+            on.
         recipe: a key of `RECIPES`, whose settings are the defaults. None: ``finetune`` for pictures
             above 64 px or a backbone of timm, ``fast`` for others and for your own net.
         model: a name in `MODELS` or of timm, or your own net: float (batch, 3, imgsz, imgsz) in,
@@ -70,6 +64,10 @@ def train(
         name: of the folder; the next free number is appended if it is taken. Default: from data
             and recipe.
         runs: the folder of runs.
+        resume: a run folder to go on with, to the very weights that it would have had. Other
+            arguments may be left out; those that are given must be what they were.
+        resume_anyway: go on although data, settings or machine are no longer the same, and write
+            down that it was not exact.
         skip_bad: go on without pictures that cannot be read.
         workers: threads that decode pictures; None: one a processor core.
         track: ``tensorboard`` also sends there what ``log.csv`` gets.
@@ -84,12 +82,13 @@ def train(
         where nothing is).
 
     Raises:
-        UsageError: an unknown recipe, net or setting.
+        UsageError: an unknown recipe, net or setting; or a run that cannot be gone on with exactly.
         DataError: data that cannot be trained on.
-        ModelError: weights or a run to begin with that cannot be used.
+        ModelError: weights, a checkpoint or a run to begin with that cannot be used.
         StorageError: the run folder cannot be written, memory ran out, or there are no pretrained
             weights to be had.
         NumbersError: the loss is no longer finite; the last good model is kept.
+        BusyError: another process is training into this run folder.
         KeyboardInterrupt: interrupted, after what there was to save has been saved.
     """
     tell: Callable[[str], None] = (lambda text: None) if quiet else say
@@ -99,77 +98,114 @@ def train(
     if isinstance(limit := settings.get("time"), str):
         settings["time"] = parse_time(limit)
     settings = {key: value for key, value in settings.items() if value is not None}
-    if "time" in settings and settings.keys() & {"epochs", "max_steps"}:
-        raise UsageError("--time decides how many epochs there are: leave --epochs out")
-    if recipe is None and isinstance(model, nn.Module):
-        recipe = "fast"
-    config = begin(recipe, settings)  # a mistake is better known before the pictures are read
-    if recipe is not None:
-        check_tuning(config, settings)
-    device, tracker = choose_device(config.device), find_tracker(track)
-    parse_augment(config.augment)
-    data, config = read_data(data, recipe, settings, skip_bad, workers, labels, root)
-    if isinstance(model, nn.Module):
-        config = config.replace(model=type(model).__qualname__)
-    train_set, val_set = hold_out(data, config)
-    if config.target is not None and val_set is None:
-        raise UsageError("--target needs pictures held out to see it reached; use --val 0.1")
-    config = decide(config, settings, data, len(train_set), device)
+    own = model if isinstance(model, nn.Module) else None
+    tracker = find_tracker(track)
+    if resume is not None:
+        check_run_folder(Path(resume))
+        given = settings if recipe is None else settings | {"recipe": recipe}
+        with locked(Path(resume)):
+            sweep(Path(resume))
+            job = old_job(Path(resume), data, given, own, resume_anyway, workers, labels, root)
+            return carry_out(job, Path(resume), tracker, own, started, quiet)
+    source = "cifar10" if data is None else data
 
-    advice = (
-        f"{config.batch_size} pictures of {data.imgsz} px a batch are too many: lower "
-        "--batch-size or --imgsz"
-    )
-    plan, pacer = None, None
-    with memory_errors(advice):
-        set_up(device, config.threads, config.seed)
-        if is_to_be_planned(config, settings):
-            nets = nets_to_compare(model, config, settings, data, device)
-            plan = make_plan(nets, train_set, val_set, config, started)
-            config = config.replace(model=plan.chosen.model, max_steps=plan.chosen.steps)
-            tell(plan.line(len(train_set), config))
-            set_up(device, config.threads, config.seed)  # as if nothing had been tried
-        if weights := find_weights(config, data.imgsz):
-            config = config.replace(model=weights.model)
-        source = weights.source if weights else "none"
-        net, normalization = prepare_net(model, config, data, train_set, weights)
-        net = to_device(net, config, device)
-        folder = claim_folder(Path(runs), name or default_name(data, config.recipe))
-        tracked = tracker(folder) if tracker else None
-        keeper = Keeper(folder, net, config, data.classes, normalization, val_set, tracked)
-        results: list[EpochResult] = []
-        known = TrainedOn.learn(train_set)
-        leaks = None if val_set is None else known.count_leaks(val_set)
-        try:
+    def read(recipe: str | None, settings: dict[str, Any]) -> tuple[Dataset, TrainConfig]:
+        return read_data(source, recipe, settings, skip_bad, workers, labels, root)
+
+    job = new_job(read, recipe, settings, own, skip_bad, started, tell)
+    folder = claim_folder(Path(runs), name or default_name(job.data, job.config.recipe))
+    with locked(folder):
+        return carry_out(job, folder, tracker, own, started, quiet)
+
+
+def carry_out(
+    job: Job,
+    folder: Path,
+    tracker: type[Tracker] | None,
+    own: nn.Module | None,
+    started: float,
+    quiet: bool,
+) -> Run:
+    """Train from where a job stands to its end, and write all that there is to write.
+
+    Args:
+        job: what to do.
+        folder: the run folder.
+        tracker: gets what ``log.csv`` gets.
+        own: the user's net, if it is one.
+        started: when the command began to run, of ``time.monotonic``.
+        quiet: print nothing.
+
+    Raises:
+        StorageError: the run folder cannot be written, or memory ran out.
+        NumbersError: the loss is no longer finite; the last good model is kept.
+        KeyboardInterrupt: interrupted, after what there was to save has been saved.
+    """
+    tell: Callable[[str], None] = (lambda text: None) if quiet else say
+    config, net, plan, train_set, val_set = (
+        job.config, job.net, job.plan, job.train_set, job.val_set,
+    )  # fmt: skip
+    keeper = Keeper(
+        folder, net, config, job.data.classes, job.normalization, val_set,
+        tracker(folder) if tracker else None,
+    )  # fmt: skip
+    position, results = Position(), list[EpochResult]()
+    saver, known = Saver(folder), TrainedOn.learn(train_set)
+    leaks = None if val_set is None else known.count_leaks(val_set)
+    schedule = plain_schedule(len(train_set), config, plan.changes if plan else ())
+    try:
+        with memory_errors(advice(config)):
             known.write(folder)
             write_file(folder / "config.json", config.to_json().encode())
-            machine = describe_machine(config, device)
-            write_json(folder / "env.json", machine | {"first_weights": source})
-            write_json(folder / "data.json", describe_data(data, train_set, val_set, skip_bad))
-            tell(f"model will be trained on device: '{device}'")
+            write_json(folder / "env.json", job.machine)
+            record = describe_data(job.data, train_set, val_set, job.skip_bad)
+            write_json(folder / "data.json", record)
+            optimizers = create_optimizers(net, config)
+            if job.checkpoint:
+                job.checkpoint.restore(net, optimizers)
+                position, results = job.checkpoint.position, job.checkpoint.results
+                started -= job.checkpoint.elapsed
+                tell(f"goes on after {position.step:,} steps of {schedule.total_steps:,}")
+            keeper.take_up(job.checkpoint)
+            tell(f"model will be trained on device: '{config.device}'")
             if config.tta == "mirror" and val_set is not None:
                 tell("every figure averages each picture with its mirror image")
-            if weights:
+            if (source := job.machine["first_weights"]) != "none":
                 tell(f"{config.model} begins with the weights of {source}")
-            if config.probe:
-                probe = probe_epoch(net, train_set, val_set, config, normalization, tell)
+            if config.probe and not results:
+                probe = probe_epoch(net, train_set, val_set, config, job.normalization, tell)
                 keeper.keep(probe)
-                results.append(replace(probe, val_logits=None))
+                results.append(without_logits(probe))
                 keeper.log(probe)
+                position.seconds = probe.seconds
                 tell(epoch_line(results, config.epochs, config.metric))
-            schedule = plain_schedule(len(train_set), config)
             steps_per_epoch = count_steps(len(train_set), config)
+            pacer = None
             if plan:
                 plan.write(folder)
             if plan and config.time:
-                pacer = Pacer(plan, started + config.time, schedule, steps_per_epoch)
-            hear, look = None if quiet else say, pacer.look if pacer else None
-            epochs = fit(net, train_set, val_set, config, normalization, hear, schedule, look)
+                deadline = started + config.time
+                pacer = Pacer(plan, deadline, schedule, steps_per_epoch, position)
+
+            def save() -> None:
+                elapsed = time.monotonic() - started
+                saver.save(keeper.checkpoint(optimizers, position, results, elapsed))
+
+            def look() -> None:
+                if plan and pacer and pacer.look(position.step):
+                    plan.write(folder)  # before any step is taken by it
+                if saver.is_due():
+                    save()
+
+            epochs = fit(
+                net, train_set, val_set, config, job.normalization, None if quiet else say,
+                schedule, look, position, optimizers,
+            )  # fmt: skip
             is_there = config.tune == "none" or any(map(keeper.reaches_target, results))
             with contextlib.closing(epochs):
                 for result in () if is_there else epochs:
                     keeper.keep(result)
-                    results.append(replace(result, val_logits=None))
+                    results.append(without_logits(result))
                     keeper.log(result)
                     if plan and pacer:
                         pacer.epoch_is_over(result)
@@ -179,19 +215,23 @@ def train(
                         tell(epoch_line(results, epochs_in_all, config.metric))
                     if keeper.reaches_target(result):
                         break
+                    if saver.is_due():
+                        save()
+            if config.tune != "none":
+                save()
             evaluation = keeper.finish(leaks)
-        except KeyboardInterrupt:
-            keeper.save_interrupted(results)
-            keeper.finish(leaks)
-            tell(f"interrupted; {keeper.what_is_left()}")
-            raise
-        except NumbersError as error:
-            keeper.finish(leaks)
-            raise NumbersError(f"{error}. {keeper.what_is_left()}") from None
-        finally:
-            keeper.leave_nothing_half_done()
+    except KeyboardInterrupt:
+        keeper.save_interrupted(results)
+        keeper.finish(leaks)
+        tell(f"interrupted; {keeper.what_is_left()}")
+        raise
+    except NumbersError as error:
+        keeper.finish(leaks)
+        raise NumbersError(f"{error}. {keeper.what_is_left()}") from None
+    finally:
+        keeper.leave_nothing_half_done()
 
-    run = Run(folder, model if isinstance(model, nn.Module) else None)
+    run = Run(folder, own)
     run.remember(val_set)
     report = write_report(run, evaluation=evaluation, data=val_set)
     tell("Finished Training")
@@ -203,16 +243,14 @@ def train(
     return run
 
 
+def without_logits(result: EpochResult) -> EpochResult:
+    """What stays in memory of every epoch."""
+    return replace(result, val_logits=None, spare=None)
+
+
 def default_name(data: Dataset, recipe: str) -> str:
     """What a run folder is called where the user does not say; a folder's name may be hidden."""
     return f"{data.name}-{recipe}".lstrip(".")
-
-
-def describe_machine(config: TrainConfig, device: torch.device) -> dict[str, Any]:
-    """What ``env.json`` holds."""
-    on_cpu = config.precision == "bf16" and device.type == "cpu"
-    compiled = kernels.library() is not None if on_cpu else None
-    return describe(device) | {"compiled_kernels": compiled}
 
 
 def closing_lines(

@@ -142,24 +142,33 @@ class Schedule:
     Args:
         kind: ``constant``, or ``linear``, which goes down to zero at the end.
         total_steps: of the whole run, at least 1.
+        changes: (step, steps in all from there on) of each change on the way, in their order.
     """
 
-    def __init__(self, kind: str, total_steps: int):
-        self.kind = kind
-        self.total_steps = total_steps
-        self.start = (0, 1.0)  # the step and share from which it goes down
+    def __init__(self, kind: str, total_steps: int, changes: Iterable[tuple[int, int]] = ()):
+        self.kind, self.planned_steps = kind, total_steps
+        self.changes = list(changes)
+
+    @property
+    def total_steps(self) -> int:
+        """Steps in all, as far as is known."""
+        return self.changes[-1][1] if self.changes else self.planned_steps
 
     def share(self, step: int) -> float:
         """Share of the full learning rate at a step, counted from 0."""
         if self.kind == "constant":
             return 1.0
-        start, share = self.start
-        return share * (self.total_steps - step) / max(1, self.total_steps - start)
+        start, total, share = 0, self.planned_steps, 1.0
+        for changed, new_total in self.changes:
+            if changed > step:
+                break
+            share *= (total - changed) / max(1, total - start)
+            start, total = changed, new_total
+        return share * (total - step) / max(1, total - start)
 
     def change(self, step: int, total_steps: int) -> None:
         """From this step on, take so many steps in all: the rest goes down from where it is."""
-        self.start = (step, self.share(step))
-        self.total_steps = max(step, total_steps)
+        self.changes.append((step, max(step, total_steps)))
 
 
 def set_lr(optimizers: list[torch.optim.Optimizer], share: float) -> None:

@@ -15,13 +15,15 @@ from pathlib import Path
 from torch import nn
 
 from eyebright.batches import HALF
-from eyebright.checkpoint import write_json
+from eyebright.checkpoint import read_json, write_json
 from eyebright.config import TrainConfig
+from eyebright.console import shown
 from eyebright.data import Dataset
-from eyebright.errors import UsageError
+from eyebright.errors import ModelError, UsageError
 from eyebright.optim import Schedule
-from eyebright.training import EpochResult, count_steps, fit, validate
+from eyebright.training import EpochResult, Position, count_steps, fit, validate
 
+FILE = "plan.json"
 CLOSING = 2.0  # seconds from the last step to the end of the command: report, exit; not validation
 SETTING_UP = 0.5  # seconds from the plan to the first step
 FEWEST_STEPS = 20  # in less time than they take nothing is learned
@@ -116,7 +118,26 @@ class Plan:
 
     def write(self, folder: Path) -> None:
         """Write ``plan.json`` into the run folder."""
-        write_json(folder / "plan.json", asdict(self))
+        write_json(folder / FILE, asdict(self))
+
+    @classmethod
+    def read(cls, folder: Path) -> "Plan":
+        """What `write` wrote.
+
+        Raises:
+            ModelError: damaged.
+        """
+        record = read_json(folder / FILE)
+        try:
+            return cls(
+                record["asked_seconds"],
+                record["target"],
+                [Candidate(**one) for one in record["candidates"]],
+                Candidate(**record["chosen"]),
+                [(int(step), int(total)) for step, total in record["changes"]],
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise ModelError(f"{shown(folder / FILE)}: no plan ({error})") from None
 
 
 def make_plan(
@@ -230,25 +251,34 @@ class Pacer:
         deadline: when the command shall be over, of ``time.monotonic``.
         schedule: of the run, which is changed.
         steps_per_epoch: of the run.
+        position: where it begins.
     """
 
-    def __init__(self, plan: Plan, deadline: float, schedule: Schedule, steps_per_epoch: int):
+    def __init__(
+        self,
+        plan: Plan,
+        deadline: float,
+        schedule: Schedule,
+        steps_per_epoch: int,
+        position: Position,
+    ):
         self.plan = plan
         self.deadline, self.schedule, self.steps_per_epoch = deadline, schedule, steps_per_epoch
-        self._begun = (0, time.monotonic())  # step and clock at the beginning of the epoch
-        self._trained = 0.0  # seconds
+        # Step and clock at the beginning of the epoch, or where it was gone on with.
+        self._begun = (position.step, time.monotonic())
+        self._trained = position.seconds
         self._pause = 0.0  # seconds of validation and saving after the last epoch
 
-    def look(self, step: int) -> None:
-        """In the middle of an epoch: cut the run short if it would be late."""
+    def look(self, step: int) -> bool:
+        """In the middle of an epoch: cut the run short if it would be late; whether it was."""
         first, begun = self._begun
         now = time.monotonic()
         if step - first < SURE or now - begun < SURE:
-            return
+            return False
         left = self.deadline - now - CLOSING - self._pause
         steps = max(0, int(left * (step - first) / (now - begun)))
-        if steps < (1 - LATE) * (self.schedule.total_steps - step):
-            self._change(step, steps)
+        late = steps < (1 - LATE) * (self.schedule.total_steps - step)
+        return late and self._change(step, steps)
 
     def epoch_is_over(self, result: EpochResult) -> None:
         """Fit the rest of the run into the time that is left; towards a target only shorten it."""
@@ -265,7 +295,11 @@ class Pacer:
         if self.plan.target is None or steps < self.schedule.total_steps - result.step:
             self._change(result.step, steps)
 
-    def _change(self, step: int, steps: int) -> None:
-        if step + steps != self.schedule.total_steps:
-            self.schedule.change(step, step + steps)
-            self.plan.changes.append((step, step + steps))
+    def _change(self, step: int, steps: int) -> bool:
+        # What was changed before an interruption is changed again at the same steps.
+        decided = self.plan.changes and step <= self.plan.changes[-1][0]
+        if decided or step + steps == self.schedule.total_steps:
+            return False
+        self.schedule.change(step, step + steps)
+        self.plan.changes.append((step, step + steps))
+        return True

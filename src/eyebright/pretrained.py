@@ -63,7 +63,7 @@ def find_weights(config: TrainConfig, imgsz: int) -> Weights | None:
     if config.init is not None:
         folder = Path(config.init)
         card = load_card(folder)
-        tensors = load_weights(folder)
+        tensors = load_weights(folder, card)
         return Weights(model, tensors, shown(folder), card.classes, card.normalization)
     if config.weights == "none":
         return None

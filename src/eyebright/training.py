@@ -3,8 +3,8 @@
 import contextlib
 import math
 import time
-from collections.abc import Callable, Generator
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Iterable, Mapping
+from dataclasses import dataclass, field
 from itertools import islice
 
 import numpy as np
@@ -47,6 +47,24 @@ class EpochResult:
     """Logits and labels of further pictures that had no part in them, to calibrate by."""
 
 
+@dataclass
+class Position:
+    """Where a training stands between two mini-batches."""
+
+    epoch: int = 0
+    """Epochs that are over."""
+    step: int = 0
+    """Mini-batches so far."""
+    seconds: float = 0.0
+    """Of training so far."""
+    batch: int = 0
+    """Mini-batches of the epoch that is under way."""
+    losses: list[float] = field(default_factory=list)
+    """Of each of those."""
+    running: list[tuple[int, float]] = field(default_factory=list)
+    """As in `EpochResult.running_losses`, of that epoch."""
+
+
 def fit(
     model: nn.Module,
     train_set: Dataset,
@@ -55,7 +73,9 @@ def fit(
     normalization: Normalization,
     say: Callable[[str], None] | None,
     schedule: Schedule | None = None,
-    look: Callable[[int], None] | None = None,
+    look: Callable[[], None] | None = None,
+    position: Position | None = None,
+    optimizers: list[torch.optim.Optimizer] | None = None,
 ) -> Generator[EpochResult]:
     """Train a net, an epoch at a time.
 
@@ -67,8 +87,10 @@ def fit(
         normalization: of the pictures, the same in training and validation.
         say: told the running loss, where ``config.log_every`` asks for it; None: be silent.
         schedule: steps and learning rate. Default: what config says.
-        look: told the steps so far about twice a second; like whoever gets the results, it may
-            change the length of the schedule.
+        look: called about twice a second; like whoever gets the results, it may look at the
+            position and change the length of the schedule.
+        position: where to begin; it is kept up to date. Default: at the beginning.
+        optimizers: of the model. Default: what config says, as they are before the first step.
 
     Yields:
         A result for each epoch, when it is over; the last one may be cut short.
@@ -76,7 +98,7 @@ def fit(
     Raises:
         NumbersError: a loss or weight that is not finite; names the step and learning rate.
     """
-    optimizers = create_optimizers(model, config)
+    optimizers = create_optimizers(model, config) if optimizers is None else optimizers
     device = next(model.parameters()).device
     images, rows = on_device(train_set.pixels, device)
     labels = torch.from_numpy(train_set.labels).to(device)
@@ -89,24 +111,23 @@ def fit(
         if config.precision == "bf16"
         else contextlib.nullcontext()
     )
-    epoch, step, seconds = 0, 0, 0.0
+    at = Position() if position is None else position
     every = config.log_every
     log_points = range(every, steps_per_epoch + 1, every) if every else ()
     tell = say or (lambda line: None)
     layout = memory_format(config.batch_size, train_set.imgsz, config.precision, device)
     with progress_bar("training", schedule.total_steps, quiet=say is None) as bar:
-        while step < schedule.total_steps:
-            epoch += 1
+        while at.step < schedule.total_steps:
+            epoch, begun = at.epoch + 1, at.batch
             set_train(model)
-            steps = min(steps_per_epoch, schedule.total_steps - step)
-            start = looked = time.perf_counter()
+            steps = begun + min(steps_per_epoch - begun, schedule.total_steps - at.step)
+            seconds, start = at.seconds, time.perf_counter()
+            looked = start
             losses: list[Tensor] = []  # left on the device: asking for one waits for the device
-            history: list[float] = []
-            running: list[tuple[int, float]] = []
-            batches = train_batches(images, labels, config, normalization, epoch, rows)
+            batches = train_batches(images, labels, config, normalization, epoch, rows, begun)
             with onednn_for(layout):
-                for batch, (pictures, targets) in enumerate(islice(batches, steps), start=1):
-                    set_lr(optimizers, schedule.share(step))
+                for pictures, targets in islice(batches, steps - begun):
+                    set_lr(optimizers, schedule.share(at.step))
                     with autocast:
                         logits = model(pictures)
                     loss = loss_of(logits, targets)
@@ -114,32 +135,36 @@ def fit(
                     for optimizer in optimizers:
                         optimizer.step()
                         optimizer.zero_grad()
-                    step += 1
+                    at.step += 1
+                    at.batch += 1
                     losses.append(loss.detach())
-                    now, log_now = time.perf_counter(), batch in log_points
-                    last = batch == steps or step == schedule.total_steps
+                    now, log_now = time.perf_counter(), at.batch in log_points
+                    last = at.batch == steps or at.step == schedule.total_steps
                     if log_now or last or now - looked > REFRESH:
-                        history += finite_losses(losses, step, config.lr, schedule)
+                        at.losses += finite_losses(losses, at.step, config.lr, schedule)
+                        at.seconds = seconds + now - start
                         losses.clear()
                         looked = now
-                        speed = batch * config.batch_size / (now - start)
-                        info = f"loss {history[-1]:.3f}  {speed:,.0f} images/s"
-                        bar.update(step, info, schedule.total_steps)
+                        if log_now:
+                            at.running.append((at.batch, mean(at.losses[-config.log_every :])))
+                            tell(f"[{epoch}, {at.batch:5d}] loss: {at.running[-1][1]:.3f}")
+                        speed = (at.batch - begun) * config.batch_size / (now - start)
+                        info = f"loss {at.losses[-1]:.3f}  {speed:,.0f} images/s"
+                        bar.update(at.step, info, schedule.total_steps)
                         if look and not last:
-                            look(step)
-                    if log_now:
-                        running.append((batch, mean(history[-config.log_every :])))
-                        tell(f"[{epoch}, {batch:5d}] loss: {running[-1][1]:.3f}")
-                    if step >= schedule.total_steps:
+                            look()
+                    if at.step >= schedule.total_steps:
                         break
-            check_weights(model, step)
-            seconds += time.perf_counter() - start
+            check_weights(model.state_dict(), at.step)
+            at.seconds = seconds + time.perf_counter() - start
             confusion, logits = (
                 validate(model, val_set, normalization, config.tta) if val_set else (None, None)
             )
-            yield EpochResult(
-                epoch, step, seconds, mean(history), tuple(running), confusion, logits
+            result = EpochResult(
+                epoch, at.step, at.seconds, mean(at.losses), tuple(at.running), confusion, logits
             )
+            at.epoch, at.batch, at.losses, at.running = epoch, 0, [], []
+            yield result
 
 
 def set_train(model: nn.Module) -> None:
@@ -155,10 +180,12 @@ def count_steps(n: int, config: TrainConfig) -> int:
     return n // config.batch_size if config.drop_last else math.ceil(n / config.batch_size)
 
 
-def plain_schedule(n: int, config: TrainConfig) -> Schedule:
-    """The schedule of a run whose length is known beforehand, with n pictures."""
+def plain_schedule(
+    n: int, config: TrainConfig, changes: Iterable[tuple[int, int]] = ()
+) -> Schedule:
+    """The schedule of a run with n pictures, and changes that were made on the way."""
     steps = config.max_steps or config.epochs * count_steps(n, config)
-    return Schedule(config.schedule, steps)
+    return Schedule(config.schedule, steps, changes)
 
 
 def mean(values: list[float]) -> float:
@@ -185,13 +212,13 @@ def finite_losses(
     return values
 
 
-def check_weights(model: nn.Module, step: int) -> None:
+def check_weights(weights: Mapping[str, Tensor], step: int) -> None:
     """See that the last step, whose loss nobody has looked at, left finite weights.
 
     Raises:
         NumbersError: it did not.
     """
-    for name, tensor in model.state_dict().items():
+    for name, tensor in weights.items():
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             raise NumbersError(f"the weights {name} are not finite after step {step}; lower --lr")
 

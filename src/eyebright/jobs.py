@@ -1,0 +1,237 @@
+"""Before a training begins, or goes on: everything is decided, read and made."""
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from eyebright import kernels
+from eyebright.augment import parse_augment
+from eyebright.batches import Normalization
+from eyebright.checkpoint import read_json
+from eyebright.config import TrainConfig, flag
+from eyebright.console import shown
+from eyebright.data import Dataset, load
+from eyebright.data.labels import Decisions, apply, read, read_again
+from eyebright.errors import UsageError
+from eyebright.holdout import hold_out
+from eyebright.keeper import describe_data
+from eyebright.plan import FILE as PLAN
+from eyebright.plan import Plan, make_plan
+from eyebright.prepare import (
+    begin,
+    check_tuning,
+    decide,
+    is_to_be_planned,
+    nets_to_compare,
+    prepare_net,
+    to_device,
+)
+from eyebright.pretrained import find_weights
+from eyebright.resume import Checkpoint, newest_checkpoint
+from eyebright.run import Run
+from eyebright.runtime import choose_device, describe, memory_errors, set_up
+
+MACHINE = ("device", "device_name", "threads", "compiled_kernels")
+"""What must be the same in ``env.json``, beside the packages, for a training to go on exactly."""
+DATA = {"classes": "the classes", "fingerprint": "the pictures", "splits": "the parts"}
+"""What must be the same in ``data.json``, and what it is called."""
+
+
+@dataclass
+class Job:
+    """A training of which everything is decided."""
+
+    config: TrainConfig
+    data: Dataset
+    train_set: Dataset
+    val_set: Dataset | None
+    skip_bad: bool
+    net: nn.Module
+    """On its device."""
+    normalization: Normalization
+    machine: dict[str, Any]
+    """What ``env.json`` holds."""
+    plan: Plan | None = None
+    checkpoint: Checkpoint | None = None
+    """Where to go on; None: at the beginning."""
+
+
+def new_job(
+    read_pictures: Callable[..., tuple[Dataset, TrainConfig]],
+    recipe: str | None,
+    settings: dict[str, Any],
+    own: nn.Module | None,
+    skip_bad: bool,
+    started: float,
+    tell: Callable[[str], None],
+) -> Job:
+    """A training that has not begun.
+
+    Args:
+        read_pictures: takes recipe and settings, as `read_data` does.
+        recipe: as in `train`.
+        settings: the user's.
+        own: the user's net, if it is one.
+        skip_bad: whether unreadable pictures are left out.
+        started: when the clock of ``time`` began to run, of ``time.monotonic``.
+        tell: told the plan.
+
+    Raises:
+        UsageError: settings that make no sense.
+        DataError: data that cannot be trained on.
+        ModelError: weights that cannot be used.
+        StorageError: memory ran out, or there are no pretrained weights to be had.
+    """
+    if "time" in settings and settings.keys() & {"epochs", "max_steps"}:
+        raise UsageError("--time decides how many epochs there are: leave --epochs out")
+    if recipe is None and own is not None:
+        recipe = "fast"
+    config = begin(recipe, settings)  # a mistake is better known before the pictures are read
+    if recipe is not None:
+        check_tuning(config, settings)
+    device = choose_device(config.device)
+    parse_augment(config.augment)
+    data, config = read_pictures(recipe, settings)
+    if own is not None:
+        config = config.replace(model=type(own).__qualname__)
+    train_set, val_set = hold_out(data, config)
+    if config.target is not None and val_set is None:
+        raise UsageError("--target needs pictures held out to see it reached; use --val 0.1")
+    config = decide(config, settings, data, len(train_set), device)
+    plan = None
+    with memory_errors(advice(config)):
+        set_up(device, config.threads, config.seed)
+        if is_to_be_planned(config, settings):
+            nets = nets_to_compare(own, config, settings, data, device)
+            plan = make_plan(nets, train_set, val_set, config, started)
+            config = config.replace(model=plan.chosen.model, max_steps=plan.chosen.steps)
+            tell(plan.line(len(train_set), config))
+            set_up(device, config.threads, config.seed)  # as if nothing had been tried
+        if weights := find_weights(config, data.imgsz):
+            config = config.replace(model=weights.model)
+        net, normalization = prepare_net(own, config, data, train_set, weights)
+        net = to_device(net, config, device)
+    machine = describe_machine(config, device)
+    machine["first_weights"] = weights.source if weights else "none"
+    return Job(config, data, train_set, val_set, skip_bad, net, normalization, machine, plan)
+
+
+def old_job(
+    folder: Path,
+    data: Dataset | str | os.PathLike[str] | None,
+    given: dict[str, Any],
+    own: nn.Module | None,
+    anyway: bool,
+    workers: int | None = None,
+    labels: str | os.PathLike[str] | None = None,
+    root: str | os.PathLike[str] | None = None,
+) -> Job:
+    """A training that was interrupted, as its run folder tells.
+
+    Args:
+        folder: of the run.
+        data: None: what it was trained on.
+        given: settings that the user names again, or otherwise.
+        own: the user's net, if it was one.
+        anyway: go on with what is different.
+        workers: threads that decode pictures.
+        labels: a table of decisions; None: the one it was trained with.
+        root: the folder that a table's paths are relative to; None: what it was.
+
+    Raises:
+        UsageError: it would not go on exactly; the message says what is different.
+        DataError: the data are gone.
+        ModelError: no run, or no whole checkpoint.
+    """
+    run = Run(folder)
+    config, record, before = run.config, run.data_record, read_json(folder / "env.json")
+    given = {key: value for key, value in given.items() if value != "auto"}
+    changed = config.replace(**given)
+    differences = [
+        f"{flag(key)} was {getattr(config, key)}, now {getattr(changed, key)}"
+        for key in given
+        if getattr(config, key) != getattr(changed, key)
+    ]
+    decisions = read_again(record["labels"]) if record.get("labels") else None
+    decisions = decisions if labels is None else read(labels)
+    data = read_pictures_again(run, data, decisions, workers, root)
+    train_set, val_set = hold_out(data, changed)
+    now = json.loads(json.dumps(describe_data(data, train_set, val_set, record["skipped_bad"])))
+    differences += [
+        f"{what} are not the same" for key, what in DATA.items() if now[key] != record.get(key)
+    ]
+    device = choose_device(changed.device)
+    set_up(device, changed.threads, changed.seed)
+    machine = describe_machine(changed, device)
+    was, now = ({**one, **one.get("packages", {})} for one in (before, machine))
+    differences += [
+        f"{key.replace('_', ' ')} was {was.get(key)}, now {now[key]}"
+        for key in (*machine["packages"], *MACHINE)
+        if was.get(key) != now[key]
+    ]
+    if differences and not anyway:
+        raise UsageError(
+            f"{shown(folder)} would not go on exactly: {'; '.join(map(shown, differences))}. "
+            "--resume-anyway goes on, and writes that down"
+        )
+    checkpoint = newest_checkpoint(folder)
+    with memory_errors(advice(changed)):
+        weights = None if checkpoint else find_weights(changed, data.imgsz)
+        net, normalization = prepare_net(own, changed, data, train_set, weights)
+        net = to_device(net, changed, device)
+    step = checkpoint.position.step if checkpoint else 0
+    resumed = {"step": step, "exact": not differences, "differences": differences}
+    before["resumed"] = [*before.get("resumed", []), resumed]
+    plan = Plan.read(folder) if (folder / PLAN).exists() else None
+    return Job(
+        changed, data, train_set, val_set, record["skipped_bad"], net,
+        checkpoint.normalization if checkpoint else normalization, before, plan, checkpoint,
+    )  # fmt: skip
+
+
+def read_pictures_again(
+    run: Run,
+    data: Dataset | str | os.PathLike[str] | None,
+    decisions: Decisions | None,
+    workers: int | None,
+    root: str | os.PathLike[str] | None,
+) -> Dataset:
+    """The pictures of a run that was interrupted, or those that are named in their place.
+
+    Raises:
+        UsageError: they were in memory alone.
+        DataError: they are gone.
+    """
+    record, imgsz = run.data_record, run.config.imgsz
+    assert imgsz is not None, "decided before training"
+    if not isinstance(data, Dataset):
+        source = record["source"] if data is None else data
+        if source is None:
+            raise UsageError(f"{shown(run.path)}: its pictures were in memory; give them again")
+        skip = record["skipped_bad"] or (decisions.dropped if decisions else False)
+        root = record.get("root") if root is None else root
+        data = load(source, imgsz=imgsz, skip_bad=skip, workers=workers, root=root)
+    if decisions is not None:
+        data = apply(data, decisions)
+    return data.resized(imgsz)
+
+
+def describe_machine(config: TrainConfig, device: torch.device) -> dict[str, Any]:
+    """What ``env.json`` holds."""
+    on_cpu = config.precision == "bf16" and device.type == "cpu"
+    compiled = kernels.library() is not None if on_cpu else None
+    return describe(device) | {"compiled_kernels": compiled}
+
+
+def advice(config: TrainConfig) -> str:
+    """What to do where memory runs out."""
+    return (
+        f"{config.batch_size} pictures of {config.imgsz} px a batch are too many: lower "
+        "--batch-size or --imgsz"
+    )

@@ -1,0 +1,50 @@
+"""One process at a time writes into a run folder."""
+
+import contextlib
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+from eyebright.console import shown
+from eyebright.errors import BusyError, StorageError
+
+FILE = ".lock"
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """While the block runs, no other process may write into this folder.
+
+    The operating system lets go of the lock when a process ends, however it ends. Where the file
+    system knows no locks, there is none.
+
+    Raises:
+        BusyError: another process has it; names it and its host.
+        StorageError: the file cannot be written.
+    """
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        yield
+        return
+    path = folder / FILE
+    try:
+        file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        raise StorageError(f"{shown(path)}: {error.strerror or error}") from None
+    try:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            who = os.read(file, 200).decode("utf-8", "replace").strip() or "another process"
+            raise BusyError(f"{shown(folder)}: {shown(who)} is training into it") from None
+        except OSError:  # a file system without locks
+            yield
+            return
+        os.truncate(file, 0)
+        os.write(file, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
+        yield
+    finally:
+        # It stays where it is: whoever waits for a file that is removed would lock nothing.
+        os.close(file)
