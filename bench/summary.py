@@ -224,12 +224,13 @@ def finetune_table(rows: list[dict[str, str]]) -> str:
         of_tune = [row for row in rows if row["tune"] == tune]
         values = [100 * float(row["accuracy"]) for row in of_tune]
         seconds = [float(row["process_seconds"]) for row in of_tune]
-        more = "; ".join(
+        differences = [
             "{:+.1f} ({:+.1f} to {:+.1f})".format(
                 *(100 * float(row[key]) for key in ("difference_to_probe", "low", "high"))
             )
             for row in of_tune
-        )
+        ]
+        more = "; ".join(dict.fromkeys(differences))
         seeds = len({row["seed"] for row in of_tune})
         lines.append(
             f"| {tune} | {seeds} | {mean_and_range(values)} | {'–' if tune == 'none' else more} | "
@@ -249,6 +250,21 @@ def reading_table(rows: list[dict[str, str]]) -> str:
         first = f"{row['first_epoch_per_s']}, {row['theirs_first']}, **{row['times_first']}**"
         later = f"{row['later_epochs_per_s']}, {row['theirs_later']}, **{row['times_later']}**"
         lines.append(f"| {row['pictures']} | {first} | {later} | {row['machine']} |")
+    return "\n".join(lines)
+
+
+def small_table(rows: list[dict[str, str]]) -> str:
+    """Many small pictures: listed, checked and cached."""
+    lines = [
+        "## Many small pictures (`reading-small.csv`)\n",
+        "| pictures | first time, s | again, s | private memory at most, MB | machine |",
+        "|---|---|---|---|---|",
+    ]
+    for row in rows:
+        lines.append(
+            f"| {int(row['pictures']):,} | {row['seconds']} | {row['seconds_again']} | "
+            f"{row['private_peak_mb']} | {row['machine']} |"
+        )
     return "\n".join(lines)
 
 
@@ -296,6 +312,7 @@ def main() -> None:
     parts.append(promises_table(read("promises")))
     parts.append(finetune_table(read("finetune")))
     parts.append(reading_table(read("reading")))
+    parts.append(small_table(read("reading-small")))
     parts.append(audit_table(read("audit")))
     if cleaned := read("cleaned"):
         parts.append(cleaned_table(cleaned))

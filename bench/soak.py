@@ -1,0 +1,153 @@
+"""Kill a training again and again, at random, and see that it ends as if nothing had happened.
+
+    python -m bench.soak --kills 500
+
+Trains a small net on handwritten digits once undisturbed, then once more in processes that are
+killed (``kill -9``) before a random step, or before a random call that changes the disk while they
+save. Each is gone on with by ``train --resume``; when a run has survived its share of kills it is
+let go to its end, and compared bit by bit: weights, optimizers, generators, model, log without its
+seconds. A row goes into ``results/soak.csv``.
+"""
+
+import argparse
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from bench.rows import append_row
+from eyebright import resume, training
+from eyebright.cli import run_app
+from eyebright.resume import newest_checkpoint
+
+TRAIN = "train digits --recipe fast --model white16 --epochs 12 -b 100 --threads 1".split()
+KILLS_A_RUN = 20
+STEPS, CALLS = 12, 60  # a process is killed within so many of them
+
+
+def victim(where: str, count: int, command: list[str]) -> int:
+    """Run a command with a checkpoint after every step, and die at the moment that is named.
+
+    Args:
+        where: ``step``, or ``save`` for calls that change the disk.
+        count: of them, the last of which is not lived to see.
+        command: of eyebright.
+    """
+    resume.LEAST, resume.SHARE, training.REFRESH = 0.0, 1e9, -1.0
+    left = [count]
+
+    def watch(module: Any, name: str) -> None:
+        real = getattr(module, name)
+
+        def counted(*arguments: Any, **options: Any) -> Any:
+            left[0] -= 1
+            if not left[0]:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return real(*arguments, **options)
+
+        setattr(module, name, counted)
+
+    if where == "step":
+        watch(training, "set_lr")
+    else:
+        for name in ("mkdir", "fsync", "replace", "unlink"):
+            watch(os, name)
+    return run_app(command)
+
+
+def state_of(run: Path) -> dict[str, Any]:
+    """All that must be the same, however often a run was killed."""
+    state = newest_checkpoint(run)
+    assert state is not None, "a run that has ended has one"
+    rows = [line.split(",") for line in (run / "log.csv").read_text().splitlines()]
+    files = ("model.safetensors", "model.json", "predictions-val.csv", "config.json", "data.json")
+    return {
+        "step": state.position.step,
+        "state": {k: sha256(w.numpy().tobytes()).hexdigest() for k, w in state.tensors.items()},
+        "log": [row[:2] + row[3:] for row in rows],
+        "files": {name: (run / name).read_bytes() for name in files},
+    }
+
+
+def run_to_death(rng: random.Random, command: list[str], folder: Path) -> bool:
+    """One process; whether it was killed before its end."""
+    where = rng.choice(("step", "save"))
+    count = rng.randint(1, STEPS if where == "step" else CALLS)
+    arguments = ["--victim", where, str(count), *command]
+    done = subprocess.run(
+        [sys.executable, "-m", "bench.soak", *arguments],
+        stdout=subprocess.DEVNULL,
+        check=False,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(Path.cwd()), *sys.path])},
+        cwd=folder,
+    )
+    if done.returncode not in (0, -signal.SIGKILL):
+        raise SystemExit(f"{' '.join(arguments)}: exit {done.returncode}")
+    return done.returncode != 0
+
+
+def soak(kills: int, seed: int) -> dict[str, Any]:
+    """So many kills; what came of them."""
+    rng, killed, runs, mismatches = random.Random(seed), 0, 0, 0
+    start = time.perf_counter()
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        subprocess.run(
+            [sys.executable, "-m", "eyebright", *TRAIN, "--name", "whole"],
+            check=True, stdout=subprocess.DEVNULL, cwd=folder,
+        )  # fmt: skip
+        whole = state_of(folder / "runs" / "whole")
+        while killed < kills:
+            runs += 1
+            run = folder / "runs" / f"broken{runs}"
+            survived = 0
+            while survived < min(KILLS_A_RUN, kills - killed):
+                begun = (run / "data.json").exists()
+                again = ["train", "--resume", str(run)]
+                command = again if begun else [*TRAIN, "--name", run.name]
+                if not run_to_death(rng, command, folder):
+                    break
+                survived += 1
+                if not begun and not (run / "data.json").exists():
+                    for file in run.glob("*"):
+                        file.unlink()  # so young that there is nothing to go on with
+                    run.rmdir()
+            killed += survived
+            subprocess.run(
+                [sys.executable, "-m", "eyebright", "train", "--resume", str(run)],
+                check=True, stdout=subprocess.DEVNULL, cwd=folder,
+            )  # fmt: skip
+            same = state_of(run) == whole
+            mismatches += not same
+            print(
+                f"{killed} kills, run {runs}: {'the same' if same else 'NOT THE SAME'}", flush=True
+            )
+    return {
+        "kills": killed,
+        "runs": runs,
+        "mismatches": mismatches,
+        "seed": seed,
+        "seconds": round(time.perf_counter() - start),
+    }
+
+
+def main() -> None:
+    """Soak, and write the row."""
+    if sys.argv[1:2] == ["--victim"]:
+        where, count, *command = sys.argv[2:]
+        sys.exit(victim(where, int(count), command))
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--kills", type=int, default=500)
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    append_row("soak", soak(arguments.kills, arguments.seed))
+
+
+if __name__ == "__main__":
+    main()
