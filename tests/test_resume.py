@@ -201,6 +201,8 @@ def test_other_pictures_and_machines_are_refused_or_marked(
     [once] = json.loads((stopped / "env.json").read_text())["resumed"]
     assert once["exact"] is False
     assert len(once["differences"]) == 3
+    report = (stopped / "report.html").read_text()
+    assert "gone on with after step 6, not exactly: see env.json" in report
     assert len((stopped / "log.csv").read_text().splitlines()) == 5
 
 

@@ -58,27 +58,25 @@ def can_be_judged(data: Dataset) -> bool:
 def label_suspects(data: Dataset, tell: Callable[[str], None]) -> list[Finding]:
     """Pictures whose label is probably wrong, the surest first.
 
-    Each picture is judged by models that were not fitted to it; which of its disagreements are the
-    label's fault, confident learning decides, by class and by pair of classes (Northcutt, Jiang &
-    Chuang 2021, "Confident learning: estimating uncertainty in dataset labels"). They are ranked by
-    the odds of the likeliest class against the given one, which tell more than their difference
-    does where the model is sure.
+    Each picture is judged by models that were not fitted to it. How many labels are wrong,
+    confident learning says (Northcutt, Jiang & Chuang 2021, "Confident learning: estimating
+    uncertainty in dataset labels"); which, the odds of the likeliest class against the given one:
+    they tell more than their difference does where the model is sure.
 
     Args:
         data: such as `can_be_judged` says yes to.
         tell: told what takes so long.
     """
-    from cleanlab.filter import find_label_issues
+    from cleanlab.count import num_label_issues
 
     probabilities = out_of_fold(data, tell)
-    found = np.flatnonzero(
-        find_label_issues(data.labels, probabilities, filter_by="both", n_jobs=1)
-    )
     names, guesses = table_ids(data), probabilities.argmax(1)
     everyone = np.arange(len(data))
     likeliest, given = probabilities[everyone, guesses], probabilities[everyone, data.labels]
     odds = likeliest / np.maximum(given, np.finfo(np.float64).tiny)
-    issues = found[np.argsort(-odds[found], kind="stable")]
+    wrong = num_label_issues(data.labels, probabilities, estimation_method="off_diagonal")
+    ranked = np.argsort(-odds, kind="stable")
+    issues = ranked[guesses[ranked] != data.labels[ranked]][:wrong]
     return [
         Finding(
             "label",
@@ -91,7 +89,6 @@ def label_suspects(data: Dataset, tell: Callable[[str], None]) -> list[Finding]:
             f"{data.classes[data.labels[i]]}",
         )
         for i in issues.tolist()
-        if guesses[i] != data.labels[i]
     ]
 
 

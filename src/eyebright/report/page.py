@@ -140,6 +140,10 @@ def decided_table(record: dict[str, Any]) -> list[str]:
     return [f"{shown(Path(decided['path']).name)}, SHA-256 {decided['sha256'][:12]}"]
 
 
+EXACT = "gone on with exactly after step {step}"
+NOT_EXACT = "gone on with after step {step}, not exactly: see env.json"
+
+
 def base_context(run: Run, evaluation: Evaluation | None, t: Translate) -> dict[str, Any]:
     """What is known of every run: data, settings, learning curves, how to repeat it."""
     record, config, card, log = run.data_record, run.config, load_card(run.path), run.log()
@@ -165,13 +169,18 @@ def base_context(run: Run, evaluation: Evaluation | None, t: Translate) -> dict[
         ours = PROGRAMS.get(parts[-2:]) or PROGRAMS.get(parts[-1:])
         command = " ".join([ours or shown(shlex.quote(program)), shown(shlex.join(words))])
         versions = ", ".join(f"{name} {number}" for name, number in env["packages"].items())
-    except (KeyError, TypeError, AttributeError) as error:
+        resumed = "; ".join(
+            t(EXACT if one["exact"] else NOT_EXACT, step=f"{one['step']:,}")
+            for one in env.get("resumed", [])
+        )
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ModelError(
             f"{shown(run.path / 'env.json')}: not what belongs there ({error})"
         ) from None
     again = [
         (t("command"), command),
         (t("seed"), str(config.seed)),
+        *([(t("interrupted"), resumed)] if resumed else []),
         (t("fingerprint of the data"), record["fingerprint"]),
         *((t("decisions on labels"), text) for text in decided_table(record)),
         (t("versions"), versions),

@@ -151,6 +151,11 @@ CHINESE: dict[str, str] = {
     "seed": "随机种子",
     "fingerprint of the data": "数据指纹",
     "decisions on labels": "标签决定",
+    "interrupted": "中断",
+    "gone on with exactly after step {step}": "在第 {step} 步之后精确地继续",
+    "gone on with after step {step}, not exactly: see env.json": (
+        "在第 {step} 步之后继续，但并非精确：见 env.json"
+    ),
     "As {table} says, {dropped} of its pictures were left out and {relabelled} relabelled: its "
     "figures are not those of the data as they came.": (
         "按 {table} 的决定，略去了 {dropped} 张图片，{relabelled} 张改了标签："
