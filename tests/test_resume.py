@@ -18,13 +18,14 @@ from typing import Any
 import pytest
 import timm
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 import eyebright
 from eyebright import launch, resume, training
 from eyebright.cli import run_app
 from eyebright.console import notices
 from eyebright.data import Dataset, load
+from eyebright.data.labels import append
 from eyebright.errors import ModelError, StorageError, UsageError
 from eyebright.lock import locked
 from eyebright.models import create_model
@@ -56,7 +57,7 @@ else:
 sys.exit(run_app(command))
 """
 # What a run is killed at: so many steps, or so many calls that change the disk, after it began.
-# Sixteen calls are made before the first step; a checkpoint makes six.
+# Some twenty calls are made before the first step, and six by a checkpoint.
 KILLS = [*(("step", n % 5 + 1) for n in range(10)), *(("save", n) for n in range(17, 37, 2))]
 
 
@@ -240,7 +241,7 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(
 ) -> None:  # fmt: skip
     monkeypatch.setattr(notices, "propagate", True)
     (newest, path), (before, _) = list_checkpoints(stopped)
-    assert (newest, before) == (6, 5)
+    assert (newest, before) == (6, 5)  # of steps
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
@@ -268,19 +269,117 @@ def test_every_flipped_byte_and_every_end_cut_off_is_found(stopped: Path) -> Non
             newest_checkpoint(stopped)
 
 
+def put(run: Path, content: bytes) -> None:
+    """Make this the only checkpoint, under the name that suits it."""
+    for _, path in list_checkpoints(run):
+        path.unlink()
+    name = f"0000000006-{sha256(content).hexdigest()}.safetensors"
+    (run / "checkpoints" / name).write_bytes(content)
+
+
+def change_state(run: Path, change: Callable[[dict[str, Any], dict[str, Any]], object]) -> None:
+    """Change what the newest checkpoint holds, and give it the name that suits it."""
+    [(_, path), *_] = list_checkpoints(run)
+    tensors = load_file(path)
+    state = json.loads(bytes(tensors.pop("state").numpy()))
+    change(state, tensors)
+    text = bytearray(json.dumps(state).encode())
+    tensors["state"] = torch.frombuffer(text, dtype=torch.uint8).clone()
+    save_file(tensors, run / "new")
+    put(run, (run / "new").read_bytes())
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda s, t: s["position"].update(step="6"),
+        lambda s, t: s["position"].update(batch=10**9),
+        lambda s, t: s["position"].update(seconds=float("inf")),
+        lambda s, t: s["position"].update(losses=["a"] * s["position"]["batch"]),
+        lambda s, t: s["normalization"].update(std=[0, 1, 1]),
+        lambda s, t: s["normalization"].update(mean=["a", 1]),
+        lambda s, t: s["results"].append({}),
+        lambda s, t: s.pop("elapsed"),
+        lambda s, t: s.update(generators={}),
+        lambda s, t: s["generators"]["numpy"].pop(),
+        lambda s, t: t.pop("rng.cpu"),
+        lambda s, t: t.update({"rng.cpu": torch.zeros(3)}),
+        lambda s, t: t.update({"best.logits": torch.zeros(3, 2)}),
+        lambda s, t: t["model.head.weight"].fill_(torch.nan),
+        lambda s, t: t.update({"model.head.weight": torch.zeros(3)}),
+        lambda s, t: t.pop("best.head.weight"),
+        lambda s, t: [t.pop(name) for name in list(t) if name.startswith("optimizer.1.")],
+        lambda s, t: t.pop(next(n for n in t if n.endswith("exp_avg"))),
+        lambda s, t: t.update({"optimizer.1.0.step": torch.zeros(2)}),
+    ],
+)  # fmt: skip
+def test_a_hostile_checkpoint_is_refused(
+    change: Any, stopped: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    change_state(stopped, change)
+    assert run_app(["train", "--resume", str(stopped)]) == 4
+    assert len(capsys.readouterr().err.strip().splitlines()) <= 2  # a notice, and the error
+
+
 def test_a_pickle_in_its_place_is_not_run(stopped: Path) -> None:
     class Canary:
         def __reduce__(self) -> tuple[Any, ...]:
             return Path.touch, (Path("canary"),)
 
-    content = pickle.dumps({"model": Canary()})
-    for step, path in list_checkpoints(stopped):
-        path.unlink()
-        name = f"{step:010d}-{sha256(content).hexdigest()}.safetensors"  # as if it were whole
-        path.with_name(name).write_bytes(content)
+    put(stopped, pickle.dumps({"model": Canary()}))
     with pytest.raises(ModelError):
         newest_checkpoint(stopped)
     assert not Path("canary").exists()
+
+
+def test_ctrl_c_on_a_run_that_goes_on_keeps_the_best_model(
+    stopped: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    before = (stopped / "model.safetensors").read_bytes()
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "set_lr", interrupt)
+        assert run_app(["train", "--resume", str(stopped)]) == 130
+    assert (stopped / "model.safetensors").read_bytes() == before
+    assert (stopped / "val.json").exists()  # of that very model
+    assert run_app(["val", str(stopped)]) == 0
+
+
+def test_a_run_by_the_clock_goes_on(
+    class_folders: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = str(class_folders(count=30, size=(32, 32)))
+    words = ["train", folder, "--model", "white16", "-b", "8", "--time", "1h", "--name", "timed"]
+    train_and_die(20, monkeypatch, *words)
+    plan = json.loads(Path("runs/timed/plan.json").read_text())
+    plan["changes"] = [[22, 23]]  # decided after the last checkpoint: it is decided again
+    Path("runs/timed/plan.json").write_text(json.dumps(plan))
+    assert run_app(["train", "--resume", "runs/timed"]) == 0
+    state = newest_checkpoint(Path("runs/timed"))
+    assert state is not None
+    assert state.position.step == 23
+
+
+def test_decisions_are_those_that_it_began_with(
+    class_folders: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = class_folders()
+    append(folder / "labels.csv", "cat/3.png", "drop")
+    words = [*RECIPES["fast"].split(), "--labels", str(folder / "labels.csv")]
+    assert run_app(["train", str(folder), *words, "--name", "whole"]) == 0
+    train_and_die(5, monkeypatch, "train", str(folder), *words, "--name", "broken")
+    append(folder / "labels.csv", "cat/4.png", "drop")  # since then
+    assert run_app(["train", str(folder), *words, "--resume", "runs/broken"]) == 0
+    assert what_is_left(Path("runs/broken")) == what_is_left(Path("runs/whole"))
+
+
+def test_other_batches_may_be_forced_upon_it(stopped: Path) -> None:
+    words = ["--resume-anyway", "-b", "36", "--threads", "1"]
+    assert run_app(["train", "--resume", str(stopped), *words]) == 0
+    assert run_app(["train", "--resume", str(stopped), "--resume-anyway", "--model", "lesson"]) == 4
+    assert run_app(["train", "--resume", str(stopped)]) == 0  # it is still what it was
 
 
 @pytest.mark.parametrize("lasting", [False, True])

@@ -155,7 +155,7 @@ def train_batches(
     begun = first * batch_size // chunk * chunk
     for start in range(begun, len(order), chunk):
         which = order[start : start + chunk]
-        generator.manual_seed(derived_seed(config.seed, epoch, start))
+        generator.manual_seed(derived_seed(config.seed, epoch, start + 1))
         where = which if rows is None else rows[which]
         # Whole rows are copied at once; by `images[where]` each byte would be, twenty times slower.
         pictures = images.flatten(1).index_select(0, where).view(len(where), *images.shape[1:])

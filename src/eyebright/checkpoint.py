@@ -9,6 +9,7 @@ import hashlib
 import json
 import math
 import os
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -145,6 +146,14 @@ def append_line(path: Path, line: str) -> None:
         raise StorageError(f"{shown(path)}: {error.strerror or error}") from None
 
 
+def copy_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Copies on the processor, each in one piece."""
+    return {
+        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for name, tensor in tensors.items()
+    }
+
+
 def save_model(folder: Path, weights: dict[str, Tensor], card: ModelCard) -> None:
     """Write both files of a model.
 
@@ -153,11 +162,7 @@ def save_model(folder: Path, weights: dict[str, Tensor], card: ModelCard) -> Non
         weights: a net's ``state_dict``.
         card: what else there is to know.
     """
-    tensors = {
-        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
-        for name, tensor in weights.items()
-    }
-    content = save_tensors(tensors)
+    content = save_tensors(copy_tensors(weights))
     write_file(folder / WEIGHTS, content)
     save_card(folder, replace(card, weights_sha256=hashlib.sha256(content).hexdigest()))
 

@@ -167,8 +167,8 @@ def audit(
     from eyebright.audit.review import Review
     from eyebright.data.labels import read, table_beside
 
-    if review and (as_json or strict or run):
-        raise UsageError("--review is for people: leave out --json, --strict and --run")
+    if review and (as_json or strict or run or drop is not None):
+        raise UsageError("--review is for people: leave out --json, --strict, --run and --drop")
     if drop is not None and (quick or run):
         raise UsageError("--drop looks for wrong labels in data as they are: no --quick, no --run")
     source = "cifar10" if data is None else data
@@ -199,7 +199,8 @@ def audit(
         say(f"everything found, and sheets of it: {shown(folder)}")
     if drop is not None:
         dropped = drop_suspects(found, drop, table)
-        tell(f"{dropped:,} suspect labels dropped: {shown(table)} (use it with --labels)")
+        where = f": {shown(table)} (use it with --labels)" if dropped else ""
+        tell(f"{dropped:,} suspect labels dropped{where}")
     if review:
         return _review(parts, found.findings(), table, port, lang)
     if strict and not found.found_nothing:

@@ -3,7 +3,7 @@
 import json
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,8 @@ from eyebright.checkpoint import read_json
 from eyebright.config import TrainConfig, flag
 from eyebright.console import shown
 from eyebright.data import Dataset, load
-from eyebright.data.labels import Decisions, apply, read, read_again
-from eyebright.errors import UsageError
+from eyebright.data.labels import apply, read, read_again
+from eyebright.errors import ModelError, UsageError
 from eyebright.holdout import hold_out
 from eyebright.keeper import describe_data
 from eyebright.plan import FILE as PLAN
@@ -39,6 +39,8 @@ from eyebright.runtime import choose_device, describe, memory_errors, set_up
 
 MACHINE = ("device", "device_name", "threads", "compiled_kernels")
 """What must be the same in ``env.json``, beside the packages, for a training to go on exactly."""
+BEGUN = ("command", "git", "first_weights", "settings")
+"""What ``env.json`` keeps of how it began."""
 DATA = {"classes": "the classes", "fingerprint": "the pictures", "splits": "the parts"}
 """What must be the same in ``data.json``, and what it is called."""
 
@@ -119,6 +121,7 @@ def new_job(
         net = to_device(net, config, device)
     machine = describe_machine(config, device)
     machine["first_weights"] = weights.source if weights else "none"
+    machine["settings"] = settings
     return Job(config, data, train_set, val_set, skip_bad, net, normalization, machine, plan)
 
 
@@ -151,75 +154,100 @@ def old_job(
     """
     run = Run(folder)
     config, record, before = run.config, run.data_record, read_json(folder / "env.json")
-    given = {key: value for key, value in given.items() if value != "auto"}
-    changed = config.replace(**given)
-    differences = [
-        f"{flag(key)} was {getattr(config, key)}, now {getattr(changed, key)}"
-        for key in given
-        if getattr(config, key) != getattr(changed, key)
-    ]
-    decisions = read_again(record["labels"]) if record.get("labels") else None
-    decisions = decisions if labels is None else read(labels)
-    data = read_pictures_again(run, data, decisions, workers, root)
+    said = before.get("settings", {})  # as the user had put it, "cuda" or a batch size too large
+    if not isinstance(said, dict) or not isinstance(before.get("resumed", []), list):
+        raise ModelError(f"{shown(folder / 'env.json')}: not what belongs there")
+    config.replace(**given)  # all are settings
+    others = {
+        key: value
+        for key, value in given.items()
+        if value not in ("auto", getattr(config, key), said.get(key))
+    }
+    differences = [f"{flag(k)} was {getattr(config, k)}, now {v}" for k, v in others.items()]
+    changed = config.replace(**others)
+    data = read_pictures_again(run, data, changed, workers, labels, root)
     train_set, val_set = hold_out(data, changed)
     now = json.loads(json.dumps(describe_data(data, train_set, val_set, record["skipped_bad"])))
-    differences += [
+    other_data = [
         f"{what} are not the same" for key, what in DATA.items() if now[key] != record.get(key)
     ]
     device = choose_device(changed.device)
-    set_up(device, changed.threads, changed.seed)
+    checkpoint = newest_checkpoint(folder)
+    with memory_errors(advice(changed)):
+        set_up(device, changed.threads, changed.seed)
+        weights = None if checkpoint else find_weights(changed, data.imgsz)
+        if weights:
+            changed = changed.replace(model=weights.model)
+        net, normalization = prepare_net(own, changed, data, train_set, weights)
+        net = to_device(net, changed, device)
     machine = describe_machine(changed, device)
-    was, now = ({**one, **one.get("packages", {})} for one in (before, machine))
-    differences += [
-        f"{key.replace('_', ' ')} was {was.get(key)}, now {now[key]}"
-        for key in (*machine["packages"], *MACHINE)
-        if was.get(key) != now[key]
-    ]
+    if checkpoint is None:
+        machine["first_weights"] = weights.source if weights else "none"
+    differences += other_data + machine_differences(before, machine)
     if differences and not anyway:
         raise UsageError(
             f"{shown(folder)} would not go on exactly: {'; '.join(map(shown, differences))}. "
             "--resume-anyway goes on, and writes that down"
         )
-    checkpoint = newest_checkpoint(folder)
-    with memory_errors(advice(changed)):
-        weights = None if checkpoint else find_weights(changed, data.imgsz)
-        net, normalization = prepare_net(own, changed, data, train_set, weights)
-        net = to_device(net, changed, device)
+    if checkpoint and other_data:  # what was best was best on other pictures
+        checkpoint = replace(checkpoint, best=None, floor=None)
+    # On a GPU timing chooses the kernels of each process, so that last digits differ.
+    exact = not differences and device.type == "cpu"
     step = checkpoint.position.step if checkpoint else 0
-    resumed = {"step": step, "exact": not differences, "differences": differences}
-    before["resumed"] = [*before.get("resumed", []), resumed]
+    resumed = {"step": step, "exact": exact, "differences": differences}
+    env = machine | {key: before[key] for key in BEGUN if key in before}
+    env["resumed"] = [*before.get("resumed", []), resumed]
     plan = Plan.read(folder) if (folder / PLAN).exists() else None
     return Job(
         changed, data, train_set, val_set, record["skipped_bad"], net,
-        checkpoint.normalization if checkpoint else normalization, before, plan, checkpoint,
+        checkpoint.normalization if checkpoint else normalization, env, plan, checkpoint,
     )  # fmt: skip
+
+
+def machine_differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """What is no longer the same in ``env.json``, in words."""
+    packages = before.get("packages")
+    was = before | (packages if isinstance(packages, dict) else {})
+    now = now | now["packages"]
+    names = [*now["packages"], *MACHINE, *(["first_weights"] if "first_weights" in now else [])]
+    return [
+        f"{name.replace('_', ' ')} was {was.get(name)}, now {now[name]}"
+        for name in names
+        if was.get(name) != now[name]
+    ]
 
 
 def read_pictures_again(
     run: Run,
     data: Dataset | str | os.PathLike[str] | None,
-    decisions: Decisions | None,
+    config: TrainConfig,
     workers: int | None,
+    labels: str | os.PathLike[str] | None,
     root: str | os.PathLike[str] | None,
 ) -> Dataset:
     """The pictures of a run that was interrupted, or those that are named in their place.
 
     Raises:
         UsageError: they were in memory alone.
-        DataError: they are gone.
+        DataError: they are gone, or the decisions on them.
     """
-    record, imgsz = run.data_record, run.config.imgsz
-    assert imgsz is not None, "decided before training"
+    record = run.data_record
+    assert config.imgsz is not None, "decided before training"
+    recorded = record.get("labels")
+    decisions = None if labels is None else read(labels)
+    if recorded is not None:
+        decisions = read_again(recorded, None if labels is None else Path(labels))
     if not isinstance(data, Dataset):
         source = record["source"] if data is None else data
         if source is None:
             raise UsageError(f"{shown(run.path)}: its pictures were in memory; give them again")
         skip = record["skipped_bad"] or (decisions.dropped if decisions else False)
-        root = record.get("root") if root is None else root
-        data = load(source, imgsz=imgsz, skip_bad=skip, workers=workers, root=root)
-    if decisions is not None:
+        if data is None and root is None:
+            root = record.get("root")
+        data = load(source, imgsz=config.imgsz, skip_bad=skip, workers=workers, root=root)
+    if decisions is not None and data.decided is None:
         data = apply(data, decisions)
-    return data.resized(imgsz)
+    return data.resized(config.imgsz)
 
 
 def describe_machine(config: TrainConfig, device: torch.device) -> dict[str, Any]:

@@ -3,13 +3,14 @@
 import contextlib
 import itertools
 import shutil
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from eyebright import metrics
 from eyebright.batches import Normalization
@@ -17,8 +18,9 @@ from eyebright.calibration import fit_temperature, softmax
 from eyebright.checkpoint import (
     ModelCard,
     append_line,
+    copy_tensors,
+    fits,
     load_card,
-    load_weights,
     save_card,
     save_model,
 )
@@ -29,10 +31,11 @@ from eyebright.errors import ModelError, NumbersError, StorageError, UsageError
 from eyebright.evaluation import Evaluation
 from eyebright.losses import EVEN
 from eyebright.metrics import Floats
-from eyebright.resume import Checkpoint, collect_state, list_checkpoints
+from eyebright.resume import Checkpoint, collect_generators, collect_state, list_checkpoints
 from eyebright.tracking import Tracker
 from eyebright.training import EpochResult, Position, check_weights
 
+BEST = "best."  # before the names of the kept model's weights in a checkpoint
 BY_CHANCE = 0.05  # probability that an epoch which is no better than a probe takes its place
 
 
@@ -105,6 +108,7 @@ class Keeper:
         self.classes, self.normalization = classes, normalization
         self.val_set, self.tracker = val_set, tracker
         self.best: EpochResult | None = None
+        self.best_weights: dict[str, Tensor] | None = None
         self.floor: EpochResult | None = None  # a linear probe
         self.saved: int | None = None  # the epoch whose model is on the disk
 
@@ -139,31 +143,46 @@ class Keeper:
             results: of the epochs that are over.
             elapsed: seconds of the whole command so far.
         """
-        tensors = collect_state(self.net, optimizers)
         return Checkpoint(
-            position, results, self.best, self.floor, elapsed, self.normalization, tensors
+            position,
+            results,
+            self.best,
+            self.floor,
+            elapsed,
+            self.normalization,
+            collect_state(self.net, optimizers) | self._best_tensors(),
+            collect_generators(),
         )
+
+    def _best_tensors(self) -> dict[str, Tensor]:
+        return {f"{BEST}{name}": w for name, w in (self.best_weights or {}).items()}
 
     def take_up(self, checkpoint: Checkpoint | None) -> None:
         """Go on where a training was interrupted: what it wrote after its checkpoint is undone.
 
         Args:
             checkpoint: that the net was given; None: there was none yet.
+
+        Raises:
+            ModelError: it was taken of other classes, or other pictures held out.
         """
         log = self.folder / "log.csv"
         log.unlink(missing_ok=True)
-        for result in checkpoint.results if checkpoint else ():
-            write_row(log, log_row(result))
-        if checkpoint is None or checkpoint.best is None:
+        if checkpoint is None:
             return
+        shape = None if self.val_set is None else (len(self.val_set), len(self.classes))
+        for result in (checkpoint.best, checkpoint.floor):
+            seen = None if result is None or result.val_logits is None else result.val_logits
+            if seen is not None and (seen.shape != shape or not seen.is_floating_point()):
+                raise ModelError(f"{shown(self.folder)}: its checkpoint is of other pictures")
+        for result in checkpoint.results:
+            write_row(log, log_row(result))
         self.best, self.floor = checkpoint.best, checkpoint.floor
-        with contextlib.suppress(ModelError):
-            card = load_card(self.folder)
-            load_weights(self.folder, card)
-            self.saved = card.epoch
-        at_its_end = not checkpoint.position.batch and self.best.epoch == checkpoint.position.epoch
-        if self.saved != self.best.epoch and at_its_end:
-            self._save(self.best.epoch)
+        if self.best is not None:
+            weights = checkpoint.under(BEST)
+            if not fits(weights, self.net):
+                raise ModelError(f"{shown(self.folder)}: its checkpoint has no whole best model")
+            self._save(self.best.epoch, weights)  # the one on the disk may be a later one
 
     def log(self, result: EpochResult) -> None:
         """Add an epoch to ``log.csv``, and tell the tracker, if there is one."""
@@ -185,8 +204,6 @@ class Keeper:
         """
         val_set = self.val_set
         if val_set is None or self.best is None or self.best.val_logits is None:
-            return None
-        if self.saved != self.best.epoch:  # an interrupted run's: not the model on the disk
             return None
         logits, labels = self.best.val_logits.numpy(), val_set.labels
         seen = [(logits, labels)]
@@ -215,10 +232,10 @@ class Keeper:
 
     def save_interrupted(self, results: list[EpochResult]) -> None:
         """Save the model as it is, unless a better one is there already or it is broken."""
-        if self.best is None or self.best.val_confusion is None or self.saved != self.best.epoch:
+        if self.best is None or self.best.val_confusion is None:
             with contextlib.suppress(NumbersError):
                 check_weights(self.net.state_dict(), results[-1].step if results else 0)
-                self._save(len(results))
+                self._save(results[-1].epoch if results else 0)
 
     def what_is_left(self) -> str:
         """What to tell a user whose training broke off."""
@@ -301,7 +318,7 @@ class Keeper:
         losses *= weights / weights.mean()
         return losses
 
-    def _save(self, epoch: int) -> None:
+    def _save(self, epoch: int, weights: Mapping[str, Tensor] | None = None) -> None:
         assert self.config.imgsz is not None, "decided before training"
         card = ModelCard(
             architecture=self.config.model,
@@ -312,7 +329,9 @@ class Keeper:
             epoch=epoch,
             tta=self.config.tta,
         )
-        save_model(self.folder, self.net.state_dict(), card)
+        weights = self.net.state_dict() if weights is None else weights
+        self.best_weights = copy_tensors(weights)
+        save_model(self.folder, self.best_weights, card)
         self.saved = epoch
 
 

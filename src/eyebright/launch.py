@@ -153,25 +153,43 @@ def carry_out(
     saver, known = Saver(folder), TrainedOn.learn(train_set)
     leaks = None if val_set is None else known.count_leaks(val_set)
     schedule = plain_schedule(len(train_set), config, plan.changes if plan else ())
+    steps_per_epoch = count_steps(len(train_set), config)
+    optimizers = create_optimizers(net, config)
+    if job.checkpoint:
+        job.checkpoint.restore(net, optimizers)
+        position, results = job.checkpoint.position, job.checkpoint.results
+        started -= job.checkpoint.elapsed
+    pacer = None
+    if plan and config.time:
+        pacer = Pacer(plan, started + config.time, schedule, steps_per_epoch, position)
+
+    def save() -> None:
+        elapsed = time.monotonic() - started
+        saver.save(keeper.checkpoint(optimizers, position, results, elapsed))
+
+    def look() -> None:
+        if plan and pacer and pacer.look(position.step):
+            plan.write(folder)  # before any step is taken by it
+        if saver.is_due():
+            save()
+
     try:
+        keeper.take_up(job.checkpoint)
+        known.write(folder)
+        if plan:
+            plan.write(folder)
+        record = describe_data(job.data, train_set, val_set, job.skip_bad)
+        write_json(folder / "data.json", record)
+        write_json(folder / "env.json", job.machine)
+        write_file(folder / "config.json", config.to_json().encode())  # now it is a run
+        if job.checkpoint:
+            tell(f"goes on after {position.step:,} steps of {schedule.total_steps:,}")
+        tell(f"model will be trained on device: '{config.device}'")
+        if config.tta == "mirror" and val_set is not None:
+            tell("every figure averages each picture with its mirror image")
+        if (source := job.machine.get("first_weights", "none")) != "none":
+            tell(f"{config.model} begins with the weights of {source}")
         with memory_errors(advice(config)):
-            known.write(folder)
-            write_file(folder / "config.json", config.to_json().encode())
-            write_json(folder / "env.json", job.machine)
-            record = describe_data(job.data, train_set, val_set, job.skip_bad)
-            write_json(folder / "data.json", record)
-            optimizers = create_optimizers(net, config)
-            if job.checkpoint:
-                job.checkpoint.restore(net, optimizers)
-                position, results = job.checkpoint.position, job.checkpoint.results
-                started -= job.checkpoint.elapsed
-                tell(f"goes on after {position.step:,} steps of {schedule.total_steps:,}")
-            keeper.take_up(job.checkpoint)
-            tell(f"model will be trained on device: '{config.device}'")
-            if config.tta == "mirror" and val_set is not None:
-                tell("every figure averages each picture with its mirror image")
-            if (source := job.machine["first_weights"]) != "none":
-                tell(f"{config.model} begins with the weights of {source}")
             if config.probe and not results:
                 probe = probe_epoch(net, train_set, val_set, config, job.normalization, tell)
                 keeper.keep(probe)
@@ -179,24 +197,8 @@ def carry_out(
                 keeper.log(probe)
                 position.seconds = probe.seconds
                 tell(epoch_line(results, config.epochs, config.metric))
-            steps_per_epoch = count_steps(len(train_set), config)
-            pacer = None
-            if plan:
-                plan.write(folder)
-            if plan and config.time:
-                deadline = started + config.time
-                pacer = Pacer(plan, deadline, schedule, steps_per_epoch, position)
-
-            def save() -> None:
-                elapsed = time.monotonic() - started
-                saver.save(keeper.checkpoint(optimizers, position, results, elapsed))
-
-            def look() -> None:
-                if plan and pacer and pacer.look(position.step):
-                    plan.write(folder)  # before any step is taken by it
-                if saver.is_due():
-                    save()
-
+            if config.tune != "none":
+                save()
             epochs = fit(
                 net, train_set, val_set, config, job.normalization, None if quiet else say,
                 schedule, look, position, optimizers,

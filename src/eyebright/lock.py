@@ -38,7 +38,9 @@ def locked(folder: Path) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             who = os.read(file, 200).decode("utf-8", "replace").strip() or "another process"
-            raise BusyError(f"{shown(folder)}: {shown(who)} is training into it") from None
+            raise BusyError(
+                f"{shown(folder)}: {shown(who)} is training into it; wait for its end, or stop it"
+            ) from None
         except OSError:  # a file system without locks
             yield
             return

@@ -10,12 +10,15 @@ step, so that they need no room in it.
 import contextlib
 import hashlib
 import json
+import math
+import random
 import re
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
@@ -23,7 +26,7 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
 from eyebright.batches import Normalization
-from eyebright.checkpoint import fits, write_file
+from eyebright.checkpoint import copy_tensors, fits, write_file
 from eyebright.console import notices, shown
 from eyebright.errors import ModelError, NumbersError, StorageError
 from eyebright.training import EpochResult, Position, check_weights
@@ -35,6 +38,18 @@ MOST_LOST = 50.0  # seconds of work, beside those of a step
 LEAST = 5.0  # seconds between two checkpoints ...
 SHARE = 0.015  # ... and the share of the time that they may take
 STATE = "state"
+
+DAMAGE = (
+    SafetensorError, LookupError, TypeError, ValueError, AttributeError, RuntimeError,
+    ArithmeticError, RecursionError,
+)  # fmt: skip
+"""What hostile content makes readers raise."""
+STATE_OF = {
+    "SGD": {"momentum_buffer"},
+    "Muon": {"velocity"},
+    "Adam": {"step", "exp_avg", "exp_avg_sq"},
+    "AdamW": {"step", "exp_avg", "exp_avg_sq"},
+}
 
 Optimizers = list[torch.optim.Optimizer]
 
@@ -53,8 +68,10 @@ class Checkpoint:
     elapsed: float
     """Seconds of the whole command so far."""
     normalization: Normalization
-    tensors: dict[str, Tensor] = field(default_factory=dict, repr=False)
-    """Of the net, the optimizers and the generators of random numbers."""
+    tensors: dict[str, Tensor] = field(repr=False)
+    """Of the net, the model that is kept, the optimizers and torch's generators."""
+    generators: dict[str, Any] = field(repr=False)
+    """The states of Python's and NumPy's, which users' own nets may draw from."""
 
     def pack(self) -> bytes:
         """As a safetensors file."""
@@ -66,6 +83,7 @@ class Checkpoint:
             ],
             "elapsed": self.elapsed,
             "normalization": asdict(self.normalization),
+            "generators": self.generators,
         }
         for name, one in (("best", self.best), ("floor", self.floor)):
             state[name] = None if one is None else _pack_result(one, name, tensors)
@@ -83,73 +101,132 @@ class Checkpoint:
         try:
             tensors = load_tensors(content)
             state = json.loads(bytes(tensors.pop(STATE).numpy()))
-            position = dict(state["position"])
-            position["running"] = [(int(b), float(x)) for b, x in position["running"]]
-            (a, b, c), (d, e, f) = (state["normalization"][key] for key in ("mean", "std"))
+            at = state["position"]
+            position = Position(
+                **{key: count(at[key]) for key in ("epoch", "step", "batch")},
+                seconds=number(at["seconds"]),
+                losses=[number(x) for x in at["losses"]],
+                running=[(count(b), number(x)) for b, x in at["running"]],
+            )
+            if len(position.losses) != position.batch:
+                raise ValueError("not a loss for each mini-batch")
+            (a, b, c), (d, e, f) = (map(number, state["normalization"][k]) for k in ("mean", "std"))
+            if min(d, e, f) <= 0:
+                raise ValueError("a deviation of zero")
             kept = {
                 name: None if state[name] is None else _unpack_result(state[name], name, tensors)
                 for name in ("best", "floor")
             }
             return cls(
-                Position(**position),
+                position,
                 [
                     _unpack_result(one, f"results.{i}", tensors)
                     for i, one in enumerate(state["results"])
                 ],
                 kept["best"],
                 kept["floor"],
-                float(state["elapsed"]),
+                number(state["elapsed"]),
                 Normalization((a, b, c), (d, e, f)),
                 tensors,
+                dict(state["generators"]),
             )
-        except (SafetensorError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        except DAMAGE as error:
             raise ValueError(f"no checkpoint ({error})") from None
 
+    def under(self, prefix: str) -> dict[str, Tensor]:
+        """The tensors whose names begin so, without that beginning."""
+        found = self.tensors.items()
+        return {n.removeprefix(prefix): t for n, t in found if n.startswith(prefix)}
+
     def restore(self, net: nn.Module, optimizers: Optimizers) -> None:
-        """Give a net, its optimizers and torch's generators the state that they had.
+        """Give a net, its optimizers and all generators the state that they had.
 
         Raises:
-            ModelError: it is another net's, or not finite.
+            ModelError: it is another net's, not finite, or not whole.
         """
         device = next(net.parameters()).device
-        weights = _under("model.", self.tensors)
+        weights = self.under("model.")
         if not fits(weights, net):
-            raise ModelError("the checkpoint is another net's")
+            raise ModelError("the checkpoint is of another net")
         try:
             check_weights(weights, self.position.step)
-        except NumbersError as error:
-            raise ModelError(f"the checkpoint: {error}") from None
-        net.load_state_dict(weights)
-        for i, optimizer in enumerate(optimizers):
-            for j, p in enumerate(_parameters(optimizer)):
-                state = {}
-                for key, value in _under(f"optimizer.{i}.{j}.", self.tensors).items():
-                    if value.shape == p.shape:  # laid out in memory as the filters are
-                        state[key] = torch.empty_like(p, dtype=value.dtype).copy_(value)
-                    elif not value.ndim:
-                        state[key] = value.to(device) if _is_fused(optimizer) else value.clone()
-                    else:
-                        raise ModelError("the checkpoint is another optimizer's")
-                if state:
-                    optimizer.state[p] = state
-        torch.set_rng_state(self.tensors["rng.cpu"])
-        if device.type == "cuda":
-            torch.cuda.set_rng_state(self.tensors["rng.cuda"], device)
+            net.load_state_dict(weights)
+            for i, optimizer in enumerate(optimizers):
+                self._restore_optimizer(optimizer, f"optimizer.{i}.", device)
+            torch.set_rng_state(self.tensors["rng.cpu"])
+            if device.type == "cuda" and "rng.cuda" in self.tensors:
+                torch.cuda.set_rng_state(self.tensors["rng.cuda"], device)
+            version, numbers, gauss = self.generators["python"]
+            random.setstate((version, tuple(numbers), gauss))
+            kind, numbers, *rest = self.generators["numpy"]
+            np.random.set_state((kind, np.array(numbers, np.uint32), *rest))  # noqa: NPY002
+        except (NumbersError, *DAMAGE) as error:
+            raise ModelError(f"the checkpoint is not whole: {error}") from None
+
+    def _restore_optimizer(
+        self, optimizer: torch.optim.Optimizer, prefix: str, device: torch.device
+    ) -> None:
+        keys = STATE_OF[type(optimizer).__name__]
+        for j, p in enumerate(_parameters(optimizer)):
+            state = {}
+            for key, value in self.under(f"{prefix}{j}.").items():
+                whole = value.shape == (() if key == "step" else p.shape)
+                if key not in keys or not whole or value.dtype != torch.float32:
+                    raise ValueError(f"an optimizer's {key}")
+                if value.ndim:  # laid out in memory as the filters are
+                    value = torch.empty_like(p, dtype=value.dtype).copy_(value)
+                elif optimizer.defaults.get("fused"):
+                    value = value.to(device)
+                state[key] = value
+            if state:
+                if state.keys() != keys:
+                    raise ValueError("half an optimizer's state")
+                optimizer.state[p] = state
+        if self.position.step and not optimizer.state:
+            raise ValueError("no optimizer's state")
 
 
 def collect_state(net: nn.Module, optimizers: Optimizers) -> dict[str, Tensor]:
     """Copies of all that changes in a net, its optimizers and torch's generators."""
-    tensors = {f"model.{name}": _copy(w) for name, w in net.state_dict().items()}
+    tensors = {f"model.{name}": w for name, w in net.state_dict().items()}
     for i, optimizer in enumerate(optimizers):
         for j, p in enumerate(_parameters(optimizer)):
             for key, value in optimizer.state.get(p, {}).items():
                 if value is not None:  # as SGD's momentum before the first step
-                    tensors[f"optimizer.{i}.{j}.{key}"] = _copy(value)
+                    tensors[f"optimizer.{i}.{j}.{key}"] = value
     tensors["rng.cpu"] = torch.get_rng_state()
     device = next(net.parameters()).device
     if device.type == "cuda":
         tensors["rng.cuda"] = torch.cuda.get_rng_state(device)
-    return tensors
+    return copy_tensors(tensors)
+
+
+def collect_generators() -> dict[str, Any]:
+    """The states of Python's and NumPy's own generators, as JSON can hold them."""
+    kind, numbers, *rest = np.random.get_state()  # noqa: NPY002
+    return {"python": random.getstate(), "numpy": [kind, np.asarray(numbers).tolist(), *rest]}
+
+
+def count(value: Any) -> int:
+    """A number of things, as JSON has it.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if type(value) is not int or not 0 <= value < 2**53:
+        raise ValueError(f"{value!r} is no count")
+    return value
+
+
+def number(value: Any) -> float:
+    """A finite number, as JSON has it.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if type(value) not in (int, float) or not math.isfinite(value):
+        raise ValueError(f"{value!r} is no number")
+    return float(value)
 
 
 class Saver:
@@ -228,7 +305,10 @@ def newest_checkpoint(run: Path) -> Checkpoint | None:
         except (OSError, ValueError) as error:
             notices.warning("%s: damaged (%s); an earlier one is looked for", shown(path), error)
     if found:
-        raise ModelError(f"{shown(run / FOLDER)}: no checkpoint is whole")
+        raise ModelError(
+            f"{shown(run / FOLDER)}: no checkpoint is whole; remove the folder to go on from the "
+            "beginning"
+        )
     return None
 
 
@@ -236,25 +316,13 @@ def _parameters(optimizer: torch.optim.Optimizer) -> list[Tensor]:
     return [p for group in optimizer.param_groups for p in group["params"]]
 
 
-def _is_fused(optimizer: torch.optim.Optimizer) -> bool:
-    return bool(optimizer.defaults.get("fused") or optimizer.defaults.get("capturable"))
-
-
-def _copy(tensor: Tensor) -> Tensor:
-    return tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
-
-
-def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
-
-
 def _pack_result(result: EpochResult, name: str, tensors: dict[str, Tensor]) -> dict[str, Any]:
     if result.val_confusion is not None:
         tensors[f"{name}.confusion"] = torch.from_numpy(result.val_confusion.copy())
     if result.val_logits is not None:
-        tensors[f"{name}.logits"] = _copy(result.val_logits)
+        tensors[f"{name}.logits"] = result.val_logits.cpu().clone()
     if result.spare is not None:
-        tensors[f"{name}.spare_logits"] = _copy(result.spare[0])
+        tensors[f"{name}.spare_logits"] = result.spare[0].cpu().clone()
         tensors[f"{name}.spare_labels"] = torch.from_numpy(result.spare[1].copy())
     return {
         "epoch": result.epoch,
@@ -272,11 +340,11 @@ def _unpack_result(record: dict[str, Any], name: str, tensors: dict[str, Tensor]
     )
     spare = None if one is None or other is None else (one, other.numpy())
     return EpochResult(
-        int(record["epoch"]),
-        int(record["step"]),
-        float(record["seconds"]),
-        float(record["train_loss"]),
-        tuple((int(b), float(x)) for b, x in record["running_losses"]),
+        count(record["epoch"]),
+        count(record["step"]),
+        number(record["seconds"]),
+        number(record["train_loss"]),
+        tuple((count(b), number(x)) for b, x in record["running_losses"]),
         None if confusion is None else confusion.numpy(),
         logits,
         spare,

@@ -161,7 +161,7 @@ def onednn_for(layout: torch.memory_format) -> Iterator[None]:
 
 def describe(device: torch.device) -> dict[str, Any]:
     """What ``env.json`` holds: versions, device, threads, command line and git state."""
-    packages = ["eyebright", "torch", "torchvision", "numpy", "pillow", "safetensors"]
+    packages = ["eyebright", "torch", "torchvision", "timm", "numpy", "pillow", "safetensors"]
     return {
         "python": platform.python_version(),
         "packages": {name: version(name) for name in packages},

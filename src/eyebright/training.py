@@ -117,10 +117,11 @@ def fit(
     tell = say or (lambda line: None)
     layout = memory_format(config.batch_size, train_set.imgsz, config.precision, device)
     with progress_bar("training", schedule.total_steps, quiet=say is None) as bar:
-        while at.step < schedule.total_steps:
+        while at.step < schedule.total_steps or at.batch:
             epoch, begun = at.epoch + 1, at.batch
             set_train(model)
-            steps = begun + min(steps_per_epoch - begun, schedule.total_steps - at.step)
+            left = min(steps_per_epoch - begun, schedule.total_steps - at.step)
+            steps = begun + max(0, left)  # none, where the run has become shorter since
             seconds, start = at.seconds, time.perf_counter()
             looked = start
             losses: list[Tensor] = []  # left on the device: asking for one waits for the device

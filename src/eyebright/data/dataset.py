@@ -45,7 +45,7 @@ def allocate_images(count: int, imgsz: int, name: str) -> Pixels:
 
 
 class Dataset(TorchDataset):
-    """Pictures of one size with their labels. Also a map-style torch dataset.
+    """Pictures of one size with their labels. Also a map-style dataset for torch.
 
     Args:
         images: uint8 RGB of shape (n, height, width, 3), or `View` of an array.
