@@ -296,6 +296,17 @@ def test_decisions_are_honoured_and_reviews_taken_up_again(pets: Path, tmp_path:
     assert findings_before(load_parts(pets), Path("audit-pets"), False) is None  # other data now
 
 
+def test_a_table_of_one_class_is_looked_at(
+    class_folders: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    class_folders(count=3, size=(32, 32))
+    rows = "".join(f"pets/cat/{i}.png,cat\n" for i in range(3))
+    Path("cats.csv").write_text(f"path,label\n{rows}")
+    assert run_app(["audit", "cats.csv", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["pictures"] == {"train": 3}
+    assert run_app(["train", "cats.csv"]) == 3
+
+
 def test_the_surest_suspects_can_be_dropped(
     class_folders: Callable[..., Path], capsys: pytest.CaptureFixture[str]
 ) -> None:

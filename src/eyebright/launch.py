@@ -17,7 +17,7 @@ from eyebright.checkpoint import check_run_folder, sweep, write_file, write_json
 from eyebright.config import TrainConfig, parse_time
 from eyebright.console import out, say, shown
 from eyebright.data import Dataset
-from eyebright.errors import NumbersError
+from eyebright.errors import ModelError, NumbersError
 from eyebright.jobs import Job, advice, new_job, old_job
 from eyebright.keeper import Keeper, claim_folder, describe_data
 from eyebright.lock import locked
@@ -156,7 +156,10 @@ def carry_out(
     steps_per_epoch = count_steps(len(train_set), config)
     optimizers = create_optimizers(net, config)
     if job.checkpoint:
-        job.checkpoint.restore(net, optimizers)
+        try:
+            job.checkpoint.restore(net, optimizers)
+        except ModelError as error:
+            raise ModelError(f"{shown(folder)}: {error}") from None
         position, results = job.checkpoint.position, job.checkpoint.results
         started -= job.checkpoint.elapsed
     pacer = None

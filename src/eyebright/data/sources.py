@@ -264,7 +264,7 @@ def _of_part(skip_bad: bool | Collection[str], part: str) -> bool | Collection[s
 
 def _read_part(part: Path | Table, classless: bool = False, **options: Any) -> Dataset:
     if isinstance(part, Table):
-        return load_table(part, **options)
+        return load_table(part, classless=classless, **options)
     return load_folder(part, classless=classless, **options)
 
 

@@ -138,6 +138,7 @@ def load_table(
     large: int,
     skip_bad: bool | Collection[str],
     workers: int,
+    classless: bool = False,
 ) -> Dataset:
     """The pictures that a table names.
 
@@ -149,6 +150,7 @@ def load_table(
         large: the side then, where they are not small.
         skip_bad: go on without pictures that cannot be read: all, or those of these ids.
         workers: threads that decode; 0 and 1 are the same.
+        classless: also take pictures of one class: they are to be looked at only.
 
     Raises:
         DataError: an empty or unknown class, one class only, or pictures that are missing or cannot
@@ -164,7 +166,7 @@ def load_table(
             f"{shown(table.file)}: there is no class '{shown(min(unknown))}' among those known: "
             f"{', '.join(map(shown, names))}"
         )
-    if len(names) < 2:
+    if len(names) < 2 and not classless:
         raise DataError(
             f"{shown(table.file)}: one class only; two are the least there is to tell apart"
         )
