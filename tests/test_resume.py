@@ -306,7 +306,7 @@ def change_state(run: Path, change: Callable[[dict[str, Any], dict[str, Any]], o
         lambda s, t: t.update({"best.logits": torch.zeros(3, 2)}),
         lambda s, t: t["model.head.weight"].fill_(torch.nan),
         lambda s, t: t.update({"model.head.weight": torch.zeros(3)}),
-        lambda s, t: t.pop("best.head.weight"),
+        lambda s, t: t.pop("kept.head.weight"),
         lambda s, t: [t.pop(name) for name in list(t) if name.startswith("optimizer.1.")],
         lambda s, t: t.pop(next(n for n in t if n.endswith("exp_avg"))),
         lambda s, t: t.update({"optimizer.1.0.step": torch.zeros(2)}),

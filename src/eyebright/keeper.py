@@ -35,7 +35,7 @@ from eyebright.resume import Checkpoint, collect_generators, collect_state, list
 from eyebright.tracking import Tracker
 from eyebright.training import EpochResult, Position, check_weights
 
-BEST = "best."  # before the names of the kept model's weights in a checkpoint
+BEST = "kept."  # before the names of the kept model's weights in a checkpoint
 BY_CHANCE = 0.05  # probability that an epoch which is no better than a probe takes its place
 
 
@@ -166,15 +166,15 @@ class Keeper:
         Raises:
             ModelError: it was taken of other classes, or other pictures held out.
         """
+        shape = None if self.val_set is None else (len(self.val_set), len(self.classes))
+        for result in (checkpoint.best, checkpoint.floor) if checkpoint else ():
+            seen = None if result is None or result.val_logits is None else result.val_logits
+            if seen is not None and (seen.shape != shape or not seen.is_floating_point()):
+                raise ModelError(f"{shown(self.folder)}: its checkpoint is of other pictures")
         log = self.folder / "log.csv"
         log.unlink(missing_ok=True)
         if checkpoint is None:
             return
-        shape = None if self.val_set is None else (len(self.val_set), len(self.classes))
-        for result in (checkpoint.best, checkpoint.floor):
-            seen = None if result is None or result.val_logits is None else result.val_logits
-            if seen is not None and (seen.shape != shape or not seen.is_floating_point()):
-                raise ModelError(f"{shown(self.folder)}: its checkpoint is of other pictures")
         for result in checkpoint.results:
             write_row(log, log_row(result))
         self.best, self.floor = checkpoint.best, checkpoint.floor
