@@ -185,7 +185,7 @@ def test_what_is_typed_fast_is_written_in_order(browser: Any, server: Server) ->
     for key in "kkdru":
         one.page.keyboard.press(key)
     for _ in range(200):  # the page looks the same after three keys as after five
-        if len(decided()) == 5:
+        if Path("labels.csv").exists() and len(decided()) == 5:
             break
         one.page.wait_for_timeout(50)
     one.at("4 of 10")
