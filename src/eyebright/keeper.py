@@ -249,7 +249,8 @@ class Keeper:
 
     def leave_nothing_half_done(self) -> None:
         """Remove a run folder that has no model in it, and nothing to go on from."""
-        if not (self.folder / "model.json").exists() and not list_checkpoints(self.folder):
+        begun = any(step for step, _ in list_checkpoints(self.folder))
+        if not (self.folder / "model.json").exists() and not begun:
             shutil.rmtree(self.folder, ignore_errors=True)
 
     def result_line(self) -> str:
