@@ -374,7 +374,13 @@ serve_review(data, [Finding("label", "1", "dog", "cat", 0.9, "", None)], "labels
 def test_an_interrupt_ends_it_and_says_where_the_table_is() -> None:
     append(Path("labels.csv"), "1", "drop")
     command = [sys.executable, "-u", "-c", PROGRAM]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as p:
+    with subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # as in a terminal
+    ) as p:
         assert p.stdout is not None
         found = re.match(r"review 1 findings: http://(\S+)/ \(Ctrl-C ends it", p.stdout.readline())
         assert found
