@@ -234,9 +234,11 @@ def read_pictures_again(
     record = run.data_record
     assert config.imgsz is not None, "decided before training"
     recorded = record.get("labels")
-    decisions = None if labels is None else read(labels)
+    named, decisions = None if labels is None else Path(labels), None
     if recorded is not None:
-        decisions = read_again(recorded, None if labels is None else Path(labels))
+        decisions = read_again(recorded, named)
+    elif named is not None:
+        decisions = read(named)
     if not isinstance(data, Dataset):
         source = record["source"] if data is None else data
         if source is None:

@@ -158,6 +158,7 @@ class Checkpoint:
                 torch.cuda.set_rng_state(self.tensors["rng.cuda"], device)
             version, numbers, gauss = self.generators["python"]
             random.setstate((version, tuple(numbers), gauss))
+            # NumPy's old generator is the one that users' own nets draw from unseen.
             kind, numbers, *rest = self.generators["numpy"]
             np.random.set_state((kind, np.array(numbers, np.uint32), *rest))  # noqa: NPY002
         except (NumbersError, *DAMAGE) as error:
@@ -203,6 +204,7 @@ def collect_state(net: nn.Module, optimizers: Optimizers) -> dict[str, Tensor]:
 
 def collect_generators() -> dict[str, Any]:
     """The states of Python's and NumPy's own generators, as JSON can hold them."""
+    # NumPy's old generator is the one that users' own nets draw from unseen.
     kind, numbers, *rest = np.random.get_state()  # noqa: NPY002
     return {"python": random.getstate(), "numpy": [kind, np.asarray(numbers).tolist(), *rest]}
 
