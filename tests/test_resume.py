@@ -31,31 +31,6 @@ from eyebright.lock import locked
 from eyebright.models import create_model
 from eyebright.resume import list_checkpoints, newest_checkpoint, save_checkpoint
 
-KILLED = """
-import os, sys
-from eyebright import resume, training
-from eyebright.cli import run_app
-
-where, count, *command = sys.argv[1:]
-resume.LEAST, resume.SHARE, training.REFRESH = 0.0, 1e9, -1.0  # a checkpoint after every step
-left = [int(count)]
-
-def watch(module, name):
-    real = getattr(module, name)
-    def counted(*arguments, **options):
-        left[0] -= 1
-        if not left[0]:
-            os.kill(os.getpid(), 9)
-        return real(*arguments, **options)
-    setattr(module, name, counted)
-
-if where == "step":
-    watch(training, "set_lr")
-else:
-    for name in ("mkdir", "fsync", "replace", "unlink"):
-        watch(os, name)
-sys.exit(run_app(command))
-"""
 # What a run is killed at: so many steps, or so many calls that change the disk, after it began.
 # Some twenty calls are made before the first step, and six by a checkpoint.
 KILLS = [*(("step", n % 5 + 1) for n in range(10)), *(("save", n) for n in range(17, 37, 2))]
@@ -141,7 +116,8 @@ def test_kill_9_at_any_moment_changes_nothing(class_folders: Callable[..., Path]
     command += ["--name", "broken"]
     for where, count in KILLS:
         done = subprocess.run(
-            [sys.executable, "-c", KILLED, where, str(count), *command],
+            [sys.executable, "-m", "bench.soak", "--victim", where, str(count), *command],
+            env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])},
             capture_output=True, text=True, check=False,
         )  # fmt: skip
         assert done.returncode == -signal.SIGKILL, done.stderr
