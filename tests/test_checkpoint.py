@@ -18,20 +18,11 @@ import torch
 from torch import Tensor, nn
 
 from eyebright.batches import HALF, Normalization
-from eyebright.checkpoint import (
-    CARD,
-    FORMAT,
-    WEIGHTS,
-    ModelCard,
-    append_line,
-    load_card,
-    load_model,
-    save_model,
-    write_file,
-    write_json,
-)
+from eyebright.checkpoint import CARD, FORMAT, WEIGHTS, ModelCard, load_card, load_model, save_model
 from eyebright.errors import ModelError, StorageError
+from eyebright.files import append_line, write_file, write_json
 from eyebright.models import MODELS, create_model
+from tampering import change_card
 
 NORMALIZATION = Normalization((0.1 + 0.2, 1 / 3, 0.5), (0.25, 2 / 7, 0.1))
 
@@ -49,21 +40,15 @@ def model(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def change_card(folder: Path, **changes: Any) -> None:
-    content = json.loads((folder / CARD).read_text())
-    for key, value in changes.items():
-        if value is KeyError:
-            del content[key]
-        else:
-            content[key] = value
-    (folder / CARD).write_text(json.dumps(content))
+def sign_weights(folder: Path) -> None:
+    change_card(folder, weights_sha256=sha256((folder / WEIGHTS).read_bytes()).hexdigest())
 
 
 def change_weights(folder: Path, change: Callable[[dict[str, Tensor]], object]) -> None:
     weights = safetensors.torch.load_file(folder / WEIGHTS)
     change(weights)
     safetensors.torch.save_file(weights, folder / WEIGHTS)
-    change_card(folder, weights_sha256=sha256((folder / WEIGHTS).read_bytes()).hexdigest())
+    sign_weights(folder)
 
 
 def refusal(folder: Path) -> str:
@@ -183,12 +168,12 @@ def test_a_damaged_head_of_the_weights_is_refused_or_harmless(model: Path) -> No
     content = (model / WEIGHTS).read_bytes()
     before = load_model(model)[0].state_dict()
     head = 8 + int.from_bytes(content[:8], "little")
-    change_card(model, weights_sha256="")  # as if nobody knew the sum of the file
     refused = 0
     for position in range(0, head, 3):
         damaged = bytearray(content)
         damaged[position] ^= 1 << position % 7
         (model / WEIGHTS).write_bytes(damaged)
+        sign_weights(model)
         try:
             after = load_model(model)[0].state_dict()
         except ModelError:

@@ -26,6 +26,7 @@ from eyebright.wording import (
     promise_lines,
     warnings,
 )
+from tampering import change_card
 
 QUICK = {"batch_size": 16, "model": "white16", "device": "cpu", "quiet": True}
 
@@ -87,10 +88,8 @@ def test_where_nothing_is_held_out_probabilities_are_uncalibrated() -> None:
 
 def test_a_damaged_temperature_is_refused() -> None:
     run = eyebright.train(shades(60), epochs=1, **QUICK)
-    path = run.path / "model.json"
-    card = json.loads(path.read_text())
     for damage in (0.0, -1.0, 1e9, "hot", [1]):
-        path.write_text(json.dumps(card | {"temperature": damage}))
+        change_card(run.path, temperature=damage)
         with pytest.raises(ModelError):
             load_card(run.path)
 

@@ -343,12 +343,7 @@ def test_an_unknown_class_is_refused(tmp_path: Path) -> None:
 def test_too_large_for_the_memory(class_folders: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = class_folders()
 
-    def little_memory(path: Path, *args: object, **options: object) -> io.IOBase:
-        if path == Path("/proc/meminfo"):
-            return io.StringIO("MemTotal: 100000 kB\nMemAvailable: 5000 kB\n")
-        return io.open(path, *args, **options)  # noqa: UP020 (what Path.open calls)
-
-    monkeypatch.setattr(Path, "open", little_memory)
+    monkeypatch.setattr(dataset, "memory", lambda: (100 << 20, 5 << 20))
     assert len(load(folder, imgsz=224)) == 40, "mapped from a file"
     monkeypatch.setenv("EYEBRIGHT_CACHE_GB", "0")
     with pytest.raises(StorageError, match=r"40 pictures of 224 px.*lower --imgsz") as caught:

@@ -1,16 +1,15 @@
 """Models on disk: ``model.safetensors`` (weights) and ``model.json`` (all else to predict with).
 
-Neither file can hold code. Each is written beside its place, synced and renamed, so that there is
-always a whole one or none.
+Neither file can hold code, and each is known by its SHA-256: the card holds that of the
+weights, and its own.
 """
 
 import contextlib
 import hashlib
 import json
 import math
-import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,13 +22,19 @@ from torch import Tensor, nn
 
 from eyebright.batches import Normalization
 from eyebright.console import shown
-from eyebright.errors import ModelError, StorageError, UsageError
+from eyebright.errors import ModelError, UsageError
+from eyebright.files import read_json, read_safetensors, write_file, write_json
 from eyebright.images import POLICY
 from eyebright.models import MODELS, create_model, is_backbone
 
-FORMAT = 1
+FORMAT = 2
 NAMED = 5  # runs that are named to somebody who asked for one that is not there
 WEIGHTS, CARD = "model.safetensors", "model.json"
+PLAIN = {
+    "architecture": str, "imgsz": int, "recipe": str, "epoch": int, "policy": str, "tta": str,
+    "temperature": int | float | None, "weights_sha256": str,
+}  # fmt: skip
+"""Entries of a card that are what they are called."""
 
 
 def check_run_folder(path: Path) -> None:
@@ -72,80 +77,6 @@ class ModelCard:
     format: int = FORMAT
 
 
-def write_file(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all.
-
-    Raises:
-        StorageError: the disk refuses; the message names the path.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        try:
-            with temporary.open("wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
-            sync_folder(path.parent)
-        finally:
-            temporary.unlink(missing_ok=True)
-    except OSError as error:
-        raise StorageError(f"{shown(path)}: {error.strerror or error}") from None
-
-
-def sweep(folder: Path) -> None:
-    """Remove what a killed process left half written in a folder or below it."""
-    for path in folder.rglob(".*.tmp"):
-        with contextlib.suppress(OSError):
-            path.unlink()
-
-
-def sync_folder(folder: Path) -> None:
-    """See that a name that was given in it outlives a power cut."""
-    if os.name == "posix":
-        opened = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(opened)
-        finally:
-            os.close(opened)
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write JSON for people and programs alike: indented, ASCII, NaN refused."""
-    text = json.dumps(value, indent=2, allow_nan=False)
-    write_file(path, text.encode() + b"\n")
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """The object that a JSON file of ours holds.
-
-    Raises:
-        ModelError: missing, damaged, or no object.
-    """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise ModelError(f"{shown(path)}: unreadable ({error})") from None
-    if not isinstance(content, dict):
-        raise ModelError(f"{shown(path)}: not what belongs there")
-    return content
-
-
-def append_line(path: Path, line: str) -> None:
-    """Add a line to a file that is only ever added to.
-
-    Raises:
-        StorageError: the disk refuses; the message names the path.
-    """
-    try:
-        with path.open("a", encoding="utf-8") as file:
-            file.write(line + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError as error:
-        raise StorageError(f"{shown(path)}: {error.strerror or error}") from None
-
-
 def copy_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Copies on the processor, each in one piece."""
     return {
@@ -169,7 +100,13 @@ def save_model(folder: Path, weights: dict[str, Tensor], card: ModelCard) -> Non
 
 def save_card(folder: Path, card: ModelCard) -> None:
     """Write ``model.json`` alone: the weights stay as they are."""
-    write_json(folder / CARD, asdict(card))
+    content = asdict(card)
+    write_json(folder / CARD, content | {"sha256": digest_of(content)})
+
+
+def digest_of(content: dict[str, Any]) -> str:
+    """SHA-256 of what a card says, however it is laid out."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def load_card(folder: Path) -> ModelCard:
@@ -183,36 +120,27 @@ def load_card(folder: Path) -> ModelCard:
     if not path.exists():
         raise ModelError(f"{shown(folder)}: holds no model ({CARD} is missing)")
     content = read_json(path)
+    if (known := content.get("format")) != FORMAT:
+        raise ModelError(f"{shown(path)}: format {known!r}; this eyebright reads {FORMAT}")
+    if content.pop("sha256", None) != digest_of(content):
+        raise ModelError(f"{shown(path)}: damaged, or changed since it was written (SHA-256)")
     try:
-        if content["format"] != FORMAT:
-            raise ModelError(
-                f"{shown(path)}: format {content['format']!r}; this eyebright reads {FORMAT}"
-            )
-        mean, std = (tuple(float(x) for x in content["normalization"][k]) for k in ("mean", "std"))
-        if (
-            len(mean) != 3
-            or len(std) != 3
-            or min(std) <= 0
-            or not all(map(math.isfinite, mean + std))
-        ):
+        if content.keys() != {field.name for field in fields(ModelCard)}:
+            raise ValueError("other entries")
+        card = ModelCard(**content)
+        mean, std = (tuple(map(float, content["normalization"][k])) for k in ("mean", "std"))
+        if len(mean) != 3 or len(std) != 3 or not all(map(math.isfinite, mean + std)):
+            raise ValueError("normalization")
+        if min(std) <= 0:
             raise ValueError("normalization")
         classes = content["classes"]
         if not isinstance(classes, list) or not all(isinstance(c, str) for c in classes):
             raise ValueError("classes")
         if not 1 <= len(set(classes)) == len(classes) <= 100_000:
             raise ValueError("classes")
-        card = ModelCard(
-            architecture=str(content["architecture"]),
-            classes=tuple(classes),
-            imgsz=int(content["imgsz"]),
-            normalization=Normalization(mean, std),
-            recipe=str(content["recipe"]),
-            epoch=int(content["epoch"]),
-            policy=str(content["policy"]),
-            tta=str(content.get("tta", "none")),
-            temperature=None if (t := content.get("temperature")) is None else float(t),
-            weights_sha256=str(content.get("weights_sha256", "")),
-        )
+        if not all(isinstance(getattr(card, key), kind) for key, kind in PLAIN.items()):
+            raise ValueError("an entry of another type")
+        card = replace(card, classes=tuple(classes), normalization=Normalization(mean, std))
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise ModelError(f"{shown(path)}: no model card ({error})") from None
     if not 4 <= card.imgsz <= 4096:
@@ -226,20 +154,21 @@ def load_card(folder: Path) -> ModelCard:
     return card
 
 
-def load_weights(folder: Path, card: ModelCard) -> dict[str, Tensor]:
+def load_weights(folder: Path, card: ModelCard, net: nn.Module | None = None) -> dict[str, Tensor]:
     """Read and check ``model.safetensors``.
 
     Args:
         folder: of the run.
         card: which knows the file's SHA-256.
+        net: whose they are; a file larger than its weights is not read.
 
     Raises:
         ModelError: missing, damaged, not those of the card, or with weights that are not finite.
     """
     path = folder / WEIGHTS
     try:
-        content = path.read_bytes()
-        if card.weights_sha256 not in ("", hashlib.sha256(content).hexdigest()):
+        content = read_safetensors(path, None if net is None else bytes_of(net))
+        if card.weights_sha256 != hashlib.sha256(content).hexdigest():
             raise ModelError(
                 f"{shown(path)}: not the weights that {CARD} tells of; if it was killed while "
                 f"training: eyebright train --resume {shown(folder)}"
@@ -253,6 +182,11 @@ def load_weights(folder: Path, card: ModelCard) -> dict[str, Tensor]:
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             raise ModelError(f"{shown(path)}: the weights {shown(name)} are not finite numbers")
     return weights
+
+
+def bytes_of(net: nn.Module) -> int:
+    """Bytes of a net's weights."""
+    return sum(w.nbytes for w in net.state_dict().values())
 
 
 def fits(weights: dict[str, Tensor], model: nn.Module) -> bool:
@@ -272,9 +206,10 @@ def load_model(folder: Path, model: nn.Module | None = None) -> tuple[nn.Module,
         ModelError: damaged files, weights that are not this net's, or not finite.
     """
     card = load_card(folder)
-    path, weights = folder / WEIGHTS, load_weights(folder, card)
-    own = model is not None
-    if model is None:
+    path, own = folder / WEIGHTS, model is not None
+    if model is not None:
+        weights = load_weights(folder, card, model)
+    else:
         known = card.architecture in MODELS or is_backbone(card.architecture)
         if not known:
             raise ModelError(
@@ -286,6 +221,7 @@ def load_model(folder: Path, model: nn.Module | None = None) -> tuple[nn.Module,
             # Without memory for weights: a hostile card may ask for any amount of it.
             with torch.device("meta"):
                 model = make()
+            weights = load_weights(folder, card, model)
             if card.architecture not in MODELS and fits(weights, model):
                 model = make()  # nets of timm may hold more than weights, which then is needed
         except UsageError as error:

@@ -18,10 +18,11 @@ from eyebright.data.views import View
 from eyebright.errors import DataError
 from eyebright.features import compute_features
 from eyebright.images import Pixels, read_bytes, read_header, read_image
-from eyebright.runtime import choose_device, exact_fp32, memory_errors
+from eyebright.runtime import choose_device, exact_fp32, explained
 
 Picture = str | os.PathLike[str] | bytes | Pixels
 PART = 256  # picture files that are in memory at once
+FEWER = "name fewer pictures, or another --device"
 
 
 @dataclass(frozen=True)
@@ -110,7 +111,7 @@ class Classifier:
             DataError: a picture that cannot be read; the message names it.
         """
         images = self._ready(pictures)
-        with memory_errors("name fewer pictures, or another --device"):
+        with explained(lambda: FEWER):
             logits = predict_logits(self.model, images, self.card.normalization, self.card.tta)
         return softmax(logits.numpy(), self.card.temperature or 1.0)
 
@@ -127,7 +128,7 @@ class Classifier:
             UsageError: the net has no linear last layer.
         """
         images = self._ready(pictures)
-        with memory_errors("name fewer pictures, or another --device"):
+        with explained(lambda: FEWER):
             return compute_features(self.model, images, self.card.normalization, self.card.tta)
 
     def predict(self, pictures: Sequence[Picture] | Pixels | View) -> list[Prediction]:

@@ -61,6 +61,24 @@ Labels = Annotated[
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")]
 
 
+def _limit_pixels(most: int | None) -> None:
+    if most is not None:
+        from eyebright.images import limit_pixels
+
+        limit_pixels(most)
+
+
+MaxPixels = Annotated[
+    int | None,
+    typer.Option(
+        "--max-pixels",
+        min=1,
+        callback=_limit_pixels,
+        help="Refuse pictures of more pixels than this. Default: 89478485.",
+    ),
+]
+
+
 def _version(wanted: bool) -> None:
     if wanted:
         from importlib.metadata import version
@@ -91,6 +109,7 @@ def look(
     skip_bad: SkipBad = False,
     root: Root = None,
     workers: Workers = None,
+    max_pixels: MaxPixels = None,
 ) -> None:
     """Look at training pictures with their labels, and at what there is of each class."""
     waiting_for("reading the pictures")
@@ -158,6 +177,7 @@ def audit(
     ] = None,
     root: Root = None,
     workers: Workers = None,
+    max_pixels: MaxPixels = None,
 ) -> None:
     """Look for bad pictures, copies, leaks and wrong labels before anyone trains."""
     waiting_for("reading the pictures")
@@ -295,6 +315,10 @@ def train(
     precision: Annotated[str | None, typer.Option(help="auto, fp32 or bf16.")] = None,
     threads: Annotated[int | None, typer.Option(help="Processor threads; 0: all cores.")] = None,
     seed: Annotated[int | None, typer.Option(help="Of everything that is random.")] = None,
+    deterministic: Annotated[
+        bool,
+        typer.Option("--deterministic", help="On a GPU: the same digits each time, if slower."),
+    ] = False,
     resume: Annotated[
         Path | None,
         typer.Option(metavar="RUN", help="Go on with this run, as if it had never stopped."),
@@ -314,6 +338,7 @@ def train(
     skip_bad: SkipBad = False,
     root: Root = None,
     workers: Workers = None,
+    max_pixels: MaxPixels = None,
 ) -> None:
     """Train a classifier: hold out a tenth, train, keep the best, write a run folder."""
     waiting_for("reading the pictures")
@@ -330,7 +355,7 @@ def train(
         "target": target, "batch_size": batch_size, "lr": lr, "imgsz": imgsz,
         "balance": balance, "augment": augment, "tta": tta, "val": val, "group": group,
         "folds": folds, "metric": metric, "device": device, "precision": precision,
-        "threads": threads, "seed": seed,
+        "threads": threads, "seed": seed, "deterministic": deterministic or None,
     }  # fmt: skip
     settings = {key: value for key, value in settings.items() if value is not None}
     begin(recipe, settings)  # a mistyped setting is better known at once
@@ -393,6 +418,7 @@ def val(
     risk: Risk = None,
     coverage: Coverage = None,
     labels: Labels = None,
+    max_pixels: MaxPixels = None,
 ) -> None:
     """Evaluate a run on the pictures that were held out of its training."""
     waiting_for("reading the pictures and the model")
@@ -418,6 +444,7 @@ def test(
         bool, typer.Option("--shift", help="Also on darker, noisier, blurred, turned ... pictures.")
     ] = False,
     labels: Labels = None,
+    max_pixels: MaxPixels = None,
 ) -> None:
     """Open the test set, log that it was opened, and say how good the model is."""
     waiting_for("reading the pictures and the model")
@@ -505,6 +532,57 @@ def compare(
     return None
 
 
+@app.command("runs")
+def runs_command(
+    folder: Annotated[Path, typer.Argument(metavar="[RUNS]", help="The folder of runs.")] = Path(
+        "runs"
+    ),
+    remove: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Remove this run, after asking.")
+    ] = None,
+    yes: Annotated[bool, typer.Option("-y", "--yes", help="Do not ask.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
+) -> None:
+    """List runs: data, recipe, figures, size, and whether they came to their end."""
+    from eyebright.listing import as_megabytes, describe, list_runs, remove_run, runs_table
+
+    if remove is None:
+        entries = list_runs(folder)
+        if as_json:
+            return print(json.dumps([one.to_dict() for one in entries], indent=2))
+        if not entries:
+            return say(f"no runs in {shown(folder)}")
+        out.print(runs_table(entries))
+        return say(f"{len(entries)} runs, {as_megabytes(sum(one.size for one in entries))}")
+    path = folder / remove
+    if Path(remove).name != remove or not path.is_dir():
+        raise UsageError(f"{shown(folder)} has no run called '{shown(remove)}'")
+    question = f"remove {shown(path)} ({as_megabytes(describe(path).size)}) for good?"
+    try:
+        sure = yes or typer.confirm(question)
+    except typer.Abort:  # nobody is there to answer
+        raise UsageError(f"{shown(path)} was not removed: nobody said yes (--yes)") from None
+    if not sure:
+        return say("nothing was removed")
+    remove_run(path)
+    return say(f"removed: {shown(path)}")
+
+
+@app.command()
+def doctor(
+    runs: Annotated[Path, typer.Option(help="The folder of runs.")] = Path("runs"),
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
+) -> None:
+    """Say what a report of a fault needs: versions, device, threads, caches, disk. No secrets."""
+    waiting_for("looking at this machine")
+    from eyebright.doctor import doctor_table, examine
+
+    facts = examine(runs)
+    if as_json:
+        return print(json.dumps(facts, indent=2))
+    return out.print(doctor_table(facts), soft_wrap=True)
+
+
 @app.command()
 def predict(
     run: RunArgument,
@@ -519,6 +597,7 @@ def predict(
     device: Device = "auto",
     risk: Risk = None,
     coverage: Coverage = None,
+    max_pixels: MaxPixels = None,
 ) -> None:
     """Say what is on pictures: the three likeliest classes of each, with probabilities."""
     if bool(pictures) == bool(sample):
@@ -570,6 +649,7 @@ def embed(
         ),
     ] = Path("features.npy"),
     device: Device = "auto",
+    max_pixels: MaxPixels = None,
 ) -> None:
     """Write what the net's last layer sees of pictures: features to search or to cluster by."""
     waiting_for("reading the pictures")

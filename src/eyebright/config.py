@@ -109,6 +109,8 @@ class TrainConfig:
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     threads: int = 0
     """Processor threads; 0: as many as there are cores."""
+    deterministic: bool = False
+    """On a GPU, only kernels that always give the same last digits; a processor has no others."""
     seed: int = 0
 
     def __post_init__(self) -> None:

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from eyebright.checkpoint import write_file
 from eyebright.console import shown
 from eyebright.errors import UsageError
+from eyebright.files import write_file
 
 ENDINGS = (".npy", ".parquet")
 

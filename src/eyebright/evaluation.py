@@ -21,12 +21,12 @@ from eyebright.calibration import (
     set_threshold,
     softmax,
 )
-from eyebright.checkpoint import read_json, write_file, write_json
 from eyebright.classifier import Classifier
 from eyebright.console import as_text, shown
 from eyebright.data import Dataset
 from eyebright.data.labels import check_decided
 from eyebright.errors import DataError, ModelError, UsageError
+from eyebright.files import MOST_LIST, read_json, write_file, write_json
 from eyebright.metrics import Figure
 from eyebright.robustness import Robustness
 
@@ -325,7 +325,7 @@ def read_evaluation(folder: Path, split: str) -> Evaluation:
     """
     path = folder / f"predictions-{split}.csv"
     try:
-        record = read_json(folder / f"{split}.json")
+        record = read_json(folder / f"{split}.json", MOST_LIST)
         with path.open(encoding="utf-8", newline="") as file:
             [_, _, _, *columns], *rows = csv.reader(file)
         # A name that is not UTF-8 stands in the table escaped, in the JSON as it is.

@@ -12,12 +12,12 @@ from safetensors.numpy import save as save_arrays
 from torch import Tensor, nn
 
 from eyebright.batches import Normalization, predict_logits
-from eyebright.checkpoint import write_file
 from eyebright.console import progress_bar
 from eyebright.data import Dataset
 from eyebright.data.cache import data_home
 from eyebright.data.views import View
 from eyebright.errors import StorageError
+from eyebright.files import write_file
 from eyebright.images import POLICY
 from eyebright.models import head_of
 

@@ -15,7 +15,8 @@ The policy, in full:
 * **Large JPEGs**: the decoder itself halves them, once, twice or three times, as long as no side
   becomes shorter than the net's size; the rest is resized as above. It means averaging blocks of
   pixels, and takes half the time or less.
-* **Limit**: pictures of more than `MAX_PIXELS` pixels are refused before they are decoded.
+* **Limit**: pictures of more than `MAX_PIXELS` pixels are refused before they are decoded;
+  `limit_pixels` sets another limit.
 """
 
 import contextlib
@@ -41,10 +42,19 @@ MAX_PIXELS = 89_478_485  # a quarter of a GiB as RGB; Pillow warns from here on
 POLICY = "JPEG halved while decoding, shorter side antialiased bilinear, centre crop"
 """Written into every model."""
 
-# Up to twice its limit Pillow only warns; we refuse, so the warning says nothing new.
+# Pillow has a limit of its own, at which it warns; we refuse, so the warning says nothing new.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 Pixels = NDArray[np.uint8]
+
+
+def limit_pixels(most: int) -> None:
+    """From now on, in this process, refuse pictures of more pixels than this.
+
+    Like Pillow's own limit it is one for all: whoever decodes is not the one who knows.
+    """
+    global MAX_PIXELS
+    MAX_PIXELS = Image.MAX_IMAGE_PIXELS = most
 
 
 @dataclass(frozen=True)
@@ -92,13 +102,14 @@ def _open(content: bytes) -> Image.Image:
     try:
         image = Image.open(io.BytesIO(content), formats=formats)
     except Image.DecompressionBombError:
-        raise DataError(f"more than {MAX_PIXELS:,} pixels") from None
+        raise DataError(f"more than {MAX_PIXELS:,} pixels (--max-pixels)") from None
     except UnidentifiedImageError:
         raise DataError(f"no picture in a format that is read ({', '.join(FORMATS)})") from None
     except Exception as error:  # hostile headers raise whatever they like
         raise DataError(f"unreadable ({error})") from None
     if image.width * image.height > MAX_PIXELS:
-        raise DataError(f"{image.width}×{image.height}: more than {MAX_PIXELS:,} pixels")
+        size = f"{image.width}×{image.height}"
+        raise DataError(f"{size}: more than {MAX_PIXELS:,} pixels (--max-pixels)")
     if image.mode == "F":  # Pillow counts PFM among PPM, but would clip its values
         raise DataError("floating-point pixels are not read")
     return image

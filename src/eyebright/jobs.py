@@ -1,6 +1,7 @@
 """Before a training begins, or goes on: everything is decided, read and made."""
 
 import json
+import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -13,12 +14,12 @@ from torch import nn
 from eyebright import kernels
 from eyebright.augment import parse_augment
 from eyebright.batches import Normalization
-from eyebright.checkpoint import read_json
 from eyebright.config import TrainConfig, flag
 from eyebright.console import shown
 from eyebright.data import Dataset, load
 from eyebright.data.labels import apply, read, read_again
 from eyebright.errors import ModelError, UsageError
+from eyebright.files import read_json
 from eyebright.holdout import hold_out
 from eyebright.keeper import describe_data
 from eyebright.plan import FILE as PLAN
@@ -33,14 +34,23 @@ from eyebright.prepare import (
     to_device,
 )
 from eyebright.pretrained import find_weights
-from eyebright.resume import Checkpoint, newest_checkpoint
+from eyebright.resume import Checkpoint, list_checkpoints, most_bytes, newest_checkpoint
 from eyebright.run import Run
-from eyebright.runtime import choose_device, describe, memory_errors, set_up
+from eyebright.runtime import (
+    choose_device,
+    describe,
+    explained,
+    free_what_it_held,
+    is_out_of_memory,
+    set_up,
+)
 
 MACHINE = ("device", "device_name", "threads", "compiled_kernels")
 """What must be the same in ``env.json``, beside the packages, for a training to go on exactly."""
 BEGUN = ("command", "git", "first_weights", "settings")
 """What ``env.json`` keeps of how it began."""
+TRIED_ON = ("cuda",)
+"""Where running out of memory is an error; a processor's system ends a process instead."""
 DATA = {"classes": "the classes", "fingerprint": "the pictures", "splits": "the parts"}
 """What must be the same in ``data.json``, and what it is called."""
 
@@ -107,14 +117,15 @@ def new_job(
         raise UsageError("--target needs pictures held out to see it reached; use --val 0.1")
     config = decide(config, settings, data, len(train_set), device)
     plan = None
-    with memory_errors(advice(config)):
-        set_up(device, config.threads, config.seed)
+    with explained(lambda: advice(config)):
+        set_up(device, config.threads, config.seed, config.deterministic)
         if is_to_be_planned(config, settings):
             nets = nets_to_compare(own, config, settings, data, device)
             plan = make_plan(nets, train_set, val_set, config, started)
             config = config.replace(model=plan.chosen.model, max_steps=plan.chosen.steps)
             tell(plan.line(len(train_set), config))
-            set_up(device, config.threads, config.seed)  # as if nothing had been tried
+            # as if nothing had been tried
+            set_up(device, config.threads, config.seed, config.deterministic)
         if weights := find_weights(config, data.imgsz):
             config = config.replace(model=weights.model)
         net, normalization = prepare_net(own, config, data, train_set, weights)
@@ -171,15 +182,17 @@ def old_job(
     other_data = [
         f"{what} are not the same" for key, what in DATA.items() if now[key] != record.get(key)
     ]
-    device = choose_device(changed.device)
-    checkpoint = newest_checkpoint(folder)
-    with memory_errors(advice(changed)):
-        set_up(device, changed.threads, changed.seed)
-        weights = None if checkpoint else find_weights(changed, data.imgsz)
+    device, begun = choose_device(changed.device), bool(list_checkpoints(folder))
+    with explained(lambda: advice(changed)):
+        set_up(device, changed.threads, changed.seed, changed.deterministic)
+        weights = None if begun else find_weights(changed, data.imgsz)
         if weights:
             changed = changed.replace(model=weights.model)
         net, normalization = prepare_net(own, changed, data, train_set, weights)
         net = to_device(net, changed, device)
+    pictures = len(train_set) + (len(val_set) if val_set else 0)
+    most = most_bytes(net, pictures, len(data.classes))
+    checkpoint = newest_checkpoint(folder, most) if begun else None
     machine = describe_machine(changed, device)
     if checkpoint is None:
         machine["first_weights"] = weights.source if weights else "none"
@@ -191,8 +204,7 @@ def old_job(
         )
     if checkpoint and other_data:  # what was best was best on other pictures
         checkpoint = replace(checkpoint, best=None, floor=None)
-    # On a GPU timing chooses the kernels of each process, so that last digits differ.
-    exact = not differences and device.type == "cpu"
+    exact = not differences and (device.type == "cpu" or changed.deterministic)
     step = checkpoint.position.step if checkpoint else 0
     resumed = {"step": step, "exact": exact, "differences": differences}
     env = machine | {key: before[key] for key in BEGUN if key in before}
@@ -259,9 +271,46 @@ def describe_machine(config: TrainConfig, device: torch.device) -> dict[str, Any
     return describe(device) | {"compiled_kernels": compiled}
 
 
-def advice(config: TrainConfig) -> str:
-    """What to do where memory runs out."""
-    return (
+def advice(config: TrainConfig, net: nn.Module | None = None) -> str:
+    """What to do where memory ran out.
+
+    Args:
+        config: with a batch that was too large.
+        net: that was trained; on a GPU, smaller batches are tried on it.
+    """
+    lower = (
         f"{config.batch_size} pictures of {config.imgsz} px a batch are too many: lower "
         "--batch-size or --imgsz"
     )
+    if net is None or next(net.parameters()).device.type not in TRIED_ON:
+        return lower
+    fitting = fitting_batch(net, config)
+    return f"{lower} (-b {fitting} would fit)" if fitting else lower
+
+
+def fitting_batch(net: nn.Module, config: TrainConfig) -> int | None:
+    """The first half, quarter, eighth ... of a batch that there is memory for; None: none of them.
+
+    Forward and backward pass are tried with an eighth more than that, for what else a step needs.
+
+    Args:
+        net: on its device; its gradients are lost.
+        config: with the batch that was too large.
+    """
+    weight, side = next(net.parameters()), config.imgsz or 0
+    batch = config.batch_size // 2
+    while batch:
+        try:
+            shape = (batch + math.ceil(batch / 8), 3, side, side)
+            with torch.autocast(weight.device.type, torch.bfloat16, config.precision == "bf16"):
+                net(torch.zeros(shape, device=weight.device)).sum().backward()
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            free_what_it_held(error)
+            batch //= 2
+        else:
+            return batch
+        finally:
+            net.zero_grad()
+    return None

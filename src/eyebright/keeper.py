@@ -15,20 +15,13 @@ from torch import Tensor, nn
 from eyebright import metrics
 from eyebright.batches import Normalization
 from eyebright.calibration import fit_temperature, softmax
-from eyebright.checkpoint import (
-    ModelCard,
-    append_line,
-    copy_tensors,
-    fits,
-    load_card,
-    save_card,
-    save_model,
-)
+from eyebright.checkpoint import ModelCard, copy_tensors, fits, load_card, save_card, save_model
 from eyebright.config import TrainConfig
 from eyebright.console import shown
 from eyebright.data import Dataset
 from eyebright.errors import ModelError, NumbersError, StorageError, UsageError
 from eyebright.evaluation import Evaluation
+from eyebright.files import append_line, write_file
 from eyebright.losses import EVEN
 from eyebright.metrics import Floats
 from eyebright.resume import Checkpoint, collect_generators, collect_state, list_checkpoints
@@ -110,6 +103,7 @@ class Keeper:
         self.best: EpochResult | None = None
         self.best_weights: dict[str, Tensor] | None = None
         self.floor: EpochResult | None = None  # a linear probe
+        self.rows: list[dict[str, str]] = []  # of the log
         self.saved: int | None = None  # the epoch whose model is on the disk
 
     def keep(self, result: EpochResult) -> None:
@@ -146,6 +140,7 @@ class Keeper:
         return Checkpoint(
             position,
             results,
+            self.rows,
             self.best,
             self.floor,
             elapsed,
@@ -175,8 +170,10 @@ class Keeper:
         log.unlink(missing_ok=True)
         if checkpoint is None:
             return
-        for result in checkpoint.results:
-            write_row(log, log_row(result))
+        self.rows = checkpoint.rows
+        if self.rows:
+            lines = [",".join(row) for row in (self.rows[0], *(r.values() for r in self.rows))]
+            write_file(log, ("\n".join(lines) + "\n").encode())
         self.best, self.floor = checkpoint.best, checkpoint.floor
         if self.best is not None:
             weights = checkpoint.under(BEST)
@@ -187,7 +184,10 @@ class Keeper:
     def log(self, result: EpochResult) -> None:
         """Add an epoch to ``log.csv``, and tell the tracker, if there is one."""
         row = log_row(result)
-        write_row(self.folder / "log.csv", row)
+        if not self.rows:
+            append_line(self.folder / "log.csv", ",".join(row))
+        append_line(self.folder / "log.csv", ",".join(row.values()))
+        self.rows.append(row)
         if self.tracker:
             self.tracker.add(row)
 
@@ -334,13 +334,6 @@ class Keeper:
         self.best_weights = copy_tensors(weights)
         save_model(self.folder, self.best_weights, card)
         self.saved = epoch
-
-
-def write_row(path: Path, row: dict[str, str]) -> None:
-    """Add a row to a table, which begins with the names of its columns."""
-    if not path.exists():
-        append_line(path, ",".join(row))
-    append_line(path, ",".join(row.values()))
 
 
 def log_row(result: EpochResult) -> dict[str, str]:

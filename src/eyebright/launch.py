@@ -13,11 +13,12 @@ from rich.table import Table
 from torch import nn
 
 from eyebright import metrics
-from eyebright.checkpoint import check_run_folder, sweep, write_file, write_json
+from eyebright.checkpoint import check_run_folder
 from eyebright.config import TrainConfig, parse_time
 from eyebright.console import out, say, shown
 from eyebright.data import Dataset
 from eyebright.errors import ModelError, NumbersError
+from eyebright.files import sweep, write_file, write_json
 from eyebright.jobs import Job, advice, new_job, old_job
 from eyebright.keeper import Keeper, claim_folder, describe_data
 from eyebright.lock import locked
@@ -28,7 +29,7 @@ from eyebright.probe import probe_epoch
 from eyebright.report import write_report
 from eyebright.resume import Saver
 from eyebright.run import Run
-from eyebright.runtime import memory_errors
+from eyebright.runtime import explained
 from eyebright.tracking import Tracker, find_tracker
 from eyebright.trained_on import TrainedOn
 from eyebright.training import EpochResult, Position, count_steps, fit, plain_schedule
@@ -192,11 +193,11 @@ def carry_out(
             tell("every figure averages each picture with its mirror image")
         if (source := job.machine.get("first_weights", "none")) != "none":
             tell(f"{config.model} begins with the weights of {source}")
-        with memory_errors(advice(config)):
+        with explained(lambda: advice(config, net)):
             if config.probe and not results:
                 probe = probe_epoch(net, train_set, val_set, config, job.normalization, tell)
                 keeper.keep(probe)
-                results.append(without_logits(probe))
+                remember(results, probe)
                 keeper.log(probe)
                 position.seconds = probe.seconds
                 tell(epoch_line(results, config.epochs, config.metric))
@@ -206,11 +207,11 @@ def carry_out(
                 net, train_set, val_set, config, job.normalization, None if quiet else say,
                 schedule, look, position, optimizers,
             )  # fmt: skip
-            is_there = config.tune == "none" or any(map(keeper.reaches_target, results))
+            is_there = config.tune == "none" or any(map(keeper.reaches_target, results[-1:]))
             with contextlib.closing(epochs):
                 for result in () if is_there else epochs:
                     keeper.keep(result)
-                    results.append(without_logits(result))
+                    remember(results, result)
                     keeper.log(result)
                     if plan and pacer:
                         pacer.epoch_is_over(result)
@@ -239,6 +240,7 @@ def carry_out(
     run = Run(folder, own)
     run.remember(val_set)
     report = write_report(run, evaluation=evaluation, data=val_set)
+    write_json(folder / "env.json", job.machine | {"finished": True})
     tell("Finished Training")
     if results[0].running_losses and not quiet:
         out.print(loss_table(results))
@@ -248,9 +250,10 @@ def carry_out(
     return run
 
 
-def without_logits(result: EpochResult) -> EpochResult:
-    """What stays in memory of every epoch."""
-    return replace(result, val_logits=None, spare=None)
+def remember(results: list[EpochResult], result: EpochResult) -> None:
+    """Add a result: its logits do not stay in memory, and its counts only while it is the last."""
+    results[-1:] = [replace(one, val_confusion=None) for one in results[-1:]]
+    results.append(replace(result, val_logits=None, spare=None))
 
 
 def default_name(data: Dataset, recipe: str) -> str:

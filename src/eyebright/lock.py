@@ -12,6 +12,19 @@ from eyebright.errors import BusyError, StorageError
 FILE = ".lock"
 
 
+def is_locked(folder: Path) -> bool:
+    """Whether a process has it just now; nothing is written."""
+    with contextlib.suppress(ImportError, OSError):
+        import fcntl
+
+        with (folder / FILE).open("rb") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return True
+    return False
+
+
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """While the block runs, no other process may write into this folder.

@@ -11,6 +11,16 @@ def available_cores() -> int:
     return os.cpu_count() or 1
 
 
+def memory() -> tuple[int, int]:
+    """Bytes of memory, and how many of them are free; zeros where the system does not say."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        found = {line.split(":")[0]: int(line.split()[1]) * 1024 for line in lines}
+        return found["MemTotal"], found["MemAvailable"]
+    except (OSError, ValueError, IndexError, KeyError):
+        return 0, 0
+
+
 def process_age() -> float:
     """Seconds since this process was started, where the system says so; else 0."""
     try:

@@ -15,11 +15,11 @@ from pathlib import Path
 from torch import nn
 
 from eyebright.batches import HALF
-from eyebright.checkpoint import read_json, write_json
 from eyebright.config import TrainConfig
 from eyebright.console import shown
 from eyebright.data import Dataset
 from eyebright.errors import ModelError, UsageError
+from eyebright.files import read_json, write_json
 from eyebright.optim import Schedule
 from eyebright.training import EpochResult, Position, count_steps, fit, validate
 

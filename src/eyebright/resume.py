@@ -26,9 +26,10 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
 from eyebright.batches import Normalization
-from eyebright.checkpoint import copy_tensors, fits, write_file
+from eyebright.checkpoint import bytes_of, copy_tensors, fits
 from eyebright.console import notices, shown
 from eyebright.errors import ModelError, NumbersError, StorageError
+from eyebright.files import read_safetensors, write_file
 from eyebright.training import EpochResult, Position, check_weights
 
 FOLDER = "checkpoints"
@@ -38,6 +39,7 @@ MOST_LOST = 50.0  # seconds of work, beside those of a step
 LEAST = 5.0  # seconds between two checkpoints ...
 SHARE = 0.015  # ... and the share of the time that they may take
 STATE = "state"
+MOST_STATE = 64 << 20  # bytes
 
 DAMAGE = (
     SafetensorError, LookupError, TypeError, ValueError, AttributeError, RuntimeError,
@@ -60,7 +62,9 @@ class Checkpoint:
 
     position: Position
     results: list[EpochResult]
-    """Of the epochs that are over, without logits."""
+    """Of the epochs that are over, without logits; all but the last without counts too."""
+    rows: list[dict[str, str]]
+    """Of ``log.csv``, one for each of those."""
     best: EpochResult | None
     """With its logits: the one whose model is kept."""
     floor: EpochResult | None
@@ -81,6 +85,7 @@ class Checkpoint:
             "results": [
                 _pack_result(one, f"results.{i}", tensors) for i, one in enumerate(self.results)
             ],
+            "rows": self.rows,
             "elapsed": self.elapsed,
             "normalization": asdict(self.normalization),
             "generators": self.generators,
@@ -117,12 +122,17 @@ class Checkpoint:
                 name: None if state[name] is None else _unpack_result(state[name], name, tensors)
                 for name in ("best", "floor")
             }
+            results = [
+                _unpack_result(one, f"results.{i}", tensors)
+                for i, one in enumerate(state["results"])
+            ]
+            rows = [_unpack_row(row) for row in state["rows"]]
+            if len(rows) != len(results):
+                raise ValueError("not a row for each epoch")
             return cls(
                 position,
-                [
-                    _unpack_result(one, f"results.{i}", tensors)
-                    for i, one in enumerate(state["results"])
-                ],
+                results,
+                rows,
                 kept["best"],
                 kept["floor"],
                 number(state["elapsed"]),
@@ -291,8 +301,12 @@ def list_checkpoints(run: Path) -> list[tuple[int, Path]]:
     return sorted(named, key=lambda one: (-one[0], one[1].name))
 
 
-def newest_checkpoint(run: Path) -> Checkpoint | None:
+def newest_checkpoint(run: Path, most: int | None = None) -> Checkpoint | None:
     """The newest whole one; None where there is none yet. Damaged ones are passed over, loudly.
+
+    Args:
+        run: the run folder.
+        most: bytes that a checkpoint can have, as `most_bytes` says.
 
     Raises:
         ModelError: there are some, and all are damaged.
@@ -300,7 +314,7 @@ def newest_checkpoint(run: Path) -> Checkpoint | None:
     found = list_checkpoints(run)
     for _, path in found:
         try:
-            content = path.read_bytes()
+            content = read_safetensors(path, most)
             if hashlib.sha256(content).hexdigest() not in path.name:
                 raise ValueError("not the content that its name tells")
             return Checkpoint.unpack(content)
@@ -312,6 +326,19 @@ def newest_checkpoint(run: Path) -> Checkpoint | None:
             "beginning"
         )
     return None
+
+
+def most_bytes(net: nn.Module, pictures: int, classes: int) -> int:
+    """What a checkpoint can have at most: beside what it must hold, room for a long log.
+
+    Args:
+        net: whose it is.
+        pictures: trained on and held out together.
+        classes: of them.
+    """
+    weights = 4 * bytes_of(net)  # its own, the kept ones, and two more of an optimizer
+    seen = 2 * pictures * (4 * classes + 8) + 3 * 8 * classes**2  # logits, labels, counts
+    return weights + seen + MOST_STATE
 
 
 def _parameters(optimizer: torch.optim.Optimizer) -> list[Tensor]:
@@ -333,6 +360,12 @@ def _pack_result(result: EpochResult, name: str, tensors: dict[str, Tensor]) -> 
         "train_loss": result.train_loss,
         "running_losses": result.running_losses,
     }
+
+
+def _unpack_row(row: dict[str, str]) -> dict[str, str]:
+    if not all(k.isidentifier() and (not v or math.isfinite(float(v))) for k, v in row.items()):
+        raise ValueError("no row of a log")
+    return row
 
 
 def _unpack_result(record: dict[str, Any], name: str, tensors: dict[str, Tensor]) -> EpochResult:

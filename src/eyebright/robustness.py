@@ -18,11 +18,11 @@ from rich.table import Table
 from torch import Tensor
 
 from eyebright import metrics
-from eyebright.checkpoint import write_file, write_json
 from eyebright.classifier import Classifier
 from eyebright.console import progress_bar
 from eyebright.data import Dataset
 from eyebright.data.look import draw_grid
+from eyebright.files import write_file, write_json
 from eyebright.images import Pixels, decode
 from eyebright.metrics import Figure
 

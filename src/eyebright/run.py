@@ -18,7 +18,7 @@ import numpy as np
 from torch import nn
 
 from eyebright.calibration import Promises
-from eyebright.checkpoint import ModelCard, append_line, check_run_folder, load_card, read_json
+from eyebright.checkpoint import ModelCard, check_run_folder, load_card
 from eyebright.classifier import Classifier
 from eyebright.config import TrainConfig
 from eyebright.console import shown
@@ -28,6 +28,7 @@ from eyebright.data.labels import Decisions, apply, check_decided, read, read_ag
 from eyebright.data.sources import NAMES, MissingPartError, find_part_names
 from eyebright.errors import DataError, EyebrightError, ModelError, UsageError
 from eyebright.evaluation import Evaluation, check_interval, evaluate, read_evaluation
+from eyebright.files import MOST_LIST, append_line, read_json
 from eyebright.robustness import measure_robustness
 from eyebright.trained_on import TrainedOn
 
@@ -75,7 +76,7 @@ class Run:
     def data_record(self) -> dict[str, Any]:
         """What ``data.json`` holds: source, fingerprint, classes, counts, splits by id."""
         path = self.path / "data.json"
-        record = read_json(path)
+        record = read_json(path, MOST_LIST)
         try:
             whole = (
                 isinstance(record["source"], str | None)

@@ -8,8 +8,9 @@ import random
 import re
 import subprocess
 import sys
+import traceback
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from typing import Any, Literal
 
@@ -20,6 +21,7 @@ from eyebright.errors import StorageError, UsageError
 from eyebright.machine import available_cores
 
 Precision = Literal["fp32", "bf16"]
+NOT_DETERMINISTIC = re.compile(r"(\w+) does not have a deterministic implementation")
 OUT_OF_MEMORY = re.compile(r"out of memory|can't allocate memory|not enough memory", re.I)
 
 
@@ -65,13 +67,14 @@ def has_matrix_hardware(device: torch.device) -> bool:
     return device.type == "cuda"
 
 
-def set_up(device: torch.device, threads: int, seed: int) -> None:
+def set_up(device: torch.device, threads: int, seed: int, deterministic: bool = False) -> None:
     """Seed every generator, set the threads, and keep memory that was freed.
 
     Args:
         device: where training will run.
         threads: processor threads; 0: one a core that this process may use.
         seed: for Python, NumPy and torch.
+        deterministic: on a GPU, only kernels that always give the same last digits.
     """
     random.seed(seed)
     np.random.seed(seed)  # noqa: NPY002 - users' own nets may draw from it
@@ -79,7 +82,10 @@ def set_up(device: torch.device, threads: int, seed: int) -> None:
     torch.set_num_threads(threads or available_cores())
     exact_fp32()
     if device.type == "cuda":
-        torch.backends.cudnn.benchmark = True
+        # Timing chooses the kernels of each process, unless all are to be the same.
+        torch.backends.cudnn.benchmark = not deterministic
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS begins
+        torch.use_deterministic_algorithms(deterministic)
     else:
         keep_freed_memory()
 
@@ -90,18 +96,39 @@ def exact_fp32() -> None:
 
 
 @contextlib.contextmanager
-def memory_errors(advice: str) -> Iterator[None]:
-    """Turn running out of memory, on a processor or a GPU, into an error that says what to do.
+def explained(advice: Callable[[], str]) -> Iterator[None]:
+    """Turn what torch says of too little memory, or of a missing kernel, into one line.
+
+    Args:
+        advice: asked what to do where memory ran out, after it was given back.
 
     Raises:
-        StorageError: with this advice.
+        StorageError: out of memory, with this advice.
+        UsageError: a kernel that always gives the same last digits was wanted, and there is none.
     """
     try:
         yield
     except (MemoryError, RuntimeError) as error:
-        if isinstance(error, MemoryError) or OUT_OF_MEMORY.search(str(error)):
-            raise StorageError(f"out of memory; {advice}") from None
-        raise
+        if no_kernel := NOT_DETERMINISTIC.search(str(error)):
+            raise UsageError(
+                f"--deterministic: {no_kernel[1]}, which this net needs, has no such kernel"
+            ) from None
+        if not is_out_of_memory(error):
+            raise
+        free_what_it_held(error)
+        raise StorageError(f"out of memory; {advice()}") from None
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory of a processor or a GPU ran out."""
+    return isinstance(error, MemoryError) or bool(OUT_OF_MEMORY.search(str(error)))
+
+
+def free_what_it_held(error: BaseException) -> None:
+    """Give back the memory of everything that an error broke off."""
+    traceback.clear_frames(error.__traceback__)
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def keep_freed_memory() -> None:
@@ -167,7 +194,7 @@ def describe(device: torch.device) -> dict[str, Any]:
         "packages": {name: version(name) for name in packages},
         "system": platform.platform(),
         "device": str(device),
-        "device_name": _device_name(device),
+        "device_name": device_name(device),
         "cores": available_cores(),
         "threads": torch.get_num_threads(),
         "command": [os.fsencode(word).decode("utf-8", "backslashreplace") for word in sys.argv],
@@ -175,7 +202,8 @@ def describe(device: torch.device) -> dict[str, Any]:
     }
 
 
-def _device_name(device: torch.device) -> str:
+def device_name(device: torch.device) -> str:
+    """What the maker calls a device; of a processor, where the system says so."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     with contextlib.suppress(OSError), open("/proc/cpuinfo") as file:  # noqa: PTH123

@@ -10,9 +10,9 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as load_arrays
 from safetensors.numpy import save as save_arrays
 
-from eyebright.checkpoint import write_file
 from eyebright.data import Dataset
 from eyebright.data.views import View
+from eyebright.files import write_file
 from eyebright.images import Pixels
 from eyebright.metrics import Floats
 

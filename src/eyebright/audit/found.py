@@ -12,12 +12,12 @@ from rich.table import Table
 
 from eyebright.audit.duplicates import ALIKE
 from eyebright.audit.findings import Finding
-from eyebright.checkpoint import read_json, write_file, write_json
 from eyebright.console import shown
 from eyebright.data import Dataset
 from eyebright.data.labels import PREFIXES, table_ids
 from eyebright.data.look import draw_grid
 from eyebright.errors import ModelError, StorageError
+from eyebright.files import MOST_LIST, read_json, write_file, write_json
 from eyebright.metrics import Figure
 
 SHOWN = 48  # pairs or labels on a sheet
@@ -231,7 +231,7 @@ def findings_before(parts: dict[str, Dataset], folder: Path, judged: bool) -> li
         judged: whether labels must have been judged.
     """
     try:
-        record = read_json(folder / REVIEW)
+        record = read_json(folder / REVIEW, MOST_LIST)
         findings = [Finding(**one) for one in record["findings"]]
         same = record == review_record(parts, findings, bool(record["judged"]))
     except (ModelError, KeyError, TypeError):

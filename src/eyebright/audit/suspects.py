@@ -22,7 +22,7 @@ from eyebright.metrics import Floats
 from eyebright.prepare import decide, prepare_net, to_device
 from eyebright.pretrained import find_weights
 from eyebright.probe import out_of_fold_logits
-from eyebright.runtime import choose_device, memory_errors, set_up
+from eyebright.runtime import choose_device, explained, set_up
 from eyebright.training import fit
 
 NET = "white16"  # for small pictures: quick, and too small to learn wrong labels by heart
@@ -137,7 +137,7 @@ def by_probe(data: Dataset, imgsz: int) -> Floats:
     config = recipe_config("finetune").replace(imgsz=imgsz)
     weights = find_weights(config, imgsz)
     model = weights.model if weights else config.model
-    with memory_errors(NO_ROOM):
+    with explained(lambda: NO_ROOM):
         if imgsz != data.imgsz:
             data = data.subset(np.arange(len(data))).resized(imgsz)  # not its validation part
         net, normalization = prepare_net(None, config.replace(model=model), data, data, weights)
@@ -163,7 +163,7 @@ def by_nets(data: Dataset, seed: int, tell: Callable[[str], None]) -> Floats:
         config = fit_to_data(config, len(train_set), data.imgsz)
         # Whatever the hardware, it is this net, trained for so long.
         fixed = {key: getattr(config, key) for key in ("model", "epochs", "batch_size", "lr")}
-        with memory_errors(NO_ROOM):
+        with explained(lambda: NO_ROOM):
             config = decide(config, fixed, data, len(train_set), device)
             set_up(device, config.threads, config.seed)
             net, normalization = prepare_net(None, config, data, train_set)

@@ -3,7 +3,6 @@
 import hashlib
 from collections.abc import Sequence
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,6 +12,7 @@ from eyebright.console import shown
 from eyebright.data.views import View
 from eyebright.errors import DataError, StorageError
 from eyebright.images import Pixels, fit
+from eyebright.machine import memory
 
 if TYPE_CHECKING:
     import torch
@@ -31,11 +31,7 @@ def allocate_images(count: int, imgsz: int, name: str) -> Pixels:
         StorageError: more than the memory that is free; it is better not to find out half way.
     """
     needed = count * imgsz * imgsz * 3
-    try:
-        with Path("/proc/meminfo").open() as file:
-            available = next(int(line.split()[1]) for line in file if "MemAvailable" in line) << 10
-    except (OSError, StopIteration):  # not Linux: let the allocation itself decide
-        available = needed * 2
+    available = memory()[1] or 2 * needed  # not Linux: let the allocation itself decide
     if needed > 0.8 * available:
         raise StorageError(
             f"{shown(name)}: {count:,} pictures of {imgsz} px need {needed / 1e9:.1f} GB of "

@@ -10,12 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from eyebright.checkpoint import load_card, read_json, write_file
+from eyebright.checkpoint import load_card
 from eyebright.config import UNBALANCED
 from eyebright.console import notices, shown
 from eyebright.data import Dataset
 from eyebright.errors import DataError, EyebrightError, ModelError, UsageError
 from eyebright.evaluation import Evaluation, read_evaluation
+from eyebright.files import read_json, write_file
 from eyebright.losses import EVEN
 from eyebright.report.card import model_card
 from eyebright.report.charts import TO, interval_bars

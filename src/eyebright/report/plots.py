@@ -8,12 +8,12 @@ import numpy as np
 from PIL import Image
 
 from eyebright import metrics
-from eyebright.checkpoint import read_json
 from eyebright.console import shown
 from eyebright.data import Dataset
 from eyebright.data.look import cut_grid
 from eyebright.errors import ModelError
 from eyebright.evaluation import Evaluation
+from eyebright.files import read_json
 from eyebright.metrics import Figure
 from eyebright.report.charts import Line, interval_bars, line_chart
 from eyebright.report.gallery import encode

@@ -1,0 +1,145 @@
+"""Files on disk: each is written whole or not at all, and none of ours that is read holds code.
+
+A file is written beside its place, synced and renamed, and so is its folder: what was there before
+is whole until what comes after is.
+"""
+
+import contextlib
+import json
+import os
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from eyebright.console import shown
+from eyebright.errors import ModelError, StorageError
+
+MOST_JSON = 16 << 20  # bytes of a file of ours, but for lists of pictures
+MOST_LIST = 1 << 30
+MOST_HEADER = 16 << 20  # bytes of what a safetensors file says of its tensors
+
+
+def write_file(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all.
+
+    Raises:
+        StorageError: the disk refuses; the message names the path.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        try:
+            _write(temporary, content, os.O_TRUNC)
+            temporary.replace(path)
+            sync_folder(path.parent)
+        finally:
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
+    except OSError as error:
+        raise StorageError(f"{shown(path)}: {error.strerror or error}") from None
+
+
+def append_line(path: Path, line: str) -> None:
+    """Add a line to a file that is only ever added to.
+
+    Raises:
+        StorageError: the disk refuses; the message names the path.
+    """
+    try:
+        _write(path, line.encode() + b"\n", os.O_APPEND)
+    except OSError as error:
+        raise StorageError(f"{shown(path)}: {error.strerror or error}") from None
+
+
+def _write(path: Path, content: bytes, how: int) -> None:
+    """Write to a file and sync it; a disk may take less at once than it is given."""
+    binary = getattr(os, "O_BINARY", 0)  # of Windows
+    file = os.open(path, os.O_WRONLY | os.O_CREAT | how | binary, 0o666)
+    try:
+        left = memoryview(content)
+        while left:
+            left = left[os.write(file, left) :]
+        os.fsync(file)
+    finally:
+        os.close(file)
+
+
+def sync_folder(folder: Path) -> None:
+    """See that a name that was given in it outlives a power cut."""
+    if os.name == "posix":
+        opened = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(opened)
+        finally:
+            os.close(opened)
+
+
+def sweep(folder: Path) -> None:
+    """Remove what a killed process left half written in a folder or below it."""
+    for path in folder.rglob(".*.tmp"):
+        with contextlib.suppress(OSError):
+            path.unlink()
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON for people and programs alike: indented, ASCII, NaN refused."""
+    text = json.dumps(value, indent=2, allow_nan=False)
+    write_file(path, text.encode() + b"\n")
+
+
+def read_json(path: Path, most: int = MOST_JSON) -> dict[str, Any]:
+    """The object that a JSON file of ours holds.
+
+    Args:
+        path: of the file.
+        most: bytes that it may have.
+
+    Raises:
+        ModelError: missing, damaged, too large, or no object.
+    """
+    try:
+        content = json.loads(read_within(path, most))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ModelError(f"{shown(path)}: unreadable ({error})") from None
+    if not isinstance(content, dict):
+        raise ModelError(f"{shown(path)}: not what belongs there")
+    return content
+
+
+def read_within(path: Path, most: int) -> bytes:
+    """The content of a regular file that is not larger than it may be.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is larger, or no regular file.
+    """
+    with _open_within(path, most) as file:
+        return file.read(most)
+
+
+def read_safetensors(path: Path, most: int | None = None) -> bytes:
+    """The content of a safetensors file, before anything is made of it.
+
+    Its reader checks that names, types, shapes and lengths agree; that they are not too many is
+    seen to here.
+
+    Args:
+        path: of the file.
+        most: bytes that all tensors may have; None: as many as there are.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is larger than it may be, or says too much of its tensors.
+    """
+    with _open_within(path, None if most is None else most + MOST_HEADER) as file:
+        length = file.read(8)
+        if int.from_bytes(length, "little") > MOST_HEADER:
+            raise ValueError(f"it would begin with more than {MOST_HEADER:,} bytes on its tensors")
+        return length + file.read()
+
+
+def _open_within(path: Path, most: int | None) -> BinaryIO:
+    if path.exists() and not path.is_file():  # reading a pipe would wait for ever
+        raise ValueError("no regular file")
+    size = path.stat().st_size
+    if most is not None and size > most:
+        raise ValueError(f"{size:,} bytes; more than {most:,} cannot belong there")
+    return path.open("rb")

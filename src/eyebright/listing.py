@@ -1,0 +1,148 @@
+"""`list_runs`: what there is in a folder of runs; `remove_run`."""
+
+import contextlib
+import shutil
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from eyebright.checkpoint import CARD
+from eyebright.console import shown
+from eyebright.errors import EyebrightError, ModelError, StorageError, UsageError
+from eyebright.files import MOST_LIST, read_json
+from eyebright.lock import is_locked, locked
+from eyebright.metrics import Figure
+from eyebright.run import Run
+
+CONFIG = "config.json"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A run, as a list shows it."""
+
+    name: str
+    state: str
+    """``done``, ``training`` (a process is at it), ``interrupted`` or ``damaged``."""
+    exact: bool
+    """Whether it ended as it would have without interruption."""
+    data: str
+    recipe: str
+    model: str
+    epochs: int
+    """That are over."""
+    val: Figure | None
+    """Accuracy on the pictures held out."""
+    test: Figure | None
+    """Accuracy on a test set; None: it was never opened."""
+    size: int
+    """Bytes on the disk."""
+    changed: str
+    """When, in UTC."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON has it."""
+        return asdict(self)
+
+
+def list_runs(folder: Path) -> list[Entry]:
+    """All runs in a folder of runs, the newest last.
+
+    Raises:
+        UsageError: no such folder.
+    """
+    if not folder.is_dir():
+        raise UsageError(f"{shown(folder)}: no such folder of runs")
+    found = [path for path in folder.iterdir() if (path / CONFIG).is_file()]
+    return [describe(path) for path in sorted(found, key=_when)]
+
+
+def describe(path: Path) -> Entry:
+    """What there is to say of a run, damaged or not."""
+    name, recipe, model, epochs, exact, done = "", "", "", 0, True, False
+    damaged = False
+    try:
+        run = Run(path)
+        config, log = run.config, run.log()
+        recipe, model = config.recipe, config.model
+        epochs = int(log[-1]["epoch"]) if log else 0
+        env = read_json(path / "env.json")
+        exact = all(bool(one["exact"]) for one in env.get("resumed", []))
+        done = bool(env.get("finished")) and (path / CARD).exists()
+        name = str(read_json(path / "data.json", MOST_LIST)["name"])
+    except (EyebrightError, KeyError, TypeError, ValueError, AttributeError, OSError):
+        damaged = True
+    state = "damaged" if damaged else "done" if done else "interrupted"
+    if is_locked(path):
+        state = "training"
+    return Entry(
+        path.name, state, exact, name, recipe, model, epochs,
+        _accuracy(path / "val.json"), _accuracy(path / "test.json"),
+        _size(path), datetime.fromtimestamp(_when(path), UTC).isoformat(" ", "minutes")[:16],
+    )  # fmt: skip
+
+
+def runs_table(entries: list[Entry]) -> Table:
+    """For people."""
+    table = Table()
+    for title in ("run", "state", "data", "recipe", "net"):
+        table.add_column(title, overflow="fold")
+    for title in ("epochs", "validation accuracy", "test accuracy", "size"):
+        table.add_column(title, justify="right")
+    for one in entries:
+        state = one.state if one.exact else f"{one.state}, not exact"
+        figures = ["" if f is None else f.percent() for f in (one.val, one.test)]
+        table.add_row(
+            shown(one.name), state, shown(one.data), shown(one.recipe), shown(one.model),
+            str(one.epochs), *figures, as_megabytes(one.size),
+        )  # fmt: skip
+    return table
+
+
+def as_megabytes(size: float) -> str:
+    """A size for people."""
+    return f"{size / 1e6:,.1f} MB" if size < 1e9 else f"{size / 1e9:,.1f} GB"
+
+
+def remove_run(path: Path) -> None:
+    """Remove a run folder: at once or not at all, whatever becomes of this process.
+
+    Raises:
+        ModelError: it is no run.
+        BusyError: a process is training into it.
+        StorageError: it cannot be removed.
+    """
+    if path.is_symlink() or not (path / CONFIG).is_file():
+        raise ModelError(f"{shown(path)}: no run folder")
+    doomed = path.with_name(f".removing-{path.name}")
+    try:
+        with locked(path):
+            path.rename(doomed)
+        shutil.rmtree(doomed)
+    except OSError as error:
+        raise StorageError(f"{shown(path)}: {error.strerror or error}") from None
+
+
+def _accuracy(path: Path) -> Figure | None:
+    with contextlib.suppress(ModelError, KeyError, TypeError, ValueError):
+        figure = Figure(**read_json(path, MOST_LIST)["figures"]["accuracy"])
+        figure.percent()
+        return figure
+    return None
+
+
+def _when(path: Path) -> float:
+    with contextlib.suppress(OSError):
+        return max(file.stat().st_mtime for file in path.iterdir())
+    return 0.0
+
+
+def _size(path: Path) -> int:
+    total = 0
+    for file in path.rglob("*"):
+        with contextlib.suppress(OSError):
+            total += file.lstat().st_size
+    return total
