@@ -198,7 +198,7 @@ OUTSIDE = [
 
 
 @pytest.mark.parametrize("name", OUTSIDE)
-def test_members_outside_are_refused(tmp_path: Path, name: str) -> None:
+def test_battery_11_members_outside_are_refused(tmp_path: Path, name: str) -> None:
     for path in (
         zip_of(tmp_path / "a.zip", "cat/0.png", name),
         tar_of(tmp_path / "a.tar.gz", info_of("cat/0.png"), info_of(name)),
@@ -222,7 +222,7 @@ def test_members_outside_are_refused(tmp_path: Path, name: str) -> None:
     ],
 )
 @pytest.mark.parametrize("target", ["/etc/passwd", "../..", "0.png"])
-def test_tars_with_links_and_devices_are_refused(
+def test_battery_11_tars_with_links_and_devices_are_refused(
     tmp_path: Path, kind: bytes, said: str, target: str
 ) -> None:
     path = tar_of(tmp_path / "a.tgz", info_of("cat/0.png"), info_of("cat/1.png", kind, target))
@@ -240,7 +240,9 @@ def test_tars_with_links_and_devices_are_refused(
         (stat.S_IFSOCK, "is a device or pipe"),
     ],
 )
-def test_zips_with_links_and_devices_are_refused(tmp_path: Path, mode: int, said: str) -> None:
+def test_battery_11_zips_with_links_and_devices_are_refused(
+    tmp_path: Path, mode: int, said: str
+) -> None:
     path = zip_of(tmp_path / "a.zip", "cat/0.png", mode=mode, content=b"/etc/passwd")
     assert f"the member 'cat/0.png' {said}" in refused(path)
     assert nothing_was_written(tmp_path)
@@ -277,7 +279,7 @@ def test_strange_names_are_shown_escaped(tmp_path: Path) -> None:
     assert "caf\\udce9.png" in refused(path)
 
 
-def test_a_bomb_is_refused_before_it_is_unpacked(
+def test_battery_11_a_bomb_is_refused_before_it_is_unpacked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(archives, "LARGEST", 1_000_000)

@@ -196,7 +196,7 @@ DAMAGED = ARCHIVE[:1000] + bytes(8) + ARCHIVE[1008:]
     ],
     ids=["damaged", "one byte short", "a web page", "cut", "missing"],
 )
-def test_what_is_wrong_is_fetched_from_the_mirror(
+def test_battery_12_what_is_wrong_is_fetched_from_the_mirror(
     server: Server,
     home: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -215,7 +215,7 @@ def test_what_is_wrong_is_fetched_from_the_mirror(
 @pytest.mark.parametrize(
     "second", [sends(DAMAGED), cut, missing], ids=["damaged", "cut", "missing"]
 )
-def test_two_bad_addresses_leave_the_folder_empty(
+def test_battery_12_two_bad_addresses_leave_the_folder_empty(
     server: Server, home: Path, monkeypatch: pytest.MonkeyPatch, second: Answer
 ) -> None:
     urls(monkeypatch, server, sends(DAMAGED), second)

@@ -2,7 +2,6 @@
 
 import errno
 import io
-import json
 import os
 import pickle
 import warnings
@@ -20,7 +19,6 @@ from torch import Tensor, nn
 from eyebright.batches import HALF, Normalization
 from eyebright.checkpoint import CARD, FORMAT, WEIGHTS, ModelCard, load_card, load_model, save_model
 from eyebright.errors import ModelError, StorageError
-from eyebright.files import append_line, write_file, write_json
 from eyebright.models import MODELS, create_model
 from tampering import change_card
 
@@ -275,7 +273,9 @@ def test_huge_pictures_are_refused_before_a_net_is_made(
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
-def test_weights_that_are_not_finite_are_refused_by_name(model: Path, bad: float) -> None:
+def test_battery_23_weights_that_are_not_finite_are_refused_by_name(
+    model: Path, bad: float
+) -> None:
     change_weights(model, lambda w: w["fc2.bias"].__setitem__(7, bad))
     assert "fc2.bias" in refusal(model)
 
@@ -292,7 +292,7 @@ def test_weights_that_are_not_finite_are_refused_by_name(model: Path, bad: float
     ],
     ids=["missing", "extra", "smaller", "transposed", "scalar", "none"],
 )
-def test_weights_of_another_shape_are_refused_by_name(
+def test_battery_23_weights_of_another_shape_are_refused_by_name(
     model: Path, change: Callable[[dict[str, Tensor]], object], name: str
 ) -> None:
     change_weights(model, change)
@@ -310,7 +310,9 @@ def test_weights_of_another_shape_are_refused_by_name(
     ],
     ids=lambda bias: str(bias.dtype),
 )
-def test_weights_of_another_type_never_become_other_weights(model: Path, bias: Tensor) -> None:
+def test_battery_23_weights_of_another_type_never_become_other_weights(
+    model: Path, bias: Tensor
+) -> None:
     change_weights(model, lambda w: w.update({"fc3.bias": bias}))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch only warns where it drops the imaginary part
@@ -329,7 +331,7 @@ class Canary:
 
 @pytest.mark.parametrize("name", [WEIGHTS, CARD])
 @pytest.mark.parametrize("way", ["torch.save", "old torch.save", "pickle"])
-def test_a_pickle_under_another_name_is_refused_and_never_run(
+def test_battery_21_a_pickle_under_another_name_is_refused_and_never_run(
     model: Path, name: str, way: str
 ) -> None:
     canary, file = model / "canary", model / name
@@ -363,95 +365,11 @@ def no_space(*_: object) -> None:
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-def interrupted(*_: object) -> None:
-    raise KeyboardInterrupt
-
-
-def test_a_full_disk_leaves_the_old_file_whole(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = tmp_path / "log.csv"
-    write_file(path, b"old")
-    monkeypatch.setattr(os, "fsync", no_space)
-    with pytest.raises(StorageError) as caught:
-        write_file(path, b"new and longer")
-    assert caught.value.exit_code == 5
-    assert str(caught.value) == f"{path}: {os.strerror(errno.ENOSPC)}"
-    assert path.read_bytes() == b"old"
-    assert list(tmp_path.iterdir()) == [path]
-
-
 def test_a_full_disk_leaves_no_half_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "fsync", no_space)
     with pytest.raises(StorageError):
         save_model(tmp_path, create_model("lesson", 2, 16).state_dict(), card())
     assert not list(tmp_path.iterdir())
-
-
-def test_an_interruption_leaves_the_old_file_whole(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = tmp_path / "log.csv"
-    write_file(path, b"old")
-    monkeypatch.setattr(os, "fsync", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        write_file(path, b"new")
-    assert path.read_bytes() == b"old"
-    assert list(tmp_path.iterdir()) == [path]
-
-
-def test_the_content_is_on_the_disk_before_the_name_is(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path, seen = tmp_path / "log.csv", []
-    write_file(path, b"old")
-    real = os.fsync
-
-    def watched(descriptor: int) -> None:
-        for temporary in set(tmp_path.iterdir()) - {path}:
-            seen.append((path.read_bytes(), temporary.read_bytes()))
-        real(descriptor)
-
-    monkeypatch.setattr(os, "fsync", watched)
-    write_file(path, b"new")
-    assert seen[0] == (b"old", b"new")
-    assert path.read_bytes() == b"new"
-
-
-@pytest.mark.parametrize("write", [write_file, append_line], ids=["write_file", "append_line"])
-@pytest.mark.parametrize("where", ["nowhere/log.csv", "file/log.csv", "folder"])
-def test_a_place_that_cannot_be_written_is_named(
-    tmp_path: Path, write: Callable[..., None], where: str
-) -> None:
-    (tmp_path / "file").write_text("a file")
-    (tmp_path / "folder").mkdir()
-    with pytest.raises(StorageError) as caught:
-        write(tmp_path / where, "text" if write is append_line else b"text")
-    assert str(caught.value).startswith(f"{tmp_path / where}: ")
-    assert caught.value.exit_code == 5
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder"]
-
-
-def test_lines_are_added_and_a_full_disk_is_reported(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = tmp_path / "test-log.jsonl"
-    append_line(path, "one")
-    append_line(path, "zwei – 二")
-    assert path.read_text(encoding="utf-8") == "one\nzwei – 二\n"
-    monkeypatch.setattr(os, "fsync", no_space)
-    with pytest.raises(StorageError, match=r"test-log\.jsonl"):
-        append_line(path, "three")
-
-
-def test_json_is_plain_and_without_nan(tmp_path: Path) -> None:
-    path = tmp_path / "test.json"
-    write_json(path, {"größe": [1, None]})
-    assert path.read_bytes().isascii()
-    assert json.loads(path.read_text()) == {"größe": [1, None]}
-    with pytest.raises(ValueError, match="JSON"):
-        write_json(path, {"loss": float("nan")})
-    assert json.loads(path.read_text()) == {"größe": [1, None]}
 
 
 def test_normalisation_survives_to_the_last_bit(tmp_path: Path) -> None:

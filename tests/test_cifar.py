@@ -244,7 +244,7 @@ def test_a_damaged_archive_is_refused_or_read(official: Path, tmp_path: Path, mo
 
 
 @pytest.mark.parametrize("name", ["cifar-10-python.tar.gz", "data_batch_1", ""])
-def test_the_real_cut_short_files_are_refused_by_name(shared: Path, name: str) -> None:
+def test_battery_12_the_real_cut_short_files_are_refused_by_name(shared: Path, name: str) -> None:
     message = refused(shared / "cut-short" / name)
     assert str(shared / "cut-short" / (name or "data_batch_1")) in message
     assert "cut short" in message

@@ -374,7 +374,7 @@ def start(*words: str) -> "subprocess.Popen[str]":
     )
 
 
-def test_ctrl_c_saves_and_exits_with_130(class_folders: Callable[..., Path]) -> None:
+def test_battery_16_ctrl_c_saves_and_exits_with_130(class_folders: Callable[..., Path]) -> None:
     data = class_folders()
     words = ["train", str(data), "--recipe", "tutorial", "--epochs", "100000"]
     with start(*words) as process:
@@ -393,7 +393,9 @@ def test_ctrl_c_saves_and_exits_with_130(class_folders: Callable[..., Path]) -> 
     assert run_app(["predict", "runs/pets-tutorial", str(data / "cat" / "0.png")]) == 0
 
 
-def test_a_polite_kill_saves_and_exits_with_143(class_folders: Callable[..., Path]) -> None:
+def test_battery_16_a_polite_kill_saves_and_exits_with_143(
+    class_folders: Callable[..., Path],
+) -> None:
     words = ["train", str(class_folders()), "--recipe", "tutorial", "--epochs", "100000"]
     with start(*words) as process:
         assert process.stdout is not None

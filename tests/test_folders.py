@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from eyebright.console import notices
-from eyebright.data import load
+from eyebright.data import dataset, load
 from eyebright.data.sources import MissingPartError
 from eyebright.errors import DataError, StorageError, UsageError
 
@@ -54,7 +54,9 @@ def test_pictures_stand_in_natural_order_too(class_folders: Make) -> None:
     assert data.source == str(Path("pets").resolve())
 
 
-def test_what_systems_leave_behind_is_ignored(class_folders: Make, said: Callable[[], str]) -> None:
+def test_battery_04_what_systems_leave_behind_is_ignored(
+    class_folders: Make, said: Callable[[], str]
+) -> None:
     folder = class_folders()
     clean = load(folder)
     for name in (".ipynb_checkpoints", "__MACOSX", ".git", "@eaDir", "$RECYCLE.BIN"):
@@ -135,7 +137,7 @@ def refused(path: object, **options: object) -> str:
     return str(caught.value)
 
 
-def test_missing_path_empty_class_one_class_and_no_pictures(tmp_path: Path) -> None:
+def test_battery_05_missing_path_empty_class_one_class_and_no_pictures(tmp_path: Path) -> None:
     assert "nowhere: no such file or folder" in refused("nowhere")
     assert "cifar10, digits" in refused("nowhere"), "the names that are known"
     assert "no such file or folder" in refused("x" * 5000)
@@ -186,7 +188,7 @@ def spoil(folder: Path) -> list[Path]:
     return bad + [folder / "dog" / name for name in names]
 
 
-def test_all_unreadable_files_are_listed_at_once(class_folders: Make) -> None:
+def test_battery_01_all_unreadable_files_are_listed_at_once(class_folders: Make) -> None:
     folder = class_folders(count=4)
     bad = spoil(folder)
     lines = refused(folder).splitlines()
@@ -200,7 +202,9 @@ def test_all_unreadable_files_are_listed_at_once(class_folders: Make) -> None:
     assert "--skip-bad" in lines[-1]
 
 
-def test_skip_bad_goes_on_and_counts(class_folders: Make, said: Callable[[], str]) -> None:
+def test_battery_01_skip_bad_goes_on_and_counts(
+    class_folders: Make, said: Callable[[], str]
+) -> None:
     folder = class_folders(count=4)
     clean = load(folder)
     spoil(folder)
@@ -231,7 +235,7 @@ def test_bad_pictures_of_the_validation_part_are_found_too(tmp_path: Path) -> No
     assert str(Path("val") / "y" / "0.png") in refused(tmp_path / "d")
 
 
-def test_link_loops_end(class_folders: Make) -> None:
+def test_battery_10_link_loops_end(class_folders: Make) -> None:
     folder = class_folders(count=3)
     (folder / "cat" / "again").symlink_to(folder / "cat")
     (folder / "cat" / "up").symlink_to(folder)
@@ -244,7 +248,7 @@ def test_link_loops_end(class_folders: Make) -> None:
     assert len([name for name in data.ids if str(name).startswith("dog/")]) == 3
 
 
-def test_strange_names_are_shown_escaped_in_one_line(class_folders: Make) -> None:
+def test_battery_10_strange_names_are_shown_escaped_in_one_line(class_folders: Make) -> None:
     folder = class_folders(count=1)
     for name in (b"two\nlines.jpg", b"caf\xe9.jpg", b"\x1b[31mred.jpg"):
         Path(os.fsdecode(os.fsencode(folder / "cat") + b"/" + name)).write_bytes(b"no picture")
@@ -256,7 +260,7 @@ def test_strange_names_are_shown_escaped_in_one_line(class_folders: Make) -> Non
     message.encode()  # fit to print anywhere
 
 
-def test_strange_names_of_readable_pictures_and_classes(tmp_path: Path) -> None:
+def test_battery_10_strange_names_of_readable_pictures_and_classes(tmp_path: Path) -> None:
     buffer = io.BytesIO()
     Image.new("RGB", (8, 8)).save(buffer, "PNG")
     for name in (b"line\nbreak", b"caf\xe9"):
@@ -317,7 +321,7 @@ def test_modes_and_sizes_are_those_before_conversion(tmp_path: Path) -> None:
     assert data.sizes.tolist() == [[20, 10], [30, 40]]
 
 
-def test_classes_are_matched_by_name(tmp_path: Path) -> None:
+def test_battery_06_classes_are_matched_by_name(tmp_path: Path) -> None:
     """The test part lacks "bee": labels still count as the model counts them."""
     data = load(save_classes(tmp_path / "train", "ant", "bee", "cat"))
     test = load(save_classes(tmp_path / "lacking", "ant", "cat"), classes=data.classes)
@@ -330,7 +334,7 @@ def test_classes_are_matched_by_name(tmp_path: Path) -> None:
     assert other.labels.tolist() == [1, 2, 0], "in the model's order"
 
 
-def test_an_unknown_class_is_refused(tmp_path: Path) -> None:
+def test_battery_06_an_unknown_class_is_refused(tmp_path: Path) -> None:
     folder = save_classes(tmp_path / "test", "ant", "wasp")
     message = refused(folder, classes=["ant", "bee"])
     assert f"{folder / 'wasp'}: there is no class 'wasp' among those known: ant, bee" in message
@@ -342,7 +346,6 @@ def test_an_unknown_class_is_refused(tmp_path: Path) -> None:
 
 def test_too_large_for_the_memory(class_folders: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = class_folders()
-
     monkeypatch.setattr(dataset, "memory", lambda: (100 << 20, 5 << 20))
     assert len(load(folder, imgsz=224)) == 40, "mapped from a file"
     monkeypatch.setenv("EYEBRIGHT_CACHE_GB", "0")
@@ -361,7 +364,7 @@ def test_any_number_of_workers_gives_the_same_data(tmp_path: Path) -> None:
     assert all(data.ids == several[0].ids for data in several)
 
 
-def test_animations_get_one_notice(tmp_path: Path, said: Callable[[], str]) -> None:
+def test_battery_09_animations_get_one_notice(tmp_path: Path, said: Callable[[], str]) -> None:
     save_classes(tmp_path / "d", "a", "b")
     frames = [Image.new("RGB", (16, 16), colour) for colour in ("red", "blue")]
     for ending in ("gif", "webp", "png"):

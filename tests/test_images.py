@@ -98,7 +98,7 @@ GOLDEN = {
 
 
 @pytest.mark.parametrize("name", GOLDEN)
-def test_every_colour_mode_has_its_golden_pixels(name: str) -> None:
+def test_battery_08_every_colour_mode_has_its_golden_pixels(name: str) -> None:
     content, pixels = GOLDEN[name]
     decoded = decode(content)
     assert decoded.dtype == np.uint8
@@ -123,7 +123,7 @@ def test_jpeg_colours(mode: str, colour: object, expected: tuple[int, int, int])
     assert np.abs(decoded.astype(int) - expected).max() <= 2
 
 
-def test_sixteen_bit_grey_is_scaled_to_the_nearest_value() -> None:
+def test_battery_08_sixteen_bit_grey_is_scaled_to_the_nearest_value() -> None:
     values = np.arange(0, 65536, 97)[:600].astype(">u2")
     decoded = decode(png(600, 16, 0, values.tobytes()))[0, :, 0]
     assert np.array_equal(decoded, np.rint(values / 257).astype(np.uint8))
@@ -156,7 +156,7 @@ def turned(upright: np.ndarray, orientation: int, form: str = "PNG", **options: 
 
 
 @pytest.mark.parametrize("orientation", UNTURN)
-def test_all_orientations_give_the_same_upright_pixels(orientation: int) -> None:
+def test_battery_07_all_orientations_give_the_same_upright_pixels(orientation: int) -> None:
     assert np.array_equal(decode(turned(NOISE, orientation)), NOISE)
     assert np.array_equal(decode(turned(NOISE, orientation, "WEBP", lossless=True)), NOISE)
 
@@ -291,7 +291,9 @@ def test_a_broken_exif_block_leaves_the_pixels_alone() -> None:
 @pytest.mark.parametrize(
     ("form", "options"), [("PNG", {}), ("WEBP", {"lossless": True}), ("GIF", {})]
 )
-def test_an_animation_gives_its_first_frame(form: str, options: dict[str, object]) -> None:
+def test_battery_09_an_animation_gives_its_first_frame(
+    form: str, options: dict[str, object]
+) -> None:
     frames = [Image.fromarray(pixels) for pixels in (NOISE, OTHER, NOISE)]
     if form == "GIF":  # 256 colours each, so that nothing is lost
         frames = [frame.convert("P", palette=Image.Palette.ADAPTIVE) for frame in frames]

@@ -138,7 +138,7 @@ def test_whitening_is_a_function_of_the_pictures_alone() -> None:
 
 @pytest.mark.parametrize("name", WHITE)
 @pytest.mark.parametrize("classes", [2, 10, 100])
-def test_the_net_starts_neutral(name: str, classes: int) -> None:
+def test_battery_35_the_net_starts_neutral(name: str, classes: int) -> None:
     net = started(name, classes, 16)
     labels = torch.arange(100) % classes
     with torch.no_grad():

@@ -236,7 +236,7 @@ class Canary:
 
 
 @pytest.mark.parametrize("name", ["w.pth", "w.safetensors", "w.bin"])
-def test_code_in_a_file_is_never_run(tmp_path: Path, name: str) -> None:
+def test_battery_21_code_in_a_file_is_never_run(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_bytes(pickle.dumps(Canary()))
     with pytest.raises(ModelError, match=r"and no \.pth of tensors alone"):
         read_tensors(tmp_path / name)
@@ -256,7 +256,7 @@ def test_code_in_a_file_is_never_run(tmp_path: Path, name: str) -> None:
         ({"weight": torch.tensor([1.0, np.nan])}, "weight is not finite"),
     ],
 )
-def test_a_file_of_more_than_tensors_is_refused(
+def test_battery_21_a_file_of_more_than_tensors_is_refused(
     tmp_path: Path, content: object, message: str
 ) -> None:
     torch.save(content, tmp_path / "w.pth")

@@ -247,7 +247,7 @@ def test_every_text_of_the_page_has_its_chinese() -> None:
         write_report(eyebright.train(shades(60), epochs=1, **QUICK), "de")
 
 
-def test_hostile_names_are_only_text() -> None:
+def test_battery_24_hostile_names_are_only_text() -> None:
     data = shades(60)
     names = ["<script>alert(1)</script>", "a & b", '"><img src=x onerror=y>']
     hostile = Dataset(data.images, data.labels, names, ids=[f"<b>{i}" for i in range(60)], name="x")

@@ -109,7 +109,9 @@ def test_it_ends_as_if_it_had_never_stopped(
     assert [one["exact"] for one in env["resumed"]] == [True, True]
 
 
-def test_kill_9_at_any_moment_changes_nothing(class_folders: Callable[..., Path]) -> None:
+def test_battery_13_kill_9_at_any_moment_changes_nothing(
+    class_folders: Callable[..., Path],
+) -> None:
     folder = str(class_folders(size=(32, 32)))
     command = ["train", folder, *"--model white16 -b 8 --epochs 16 --threads 1".split()]
     assert run_app([*command, "--name", "whole"]) == 0
@@ -143,7 +145,7 @@ def stopped(class_folders: Callable[..., Path], monkeypatch: pytest.MonkeyPatch)
         (["--recipe", "quick"], "--recipe was fast, now quick"),
     ],
 )
-def test_other_settings_are_refused(
+def test_battery_20_other_settings_are_refused(
     stopped: Path, words: list[str], difference: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = {path: path.read_bytes() for path in stopped.rglob("*") if path.is_file()}
@@ -162,7 +164,7 @@ def test_the_same_settings_once_more_are_no_difference(stopped: Path) -> None:
     assert run_app(["train", "pets", *words]) == 0
 
 
-def test_other_pictures_and_machines_are_refused_or_marked(
+def test_battery_20_other_pictures_and_machines_are_refused_or_marked(
     stopped: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     Path("pets/cat/3.png").write_bytes(Path("pets/cat/4.png").read_bytes())
@@ -199,7 +201,7 @@ def test_pictures_from_memory_are_given_again(
     assert (run.path / "report.html").exists()
 
 
-def test_a_second_process_is_told_who_is_there(stopped: Path) -> None:
+def test_battery_17_a_second_process_is_told_who_is_there(stopped: Path) -> None:
     with locked(stopped):
         code = "import sys; from eyebright.cli import run_app; sys.exit(run_app(sys.argv[1:]))"
         command = [sys.executable, "-c", code, "train", "--resume", str(stopped)]
@@ -288,7 +290,7 @@ def change_state(run: Path, change: Callable[[dict[str, Any], dict[str, Any]], o
         lambda s, t: t.update({"optimizer.1.0.step": torch.zeros(2)}),
     ],
 )  # fmt: skip
-def test_a_hostile_checkpoint_is_refused(
+def test_battery_23_a_hostile_checkpoint_is_refused(
     change: Any, stopped: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     change_state(stopped, change)
@@ -296,7 +298,7 @@ def test_a_hostile_checkpoint_is_refused(
     assert len(capsys.readouterr().err.strip().splitlines()) <= 2  # a notice, and the error
 
 
-def test_a_pickle_in_its_place_is_not_run(stopped: Path) -> None:
+def test_battery_21_a_pickle_in_its_place_is_not_run(stopped: Path) -> None:
     class Canary:
         def __reduce__(self) -> tuple[Any, ...]:
             return Path.touch, (Path("canary"),)

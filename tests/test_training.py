@@ -152,7 +152,7 @@ def test_validation_is_in_fp32_and_counts_every_picture() -> None:
     assert set(seen) == {torch.float32}
 
 
-def test_a_loss_that_is_not_finite_stops_with_step_and_rate() -> None:
+def test_battery_35_a_loss_that_is_not_finite_stops_with_step_and_rate() -> None:
     config = recipe_config("tutorial").replace(epochs=3, lr=1e6)
     with pytest.raises(
         NumbersError, match=r"step \d+ .*learning rate 1e\+06.*lower --lr"
@@ -183,7 +183,7 @@ def test_weights_broken_by_the_last_step_are_noticed() -> None:
 
 
 @pytest.mark.parametrize("recipe", ["tutorial", "fast"])
-def test_32_pictures_are_learned_by_heart(recipe: str) -> None:
+def test_battery_35_32_pictures_are_learned_by_heart(recipe: str) -> None:
     generator = np.random.default_rng(0)
     images = generator.integers(0, 256, (32, 32, 32, 3), dtype=np.uint8)
     data = Dataset(images, np.arange(32) % 10, list("abcdefghij"))

@@ -744,6 +744,9 @@ def run_app(arguments: list[str] | None = None) -> int:
         return error.exit_code
     except (KeyboardInterrupt, typer.Abort):
         return 130
+    except MemoryError:
+        err.print("eyebright: out of memory; use fewer pictures, or smaller ones (--imgsz)")
+        return StorageError.exit_code
     except Exception as error:
         # Usage errors: typer's own class, or click's in older releases; both explain themselves.
         if (explain := getattr(error, "format_message", None)) is None:

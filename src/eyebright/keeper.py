@@ -234,7 +234,7 @@ class Keeper:
         """Save the model as it is, unless a better one is there already or it is broken."""
         if self.best is None or self.best.val_confusion is None:
             with contextlib.suppress(NumbersError):
-                check_weights(self.net.state_dict(), results[-1].step if results else 0)
+                check_weights(self.net.state_dict(), 0, 0)
                 self._save(results[-1].epoch if results else 0)
 
     def what_is_left(self) -> str:

@@ -32,7 +32,14 @@ from eyebright.run import Run
 from eyebright.runtime import explained
 from eyebright.tracking import Tracker, find_tracker
 from eyebright.trained_on import TrainedOn
-from eyebright.training import EpochResult, Position, count_steps, fit, plain_schedule
+from eyebright.training import (
+    EpochResult,
+    Position,
+    check_weights,
+    count_steps,
+    fit,
+    plain_schedule,
+)
 
 
 def train(
@@ -168,6 +175,10 @@ def carry_out(
         pacer = Pacer(plan, started + config.time, schedule, steps_per_epoch, position)
 
     def save() -> None:
+        # The loss of the last step, seen already, was that of the weights before it.
+        check_weights(
+            net.state_dict(), position.step, config.lr * schedule.share(position.step - 1)
+        )
         elapsed = time.monotonic() - started
         saver.save(keeper.checkpoint(optimizers, position, results, elapsed))
 

@@ -156,7 +156,7 @@ def fit(
                             look()
                     if at.step >= schedule.total_steps:
                         break
-            check_weights(model.state_dict(), at.step)
+            check_weights(model.state_dict(), at.step, config.lr * schedule.share(at.step - 1))
             at.seconds = seconds + time.perf_counter() - start
             confusion, logits = (
                 validate(model, val_set, normalization, config.tta) if val_set else (None, None)
@@ -213,15 +213,23 @@ def finite_losses(
     return values
 
 
-def check_weights(weights: Mapping[str, Tensor], step: int) -> None:
+def check_weights(weights: Mapping[str, Tensor], step: int, lr: float) -> None:
     """See that the last step, whose loss nobody has looked at, left finite weights.
+
+    Args:
+        weights: a net's ``state_dict``.
+        step: the number of that step.
+        lr: its learning rate.
 
     Raises:
         NumbersError: it did not.
     """
     for name, tensor in weights.items():
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-            raise NumbersError(f"the weights {name} are not finite after step {step}; lower --lr")
+            raise NumbersError(
+                f"the weights {name} are not finite after step {step} (learning rate {lr:.3g}); "
+                "lower --lr"
+            )
 
 
 def validate(
