@@ -1,16 +1,19 @@
 """A training that is interrupted goes on to the very end that it would have had."""
 
+import contextlib
 import errno
 import json
 import os
 import pickle
 import random
+import re
 import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -18,10 +21,12 @@ from typing import Any
 import pytest
 import timm
 import torch
+from bench.soak import state_of
 from safetensors.torch import load_file, save_file
 
 import eyebright
 from eyebright import launch, resume, training
+from eyebright.checkpoint import load_model
 from eyebright.cli import run_app
 from eyebright.console import notices
 from eyebright.data import Dataset, load
@@ -29,11 +34,12 @@ from eyebright.data.labels import append
 from eyebright.errors import ModelError, StorageError, UsageError
 from eyebright.lock import locked
 from eyebright.models import create_model
-from eyebright.resume import list_checkpoints, newest_checkpoint, save_checkpoint
+from eyebright.resume import Checkpoint, list_checkpoints, newest_checkpoint, save_checkpoint
+from tampering import disk, honest, power_cuts
 
 # What a run is killed at: so many steps, or so many calls that change the disk, after it began.
-# Some twenty calls are made before the first step, and six by a checkpoint.
-KILLS = [*(("step", n % 5 + 1) for n in range(10)), *(("save", n) for n in range(17, 37, 2))]
+# Some forty calls are made before the first step, and seven or eight by a checkpoint.
+KILLS = [*(("step", n % 5 + 1) for n in range(10)), *(("save", n) for n in range(34, 64, 3))]
 
 
 @pytest.fixture(autouse=True)
@@ -42,23 +48,6 @@ def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(resume, "LEAST", 0.0)
     monkeypatch.setattr(resume, "SHARE", 1e9)
     monkeypatch.setattr(training, "REFRESH", -1.0)  # a look after every step
-
-
-def what_is_left(run: Path) -> dict[str, Any]:
-    """All that must be the same, however often a run was interrupted."""
-    state = newest_checkpoint(run)
-    assert state is not None
-    rows = [line.split(",") for line in (run / "log.csv").read_text().splitlines()]
-    files = ["model.safetensors", "model.json", "predictions-val.csv", "config.json", "data.json"]
-    return {
-        "position": replace(state.position, seconds=0.0),
-        "state": {
-            name: sha256(w.numpy().tobytes()).hexdigest() for name, w in state.tensors.items()
-        },
-        "losses": [(r.epoch, r.step, r.train_loss, r.running_losses) for r in state.results],
-        "log": [row[:2] + row[3:] for row in rows],  # all but seconds
-        "files": {f: (run / f).read_bytes() for f in files if (run / f).exists()},
-    }
 
 
 class KilledError(BaseException):
@@ -104,7 +93,7 @@ def test_it_ends_as_if_it_had_never_stopped(
     train_and_die(after, monkeypatch, *command, "--name", "broken")
     train_and_die(1, monkeypatch, "train", "--resume", "runs/broken")
     assert run_app(["train", "--resume", "runs/broken"]) == 0
-    assert what_is_left(Path("runs/broken")) == what_is_left(Path("runs/whole"))
+    assert state_of(Path("runs/broken")) == state_of(Path("runs/whole"))
     env = json.loads(Path("runs/broken/env.json").read_text())
     assert [one["exact"] for one in env["resumed"]] == [True, True]
 
@@ -125,7 +114,7 @@ def test_battery_13_kill_9_at_any_moment_changes_nothing(
         assert done.returncode == -signal.SIGKILL, done.stderr
         command = ["train", "--resume", "runs/broken"]
     assert run_app(command) == 0
-    assert what_is_left(Path("runs/broken")) == what_is_left(Path("runs/whole"))
+    assert state_of(Path("runs/broken")) == state_of(Path("runs/whole"))
     assert not list(Path("runs/broken").rglob("*.tmp"))
 
 
@@ -349,7 +338,7 @@ def test_decisions_are_those_that_it_began_with(
     train_and_die(5, monkeypatch, "train", str(folder), *words, "--name", "broken")
     append(folder / "labels.csv", "cat/4.png", "drop")  # since then
     assert run_app(["train", str(folder), *words, "--resume", "runs/broken"]) == 0
-    assert what_is_left(Path("runs/broken")) == what_is_left(Path("runs/whole"))
+    assert state_of(Path("runs/broken")) == state_of(Path("runs/whole"))
 
 
 def test_other_batches_may_be_forced_upon_it(stopped: Path) -> None:
@@ -359,31 +348,199 @@ def test_other_batches_may_be_forced_upon_it(stopped: Path) -> None:
     assert run_app(["train", "--resume", str(stopped)]) == 0  # it is still what it was
 
 
-@pytest.mark.parametrize("lasting", [False, True])
-@pytest.mark.parametrize("error", [errno.ENOSPC, errno.EIO, errno.EACCES])
-@pytest.mark.parametrize("call", ["mkdir", "open", "fsync", "replace"])
-def test_a_disk_that_refuses_leaves_the_checkpoint_before(
-    call: str, error: int, lasting: bool, stopped: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    [(step, path), _] = list_checkpoints(stopped)
-    checkpoint = newest_checkpoint(stopped)
+def one_step_later(run: Path) -> Checkpoint:
+    """What the newest checkpoint would be after one more step."""
+    checkpoint = newest_checkpoint(run)
     assert checkpoint is not None
-    later = replace(checkpoint, position=replace(checkpoint.position, step=step + 1))
-    module, name = (Path, call) if call in ("mkdir", "open", "replace") else (os, call)
-    real, calls = getattr(module, name), [0]
+    step = checkpoint.position.step + 1
+    return replace(checkpoint, position=replace(checkpoint.position, step=step))
 
-    def refuse(*arguments: Any, **options: Any) -> Any:
-        calls[0] += 1
-        if lasting or calls[0] == 1:
-            raise OSError(error, os.strerror(error))
-        return real(*arguments, **options)
 
-    with monkeypatch.context() as patch:
-        patch.setattr(module, name, refuse)
-        with pytest.raises(StorageError, match=r"checkpoints.*" + os.strerror(error)) as caught:
+def newest_step(run: Path) -> int:
+    checkpoint = newest_checkpoint(run)
+    assert checkpoint is not None
+    return checkpoint.position.step
+
+
+def test_battery_14_power_fails_at_any_moment_of_a_save(stopped: Path, tmp_path: Path) -> None:
+    later = one_step_later(stopped)
+    folder, names, steps = stopped / "checkpoints", set(), []
+    for left in power_cuts(folder, lambda: save_checkpoint(stopped, later)):
+        run = tmp_path / "afterwards" / str(len(steps))
+        (run / "checkpoints").mkdir(parents=True)
+        for name, content in left.items():
+            (run / "checkpoints" / name).write_bytes(content)
+        steps.append(newest_step(run))
+        names |= left.keys()
+    assert {6, 7} == set(steps)
+    assert steps[0] == 6
+    assert steps[-1] == 7
+    assert len(names) == 4  # 5, 6 and 7, and 7 while it was written
+
+
+@pytest.mark.parametrize("lasting", [False, True], ids=["once", "for good"])
+@pytest.mark.parametrize("error", [errno.ENOSPC, errno.EIO, errno.EACCES])
+def test_battery_15_a_disk_that_refuses_any_call_of_a_save(
+    error: int, lasting: bool, stopped: Path
+) -> None:
+    later = one_step_later(stopped)
+    (_, path), (_, before) = list_checkpoints(stopped)
+    whole = {one: one.read_bytes() for one in (path, before)}
+    with disk(honest) as calls:
+        new = save_checkpoint(stopped, later)
+    names = list(calls)
+    assert {"mkdir", "open", "write", "fsync", "close", "replace", "unlink"} == set(names)
+    for failing, name in enumerate(names):
+        for one, content in whole.items():
+            one.write_bytes(content)
+        new.unlink(missing_ok=True)
+
+        def refuse(index: int, called: str, arguments: Any, real: Callable[..., Any]) -> Any:
+            if index == failing or (lasting and index > failing):  # noqa: B023 (called at once)
+                if called == "close":
+                    real(*arguments)
+                raise OSError(error, os.strerror(error))
+            return real(*arguments)
+
+        # The folder is there already, and what is no longer needed may stay.
+        harmless = name == "unlink" or (name == "mkdir" and not lasting)
+        expected = contextlib.nullcontext() if harmless else pytest.raises(StorageError)
+        with disk(refuse), expected as caught:
             save_checkpoint(stopped, later)
-    assert caught.value.exit_code == 5
-    again = newest_checkpoint(stopped)
-    assert again is not None
-    assert again.position.step in (step, step + 1)  # the new one is whole, or not there
-    assert path.exists()
+        if caught is not None:
+            assert caught.value.exit_code == 5
+            assert str(stopped / "checkpoints") in str(caught.value)
+            assert os.strerror(error) in str(caught.value)
+        assert newest_step(stopped) in (6, 7)
+        assert path.read_bytes() == whole[path]
+
+
+def test_battery_15_a_disk_that_is_full_stops_a_training_that_then_goes_on(
+    class_folders: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A real one: a file system of its own, with room for less than two checkpoints."""
+    small = tmp_path / "small"
+    small.mkdir()
+    mounted = ["mount", "-t", "tmpfs", "-o", "size=1200k", "tmpfs", str(small)]
+    if subprocess.run(mounted, capture_output=True, check=False).returncode:
+        pytest.skip("needs the right to mount a file system")
+    try:
+        folder = str(class_folders(size=(32, 32)))
+        command = ["train", folder, *RECIPES["fast"].split()]
+        assert run_app([*command, "--name", "whole"]) == 0
+        command += ["--name", "full", "--runs", str(small)]
+        assert run_app(command) == 5
+        said = capsys.readouterr().err
+        assert f"{small / 'full'}" in said
+        assert os.strerror(errno.ENOSPC) in said
+        subprocess.run(["mount", "-o", "remount,size=100m", str(small)], check=True)
+        if (small / "full").exists():
+            assert newest_step(small / "full") >= 0
+            command = ["train", "--resume", str(small / "full")]
+        assert run_app(command) == 0
+        assert state_of(small / "full") == state_of(Path("runs/whole"))
+    finally:
+        subprocess.run(["umount", str(small)], check=True)
+
+
+def test_battery_19_the_newest_is_so_by_its_step_whatever_the_clock_says(
+    stopped: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    yesterday = time.time() - 86_400
+    (newest, path), (before, other) = list_checkpoints(stopped)
+    os.utime(path, (yesterday, yesterday))
+    os.utime(other, (yesterday + 86_000, yesterday + 86_000))
+    assert newest_step(stopped) == newest == before + 1
+    monkeypatch.setattr(time, "time", lambda: yesterday)
+    assert run_app(["train", "--resume", str(stopped)]) == 0
+    seconds = [float(row["seconds"]) for row in eyebright.Run(stopped).log()]
+    assert seconds == sorted(seconds)
+    assert seconds[0] > 0
+    state = newest_checkpoint(stopped)
+    assert state is not None
+    assert state.elapsed > 0
+
+
+def test_battery_22_every_byte_and_every_end_of_a_tiny_checkpoint(
+    class_folders: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Tiny(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.head = torch.nn.Linear(3, 2)
+
+        def forward(self, pictures: torch.Tensor) -> torch.Tensor:
+            return self.head(pictures.mean((2, 3)))
+
+    words: dict[str, Any] = {"epochs": 1, "batch_size": 8, "quiet": True}
+    run = eyebright.train(class_folders(), model=Tiny(), name="tiny", **words).path
+    monkeypatch.setattr(notices, "disabled", True)
+    [(_, path), (_, other)] = list_checkpoints(run)
+    other.unlink()
+    content, rng = path.read_bytes(), random.Random(0)
+    assert len(content) < 50_000
+    with path.open("r+b") as file:
+        for position in range(len(content)):
+            file.seek(position)
+            file.write(bytes([content[position] ^ 1 << rng.randrange(8)]))
+            file.flush()
+            with pytest.raises(ModelError, match="no checkpoint is whole"):
+                newest_checkpoint(run)
+            file.seek(position)
+            file.write(content[position : position + 1])
+        file.flush()
+        assert newest_checkpoint(run) is not None  # it is whole again
+        for end in range(len(content) - 1, -1, -1):
+            file.truncate(end)
+            with pytest.raises(ModelError, match="no checkpoint is whole"):
+                newest_checkpoint(run)
+    # And of the model, where a byte that means nothing may differ.
+    whole, known = load_model(run, Tiny())
+    for name in ("model.safetensors", "model.json"):
+        content = (run / name).read_bytes()
+        for position in range(len(content)):
+            damaged = bytearray(content)
+            damaged[position] ^= 1 << rng.randrange(8)
+            (run / name).write_bytes(damaged)
+            try:
+                _, card = load_model(run, Tiny())
+            except ModelError:
+                continue
+            assert asdict(card) == asdict(known)  # as "1E-5" is "1e-5"
+        (run / name).write_bytes(content)
+        assert load_model(run, Tiny())[0].head.bias.equal(whole.head.bias)
+
+
+def test_battery_35_a_loss_that_explodes_leaves_the_best_model_and_no_broken_checkpoint(
+    class_folders: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    words = ["train", str(class_folders(size=(32, 32))), *RECIPES["tutorial"].split()]
+    train_and_die(10, monkeypatch, *words, "--name", "run")  # in its second epoch
+    run = Path("runs/run")
+    before = (run / "model.safetensors").read_bytes()
+    words = ["train", "--resume", str(run), "--resume-anyway"]
+    assert run_app([*words, "--lr", "1e6", "--epochs", "9"]) == 6
+    said = capsys.readouterr().err
+    assert re.search(r"(at|after) step \d+ \(learning rate 1e\+06\); lower --lr", said)
+    assert "the model of epoch 1 is kept" in said
+    assert (run / "model.safetensors").read_bytes() == before
+    assert run_app(["val", str(run)]) == 0
+    for _, path in list_checkpoints(run):
+        assert all(w.isfinite().all() for w in load_file(path).values() if w.is_floating_point())
+
+
+def test_battery_33_workers_are_no_part_of_the_result(
+    class_folders: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EYEBRIGHT_CACHE_GB", "0")  # so that each decodes for itself
+    folder = str(class_folders(ending=".jpg", size=(40, 30)))
+    sums = set()
+    for workers in ("0", "1", "2", "2"):
+        words = [*RECIPES["fast"].split(), "-j", workers, "--name", "run"]
+        assert run_app(["train", folder, *words]) == 0
+        newest = max(Path("runs").iterdir(), key=lambda run: run.stat().st_mtime_ns)
+        sums.add(sha256((newest / "model.safetensors").read_bytes()).hexdigest())
+    assert len(list(Path("runs").iterdir())) == 4
+    assert len(sums) == 1

@@ -29,10 +29,11 @@ def write_file(path: Path, content: bytes) -> None:
         try:
             _write(temporary, content, os.O_TRUNC)
             temporary.replace(path)
-            sync_folder(path.parent)
-        finally:
+        except BaseException:
             with contextlib.suppress(OSError):
-                temporary.unlink(missing_ok=True)
+                temporary.unlink()
+            raise
+        sync_folder(path.parent)
     except OSError as error:
         raise StorageError(f"{shown(path)}: {error.strerror or error}") from None
 
