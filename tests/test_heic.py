@@ -50,7 +50,7 @@ def is_red_then_blue(pixels: np.ndarray) -> bool:
 def test_a_heic_is_read(heic: Make) -> None:
     content = heic()
     header = read_header(content)
-    assert (header.width, header.height, header.mode, header.frames) == (64, 32, "RGB", 1)
+    assert (header.width, header.height, header.mode, header.animated) == (64, 32, "RGB", False)
     pixels = decode(content)
     assert pixels.shape == (32, 64, 3)
     assert is_red_then_blue(pixels)

@@ -166,7 +166,7 @@ class Classifier:
             if isinstance(picture, np.ndarray):
                 return read_image(picture, self.card.imgsz)
             content = picture if isinstance(picture, bytes) else read_bytes(picture)
-            self._animations += read_header(content).frames > 1
+            self._animations += read_header(content).animated
             return read_image(content, self.card.imgsz)
         except DataError as error:
             named = isinstance(picture, str | os.PathLike)

@@ -74,7 +74,7 @@ MaxPixels = Annotated[
         "--max-pixels",
         min=1,
         callback=_limit_pixels,
-        help="Refuse pictures of more pixels than this. Default: 89478485.",
+        help="Refuse pictures of more pixels than this. Default: 67108864.",
     ),
 ]
 

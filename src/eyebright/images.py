@@ -15,13 +15,15 @@ The policy, in full:
 * **Large JPEGs**: the decoder itself halves them, once, twice or three times, as long as no side
   becomes shorter than the net's size; the rest is resized as above. It means averaging blocks of
   pixels, and takes half the time or less.
-* **Limit**: pictures of more than `MAX_PIXELS` pixels are refused before they are decoded;
-  `limit_pixels` sets another limit.
+* **Limits**: pictures of more than `MAX_PIXELS` pixels are refused before they are decoded
+  (`limit_pixels` sets another limit), and so are those that would take long for other reasons: a
+  JPEG that goes over all its pixels again and again, a large file that only Python can decode.
 """
 
 import contextlib
 import io
 import os
+import re
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,14 +40,27 @@ ENDINGS = frozenset(
     ".heic .heif .hif".split()
 )
 HEIC_BRANDS = frozenset(b"heic heix heim heis hevc hevx hevm hevs mif1 msf1".split())
-MAX_PIXELS = 89_478_485  # a quarter of a GiB as RGB; Pillow warns from here on
+MAX_PIXELS = 1 << 26  # decoded within two seconds and 1.5 GiB, whatever the format
+MOST_SCANS = 16  # of a JPEG as large as that; a progressive one has about ten
+SLOW_DECODERS, MOST_SLOW = ("bmp_rle", "ppm_plain"), 4 << 20  # written in Python; bytes of a file
+STRIP = 1 << 22  # pixels whose colours are converted at once
 POLICY = "JPEG halved while decoding, shorter side antialiased bilinear, centre crop"
 """Written into every model."""
 
 # Pillow has a limit of its own, at which it warns; we refuse, so the warning says nothing new.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+# Of EXIF blocks that are broken, too: of what is damaged only the pixels count.
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 
 Pixels = NDArray[np.uint8]
+
+# What begins a part of a JPEG; between parts, 0xff stands before these others only.
+MARKER, SCAN, END = (
+    re.compile(rb"\xff[^\x00\x01\xd0-\xd8\xff]", re.DOTALL),
+    b"\xff\xda",
+    b"\xff\xd9",
+)
+SIXTEEN_TO_EIGHT = ((np.arange(65536) * 255 + 32767) // 65535).astype(np.uint8)
 
 
 def limit_pixels(most: int) -> None:
@@ -66,8 +81,8 @@ class Header:
     height: int
     mode: str
     """Pillow's name of the colour mode, such as RGB, L, P, CMYK or I;16."""
-    frames: int
-    """More than one: an animation, of which the first frame is used."""
+    animated: bool
+    """Of an animation the first frame is used."""
 
 
 def read_bytes(path: str | os.PathLike[str]) -> bytes:
@@ -101,7 +116,7 @@ def _open(content: bytes) -> Image.Image:
     formats = _formats_for(content)
     try:
         image = Image.open(io.BytesIO(content), formats=formats)
-    except Image.DecompressionBombError:
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise DataError(f"more than {MAX_PIXELS:,} pixels (--max-pixels)") from None
     except UnidentifiedImageError:
         raise DataError(f"no picture in a format that is read ({', '.join(FORMATS)})") from None
@@ -110,9 +125,24 @@ def _open(content: bytes) -> Image.Image:
     if image.width * image.height > MAX_PIXELS:
         size = f"{image.width}×{image.height}"
         raise DataError(f"{size}: more than {MAX_PIXELS:,} pixels (--max-pixels)")
+    if image.tile and image.tile[0][0] in SLOW_DECODERS and len(content) > MOST_SLOW:
+        raise DataError(f"more than {MOST_SLOW:,} bytes of a picture that is slow to decode")
+    if image.format == "JPEG" and _goes_over_its_pixels_too_often(image, content):
+        raise DataError("a JPEG that would take too long (it has too many scans)")
     if image.mode == "F":  # Pillow counts PFM among PPM, but would clip its values
         raise DataError("floating-point pixels are not read")
     return image
+
+
+def _goes_over_its_pixels_too_often(image: Image.Image, content: bytes) -> bool:
+    scans = MOST_SCANS * MAX_PIXELS // max(1, image.width * image.height)
+    if content.count(SCAN) <= scans:  # most have no more than a thumbnail's beside their own
+        return False
+    at, found = 2, 0
+    while (match := MARKER.search(content, at)) and match[0] != END:
+        found += match[0] == SCAN
+        at = match.end() + int.from_bytes(content[match.end() : match.end() + 2], "big")
+    return found > scans
 
 
 def read_header(content: bytes) -> Header:
@@ -122,11 +152,11 @@ def read_header(content: bytes) -> Header:
         DataError: not a picture in one of `FORMATS`, or too large.
     """
     image = _open(content)
-    try:
-        frames = getattr(image, "n_frames", 1)
-    except Exception:  # an animation cut short behind its first frame, which `decode` judges
-        frames = 2
-    return Header(image.width, image.height, image.mode, frames)
+    try:  # not how many frames there are: to count them takes long
+        animated = bool(getattr(image, "is_animated", False))
+    except Exception:  # cut short behind its first frame, which `decode` judges
+        animated = True
+    return Header(image.width, image.height, image.mode, animated)
 
 
 def decode(content: bytes) -> Pixels:
@@ -172,11 +202,25 @@ def _turn_upright(image: Image.Image) -> None:
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "RGB" and not image.has_transparency_data:
+        return image
+    width, height = image.size
+    rows = max(1, STRIP // max(1, width))
+    if height <= rows:
+        return _convert(image)
+    whole = Image.new("RGB", image.size)  # in strips, for what lies between takes much memory
+    for top in range(0, height, rows):
+        strip = image.crop((0, top, width, min(height, top + rows)))
+        whole.paste(_convert(strip), (0, top))
+    return whole
+
+
+def _convert(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I"):  # I;16, I;16B, I;16L and I: 16-bit grey
-        values = np.asarray(image).astype(np.int64).clip(0, 65535)
-        grey = (values * 255 + 32767) // 65535
+        values = np.asarray(image).clip(0, 65535)
+        grey = SIXTEEN_TO_EIGHT[values]
         grey[values == image.info.get("transparency", -1)] = 255  # tRNS: one value is transparent
-        image = Image.fromarray(grey.astype(np.uint8))
+        image = Image.fromarray(grey)
     if image.has_transparency_data:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, "white")

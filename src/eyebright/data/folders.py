@@ -235,7 +235,7 @@ def read_files(
                 f"'{shown(names[emptied[0]])}'"
             )
     seen = list(headers.values())
-    animated = sum(header.frames > 1 for header in seen)
+    animated = sum(header.animated for header in seen)
     if animated:
         notices.warning("%d animations: the first frame of each is used", animated)
     data = Dataset(
