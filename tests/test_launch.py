@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 import eyebright
-from eyebright import Classifier, Dataset, Run, TrainConfig, keeper, launch, prepare
+from eyebright import Classifier, Dataset, Run, TrainConfig, jobs, keeper, launch, prepare
 from eyebright.errors import DataError, ModelError, NumbersError, StorageError, UsageError
 from eyebright.models import LessonNet
 from eyebright.training import EpochResult
@@ -372,6 +372,33 @@ def test_out_of_memory_says_what_to_lower(
     ):
         eyebright.train(brightness, quiet=True, **FAST)
     assert not list(Path("runs").iterdir())
+
+
+class Hungry(LessonNet):
+    """A net on a device that has room for so many pictures at once."""
+
+    def __init__(self, room: int):
+        super().__init__(3, 16)
+        self.room = room
+
+    def forward(self, pictures: torch.Tensor) -> torch.Tensor:
+        if len(pictures) > self.room:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return super().forward(pictures)
+
+
+@pytest.mark.parametrize(("room", "fitting"), [(60, 48), (50, 24), (27, 24), (26, 12), (1, None)])
+def test_out_of_memory_says_which_batch_would_fit(
+    room: int, fitting: int | None, brightness: Dataset, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.setattr(jobs, "TRIED_ON", ("cpu",))
+    monkeypatch.setattr(prepare, "check_logits", lambda *_: None)
+    message = r"out of memory; 96 pictures of 16 px a batch are too many: lower --batch-size or "
+    with pytest.raises(StorageError, match=message) as caught:
+        eyebright.train(brightness, model=Hungry(room), batch_size=96, epochs=1, device="cpu")
+    assert ("(-b 48 would fit)" in str(caught.value)) == (fitting == 48)
+    assert (f"(-b {fitting} would fit)" in str(caught.value)) == (fitting is not None)
 
 
 def test_other_errors_are_not_dressed_up(

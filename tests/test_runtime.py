@@ -1,5 +1,6 @@
 """Device, precision, threads, seeds: what is decided, and that it is refused by name."""
 
+import os
 import random
 import sys
 from typing import Any
@@ -11,7 +12,7 @@ import torch
 from eyebright import prepare, runtime
 from eyebright.config import recipe_config
 from eyebright.data import Dataset
-from eyebright.errors import UsageError
+from eyebright.errors import StorageError, UsageError
 
 CPU = torch.device("cpu")
 
@@ -115,3 +116,54 @@ def test_describe_holds_what_a_reader_needs() -> None:
     assert found["device_name"]
     assert found["cores"] >= 1
     assert found["git"] is None or set(found["git"]) == {"commit", "changed"}
+
+
+def test_only_a_gpu_has_kernels_to_choose_between(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[bool] = []
+    monkeypatch.setattr(torch, "use_deterministic_algorithms", asked.append)
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "")
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG")
+    threads = torch.get_num_threads()
+    runtime.set_up(CPU, 1, 0, deterministic=True)
+    assert asked == []
+    runtime.set_up(torch.device("cuda"), 1, 0, deterministic=True)
+    assert asked == [True]
+    assert not torch.backends.cudnn.benchmark
+    assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+    runtime.set_up(torch.device("cuda"), 1, 0)
+    assert asked == [True]  # it may be the user's own wish
+    assert torch.backends.cudnn.benchmark
+    torch.set_num_threads(threads)
+
+
+def test_a_missing_kernel_is_named() -> None:
+    said = "nll_loss2d_forward_out_cuda_template does not have a deterministic implementation, but"
+    with pytest.raises(UsageError, match="--deterministic: nll_loss2d"), runtime.explained(str):
+        raise RuntimeError(said)
+
+
+def test_advice_is_asked_when_memory_was_given_back() -> None:
+    class Activations:
+        alive = 0
+
+        def __init__(self) -> None:
+            Activations.alive += 1
+
+        def __del__(self) -> None:
+            Activations.alive -= 1
+
+    def step() -> None:
+        held = Activations()
+        raise torch.OutOfMemoryError(f"CUDA out of memory ({held})")
+
+    seen = []
+
+    def advice() -> str:
+        seen.append(Activations.alive)
+        return "lower it"
+
+    with pytest.raises(StorageError, match="memory; lower it") as caught, runtime.explained(advice):
+        step()
+    assert caught.value.exit_code == 5
+    assert seen == [0]

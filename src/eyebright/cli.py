@@ -544,7 +544,14 @@ def runs_command(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
 ) -> None:
     """List runs: data, recipe, figures, size, and whether they came to their end."""
-    from eyebright.listing import as_megabytes, describe, list_runs, remove_run, runs_table
+    from eyebright.listing import (
+        as_megabytes,
+        describe,
+        find_run,
+        list_runs,
+        remove_run,
+        runs_table,
+    )
 
     if remove is None:
         entries = list_runs(folder)
@@ -554,9 +561,7 @@ def runs_command(
             return say(f"no runs in {shown(folder)}")
         out.print(runs_table(entries))
         return say(f"{len(entries)} runs, {as_megabytes(sum(one.size for one in entries))}")
-    path = folder / remove
-    if Path(remove).name != remove or not path.is_dir():
-        raise UsageError(f"{shown(folder)} has no run called '{shown(remove)}'")
+    path = find_run(folder, remove)
     question = f"remove {shown(path)} ({as_megabytes(describe(path).size)}) for good?"
     try:
         sure = yes or typer.confirm(question)

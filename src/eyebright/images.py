@@ -42,7 +42,7 @@ ENDINGS = frozenset(
 HEIC_BRANDS = frozenset(b"heic heix heim heis hevc hevx hevm hevs mif1 msf1".split())
 MAX_PIXELS = 1 << 26  # decoded within two seconds and 1.5 GiB, whatever the format
 MOST_SCANS = 16  # of a JPEG as large as that; a progressive one has about ten
-SLOW_DECODERS, MOST_SLOW = ("bmp_rle", "ppm_plain"), 4 << 20  # written in Python; bytes of a file
+SLOW_DECODERS, MOST_SLOW = ("bmp_rle", "ppm_plain"), 4 << 20  # written in Python; bytes, pixels
 STRIP = 1 << 22  # pixels whose colours are converted at once
 POLICY = "JPEG halved while decoding, shorter side antialiased bilinear, centre crop"
 """Written into every model."""
@@ -125,8 +125,9 @@ def _open(content: bytes) -> Image.Image:
     if image.width * image.height > MAX_PIXELS:
         size = f"{image.width}×{image.height}"
         raise DataError(f"{size}: more than {MAX_PIXELS:,} pixels (--max-pixels)")
-    if image.tile and image.tile[0][0] in SLOW_DECODERS and len(content) > MOST_SLOW:
-        raise DataError(f"more than {MOST_SLOW:,} bytes of a picture that is slow to decode")
+    slow = bool(image.tile) and image.tile[0][0] in SLOW_DECODERS
+    if slow and max(len(content), image.width * image.height) > MOST_SLOW:
+        raise DataError(f"slow to decode, and more than {MOST_SLOW:,} pixels or bytes")
     if image.format == "JPEG" and _goes_over_its_pixels_too_often(image, content):
         raise DataError("a JPEG that would take too long (it has too many scans)")
     if image.mode == "F":  # Pillow counts PFM among PPM, but would clip its values

@@ -56,8 +56,13 @@ def list_runs(folder: Path) -> list[Entry]:
     """
     if not folder.is_dir():
         raise UsageError(f"{shown(folder)}: no such folder of runs")
-    found = [path for path in folder.iterdir() if (path / CONFIG).is_file()]
+    found = [path for path in folder.iterdir() if is_run(path)]
     return [describe(path) for path in sorted(found, key=_when)]
+
+
+def is_run(path: Path) -> bool:
+    """Whether this is a run folder itself, and no link to one."""
+    return (path / CONFIG).is_file() and not path.is_symlink()
 
 
 def describe(path: Path) -> Entry:
@@ -107,6 +112,17 @@ def as_megabytes(size: float) -> str:
     return f"{size / 1e6:,.1f} MB" if size < 1e9 else f"{size / 1e9:,.1f} GB"
 
 
+def find_run(folder: Path, name: str) -> Path:
+    """The run of this name in a folder of runs.
+
+    Raises:
+        UsageError: there is none.
+    """
+    if folder.is_dir() and name in {path.name for path in folder.iterdir() if is_run(path)}:
+        return folder / name
+    raise UsageError(f"{shown(folder)} has no run called '{shown(name)}'")
+
+
 def remove_run(path: Path) -> None:
     """Remove a run folder: at once or not at all, whatever becomes of this process.
 
@@ -115,7 +131,7 @@ def remove_run(path: Path) -> None:
         BusyError: a process is training into it.
         StorageError: it cannot be removed.
     """
-    if path.is_symlink() or not (path / CONFIG).is_file():
+    if not is_run(path):
         raise ModelError(f"{shown(path)}: no run folder")
     doomed = path.with_name(f".removing-{path.name}")
     try:

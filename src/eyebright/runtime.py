@@ -84,8 +84,9 @@ def set_up(device: torch.device, threads: int, seed: int, deterministic: bool = 
     if device.type == "cuda":
         # Timing chooses the kernels of each process, unless all are to be the same.
         torch.backends.cudnn.benchmark = not deterministic
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS begins
-        torch.use_deterministic_algorithms(deterministic)
+        if deterministic:
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS begins
+            torch.use_deterministic_algorithms(True)
     else:
         keep_freed_memory()
 
