@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -329,3 +330,11 @@ def test_each_public_name_is_the_one_of_its_module(name: str) -> None:
 def test_other_names_are_not_there() -> None:
     with pytest.raises(AttributeError, match="nonsense"):
         _ = eyebright.nonsense
+
+
+def test_every_case_of_the_battery_has_its_test() -> None:
+    """Bad input, interruptions, hostile files, repetition: each case is named by its number."""
+    tests = "".join(path.read_text() for path in Path(__file__).parent.rglob("test_*.py"))
+    names = re.findall(r"^def test_battery_(\d\d)(?:_and_(\d\d))?_", tests, re.MULTILINE)
+    found = {int(number) for pair in names for number in pair if number}
+    assert found >= {*range(1, 25), 33, 35}

@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor
 from torchvision import transforms
 
@@ -272,3 +274,59 @@ def test_a_balanced_order_shows_every_class_equally_often() -> None:
     assert torch.equal(order, balanced_order(labels, seed=0, epoch=1))
     assert not torch.equal(order, balanced_order(labels, seed=0, epoch=2))
     assert len(order.unique()) > 3000
+
+
+AUGMENTS = ["none", "mirror", "mirror+shift", "crop+cutout"]
+CONFIGS = st.builds(
+    TrainConfig,
+    batch_size=st.integers(1, 40),
+    drop_last=st.booleans(),
+    seed=st.integers(0, 2**32 - 1),
+    augment=st.sampled_from(AUGMENTS),
+    balance=st.sampled_from(["none", "sampler"]),
+)
+
+
+@settings(deadline=None, max_examples=60)
+@given(CONFIGS, st.integers(1, 90), st.integers(1, 9), st.integers(0, 9))
+def test_an_epoch_may_begin_with_any_batch(
+    config: TrainConfig, n: int, epoch: int, first: int
+) -> None:
+    """What a resumed run sees is what it would have seen."""
+    images, labels = torch.from_numpy(pixels(n, 8)), torch.arange(n) % 5
+    whole = list(train_batches(images, labels, config, CIFAR10, epoch))
+    rest = list(train_batches(images, labels, config, CIFAR10, epoch, first=first))
+    assert same(whole[first:], rest)
+    assert sum(len(y) for _, y in whole) == n - (n % config.batch_size if config.drop_last else 0)
+
+
+@given(st.integers(1, 500), st.integers(0, 2**32 - 1), st.integers(1, 10**6))
+def test_an_order_is_a_permutation(n: int, seed: int, epoch: int) -> None:
+    order = epoch_order(n, seed, epoch)
+    assert torch.equal(order.sort().values, torch.arange(n))
+    assert torch.equal(order, epoch_order(n, seed, epoch))
+
+
+@given(
+    st.lists(st.integers(0, 6), min_size=1, max_size=300).filter(lambda y: len(set(y)) > 1),
+    st.integers(0, 2**32 - 1),
+    st.integers(1, 10**6),
+)
+def test_a_balanced_order_draws_pictures_that_are_there(
+    labels: list[int], seed: int, epoch: int
+) -> None:
+    y = torch.tensor(labels)
+    order = balanced_order(y, seed, epoch)
+    assert order.shape == y.shape
+    assert 0 <= int(order.min()) <= int(order.max()) < len(y)
+    assert torch.equal(order, balanced_order(y, seed, epoch))
+
+
+@settings(deadline=None)
+@given(st.integers(1, 30), st.integers(1, 12), st.integers(0, 2**32 - 1))
+def test_measured_pictures_are_normal_whatever_they_show(n: int, side: int, seed: int) -> None:
+    images = pixels(n, side, seed)
+    x = measure_normalization(images)(torch.from_numpy(images)).double()
+    assert x.mean((0, 2, 3)).abs().max() < 1e-4
+    spread = x.square().mean((0, 2, 3)).sqrt()
+    assert ((spread - 1).abs() < 1e-3).logical_or(spread < 1e-3).all()

@@ -163,3 +163,39 @@ def test_a_net_that_is_sure_of_a_class_does_best_by_naming_it(
 
     optimizer.step(closure)
     assert logits.argmax().item() == truth
+
+
+def losses_in_float64(balance: str, logits: Tensor, labels: Tensor, smoothing: float) -> Tensor:
+    """All losses once more, from their definitions."""
+    classes, rows = logits.shape[1], torch.arange(len(labels))
+    shares = COUNTS.double() / COUNTS.sum()
+    if balance == "focal":
+        p = logits.softmax(1)[rows, labels]
+        return (-((1 - p) ** 2) * p.log()).mean()
+    spread = torch.full((classes,), 1 / classes, dtype=torch.float64)
+    if balance == "logit-adjust":
+        logits, spread = logits + shares.log(), shares
+    target = smoothing * spread.repeat(len(labels), 1)
+    target[rows, labels] += 1 - smoothing
+    each = -(target * logits.log_softmax(1)).sum(1)
+    weights = {
+        "weights": 1 / (3 * shares),
+        "effective-number": (1 - 0.9999) / (1 - 0.9999 ** COUNTS.double()),
+    }.get(balance, torch.ones(3, dtype=torch.float64))[labels]
+    return (weights * each).sum() / weights.sum()
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+@pytest.mark.parametrize(
+    "balance", ["none", "weights", "effective-number", "focal", "logit-adjust"]
+)
+def test_losses_and_their_gradients_are_those_of_float64(balance: str, smoothing: float) -> None:
+    logits, labels = example(3)
+    exact = logits.double().requires_grad_()
+    wanted = losses_in_float64(balance, exact, labels, smoothing)
+    wanted.backward()
+    logits.requires_grad_()
+    loss = create_loss(balance, COUNTS, smoothing)(logits, labels)
+    loss.backward()
+    assert loss.item() == pytest.approx(wanted.item(), rel=1e-5)
+    torch.testing.assert_close(logits.grad.double(), exact.grad, rtol=1e-4, atol=1e-7)

@@ -1,5 +1,6 @@
 """The nets: shapes, starting points and what they refuse."""
 
+import copy
 import math
 
 import pytest
@@ -157,3 +158,19 @@ def test_the_table_makes_the_nets_it_names() -> None:
     assert isinstance(create_model("lesson", 10), LessonNet)
     assert WHITE
     assert all(isinstance(create_model(name, 10), WhiteNet) for name in WHITE)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_gradients_are_those_of_float64(name: str) -> None:
+    torch.manual_seed(0)
+    net = create_model(name, 10, 32)
+    exact = copy.deepcopy(net).double()
+    pictures, labels = smooth_pictures(16, 32), torch.arange(16) % 10
+    F.cross_entropy(net(pictures), labels).backward()
+    F.cross_entropy(exact(pictures.double()), labels).backward()
+    for (key, p), q in zip(net.named_parameters(), exact.parameters(), strict=True):
+        if q.grad is None:
+            assert p.grad is None
+            continue
+        scale = q.grad.abs().max()
+        assert (p.grad.double() - q.grad).abs().max() <= 1e-3 * scale + 1e-7, key
