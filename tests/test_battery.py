@@ -3,6 +3,7 @@
 Cases that a single module answers for are tested beside it; all are named after their numbers.
 """
 
+import errno
 import json
 import os
 import pickle
@@ -431,3 +432,33 @@ def test_battery_34_library_command_line_and_evaluation_say_the_same_of_1000_pic
         assert np.array_equal(other.argmax(1), command.argmax(1))
         np.testing.assert_allclose(other, command, rtol=0, atol=1e-6)
     assert 0.001 < command.min() < 0.4 < command.max()  # they are no zeros and ones
+
+
+def test_what_can_only_be_read_is_read_and_never_half_written(
+    trained: Path, eyebright_says: Says, tmp_path: Path
+) -> None:
+    """A run folder on a disk that may not be written to, for root neither."""
+    place = tmp_path / "place"
+    place.mkdir()
+    mounted = ["mount", "-t", "tmpfs", "tmpfs", str(place)]
+    if subprocess.run(mounted, capture_output=True, check=False).returncode:
+        pytest.skip("needs the right to mount a file system")
+    try:
+        shutil.copytree(trained, place / "run")
+        subprocess.run(["mount", "-o", "remount,ro", str(place)], check=True)
+        assert eyebright_says("predict", place / "run", "pets/cat/0.png")[0] == 0
+        assert "done" in eyebright_says("runs", place)[1]
+        for words in (
+            ("train", "pets", *FAST, "--runs", place),
+            ("train", "--resume", place / "run"),
+            ("val", place / "run"),
+            ("report", place / "run"),
+            ("runs", place, "--remove", "run", "--yes"),
+        ):
+            code, _, err = eyebright_says(*words)
+            assert code == 5, words
+            assert str(place) in err
+            assert os.strerror(errno.EROFS) in err
+            assert len(err.splitlines()) == 1
+    finally:
+        subprocess.run(["umount", str(place)], check=True)
