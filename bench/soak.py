@@ -12,6 +12,7 @@ seconds. A row goes into ``results/soak.csv``.
 import argparse
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -118,10 +119,8 @@ def soak(kills: int, seed: int) -> dict[str, Any]:
                 if not run_to_death(rng, command, folder):
                     break
                 survived += 1
-                if not begun and not (run / "data.json").exists():
-                    for file in run.glob("*"):
-                        file.unlink()  # so young that there is nothing to go on with
-                    run.rmdir()
+                if not (run / "data.json").exists():  # so young that nothing can be gone on with
+                    shutil.rmtree(run, ignore_errors=True)
             killed += survived
             subprocess.run(
                 [sys.executable, "-m", "eyebright", "train", "--resume", str(run)],

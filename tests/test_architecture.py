@@ -18,6 +18,7 @@ PACKAGE = Path(eyebright.__file__).parent
 ORDER = [
     "eyebright.errors",
     "eyebright.machine",
+    "eyebright.signals",
     "eyebright.console",
     "eyebright.files",
     "eyebright.config",

@@ -31,7 +31,7 @@ from eyebright.data import load, pixels
 from eyebright.data.cache import data_home
 from eyebright.features import cached_features
 from eyebright.models import create_model
-from eyebright.resume import list_checkpoints
+from eyebright.resume import list_checkpoints, newest_checkpoint
 from eyebright.trained_on import TrainedOn
 from tampering import change_card
 
@@ -202,6 +202,31 @@ def test_battery_16_a_second_ctrl_c_ends_at_once_and_leaves_nobody_behind(
         os.killpg(process.pid, 0)
     assert not list(Path("runs").rglob("*.tmp"))
     assert list_checkpoints(Path("runs/pets-tutorial"))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_battery_16_nothing_is_lost_by_ctrl_c(
+    number: int, class_folders: Callable[..., Path]
+) -> None:
+    """It waits for the step that is under way: the checkpoint is of that very moment."""
+    words = ["train", str(class_folders()), *"--recipe tutorial --epochs 3000 --val 0".split()]
+    with subprocess.Popen(
+        [sys.executable, "-m", "eyebright", *words],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env=os.environ | {"PYTHONUNBUFFERED": "1"},
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    ) as process:  # fmt: skip
+        assert process.stdout is not None
+        while "epoch 20/" not in process.stdout.readline():
+            assert process.poll() is None
+        process.send_signal(number)
+        out, err = process.communicate(timeout=60)
+        assert process.returncode == 128 + number, err
+    checkpoint = newest_checkpoint(Path("runs/pets-tutorial"))
+    assert checkpoint is not None
+    epochs = [line for line in out.splitlines() if line.startswith("epoch ")]
+    # No checkpoint was due yet, and so the one before was that of the beginning.
+    assert checkpoint.position.epoch >= 20 + len(epochs)
 
 
 def test_battery_18_there_are_no_workers_to_kill_and_no_shared_memory_to_fill(

@@ -313,6 +313,32 @@ def test_ctrl_c_on_a_run_that_goes_on_keeps_the_best_model(
     assert run_app(["val", str(stopped)]) == 0
 
 
+@pytest.mark.parametrize("after", [1, 2])
+def test_ctrl_c_while_pictures_held_out_are_looked_at_loses_nothing(
+    after: int, class_folders: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["train", str(class_folders()), *RECIPES["fast"].split(), "--name"]
+    assert run_app([*words, "whole"]) == 0
+    monkeypatch.setattr(resume, "LEAST", 1e9)
+    monkeypatch.setattr(resume, "MOST_LOST", 1e9)
+    real, calls = training.validate, [0]
+
+    def interrupt(*arguments: Any) -> Any:
+        calls[0] += 1
+        if calls[0] == after:
+            raise KeyboardInterrupt
+        return real(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "validate", interrupt)
+        assert run_app([*words, "broken"]) == 130
+    checkpoint = newest_checkpoint(Path("runs/broken"))
+    assert checkpoint is not None
+    assert (checkpoint.position.epoch, checkpoint.position.batch) == (after - 1, 4)
+    assert run_app(["train", "--resume", "runs/broken"]) == 0
+    assert state_of(Path("runs/broken")) == state_of(Path("runs/whole"))
+
+
 def test_a_run_by_the_clock_goes_on(
     class_folders: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -30,6 +30,7 @@ from eyebright.report import write_report
 from eyebright.resume import Saver
 from eyebright.run import Run
 from eyebright.runtime import explained
+from eyebright.signals import waiting_while
 from eyebright.tracking import Tracker, find_tracker
 from eyebright.trained_on import TrainedOn
 from eyebright.training import (
@@ -158,6 +159,7 @@ def carry_out(
         tracker(folder) if tracker else None,
     )  # fmt: skip
     position, results = Position(), list[EpochResult]()
+    interrupted: Callable[[], bool] = bool  # nobody has asked
     saver, known = Saver(folder), TrainedOn.learn(train_set)
     leaks = None if val_set is None else known.count_leaks(val_set)
     schedule = plain_schedule(len(train_set), config, plan.changes if plan else ())
@@ -185,8 +187,13 @@ def carry_out(
     def look() -> None:
         if plan and pacer and pacer.look(position.step):
             plan.write(folder)  # before any step is taken by it
-        if saver.is_due():
+        save_if_due()
+
+    def save_if_due() -> None:
+        if (asked := interrupted()) or saver.is_due():
             save()
+        if asked:
+            raise KeyboardInterrupt
 
     try:
         keeper.take_up(job.checkpoint)
@@ -219,7 +226,8 @@ def carry_out(
                 schedule, look, position, optimizers,
             )  # fmt: skip
             is_there = config.tune == "none" or any(map(keeper.reaches_target, results[-1:]))
-            with contextlib.closing(epochs):
+            waiting = waiting_while(lambda: position.under_way)
+            with contextlib.closing(epochs), waiting as interrupted:
                 for result in () if is_there else epochs:
                     keeper.keep(result)
                     remember(results, result)
@@ -232,12 +240,13 @@ def carry_out(
                         tell(epoch_line(results, epochs_in_all, config.metric))
                     if keeper.reaches_target(result):
                         break
-                    if saver.is_due():
-                        save()
+                    save_if_due()
             if config.tune != "none":
                 save()
             evaluation = keeper.finish(leaks)
     except KeyboardInterrupt:
+        if position.step and not position.under_way:
+            save()
         keeper.save_interrupted(results)
         keeper.finish(leaks)
         tell(f"interrupted; {keeper.what_is_left()}")

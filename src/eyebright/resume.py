@@ -81,7 +81,7 @@ class Checkpoint:
         """As a safetensors file."""
         tensors = dict(self.tensors)
         state: dict[str, Any] = {
-            "position": asdict(self.position),
+            "position": {k: v for k, v in asdict(self.position).items() if k != "under_way"},
             "results": [
                 _pack_result(one, f"results.{i}", tensors) for i, one in enumerate(self.results)
             ],
@@ -108,7 +108,9 @@ class Checkpoint:
             state = json.loads(bytes(tensors.pop(STATE).numpy()))
             at = state["position"]
             position = Position(
-                **{key: count(at[key]) for key in ("epoch", "step", "batch")},
+                epoch=count(at["epoch"]),
+                step=count(at["step"]),
+                batch=count(at["batch"]),
                 seconds=number(at["seconds"]),
                 losses=[number(x) for x in at["losses"]],
                 running=[(count(b), number(x)) for b, x in at["running"]],

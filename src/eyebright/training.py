@@ -63,6 +63,8 @@ class Position:
     """Of each of those."""
     running: list[tuple[int, float]] = field(default_factory=list)
     """As in `EpochResult.running_losses`, of that epoch."""
+    under_way: bool = field(default=False, compare=False)
+    """Whether all this is changing just now; not while pictures held out are looked at."""
 
 
 def fit(
@@ -116,6 +118,7 @@ def fit(
     log_points = range(every, steps_per_epoch + 1, every) if every else ()
     tell = say or (lambda line: None)
     layout = memory_format(config.batch_size, train_set.imgsz, config.precision, device)
+    at.under_way = True
     with progress_bar("training", schedule.total_steps, quiet=say is None) as bar:
         while at.step < schedule.total_steps or at.batch:
             epoch, begun = at.epoch + 1, at.batch
@@ -158,9 +161,11 @@ def fit(
                         break
             check_weights(model.state_dict(), at.step, config.lr * schedule.share(at.step - 1))
             at.seconds = seconds + time.perf_counter() - start
+            at.under_way = False
             confusion, logits = (
                 validate(model, val_set, normalization, config.tta) if val_set else (None, None)
             )
+            at.under_way = True
             result = EpochResult(
                 epoch, at.step, at.seconds, mean(at.losses), tuple(at.running), confusion, logits
             )
