@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from eyebright import images
 from eyebright.data import cifar, pixels
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
@@ -71,6 +72,13 @@ def class_folders(tmp_path: Path) -> Callable[..., Path]:
 def _own_working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No test leaves anything in the checkout."""
     monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture(autouse=True)
+def _own_limit_on_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a test sets by ``--max-pixels`` ends with it."""
+    monkeypatch.setattr(images, "MAX_PIXELS", images.MAX_PIXELS)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)
 
 
 @pytest.fixture(autouse=True)

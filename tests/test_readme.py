@@ -12,7 +12,13 @@ from eyebright import config
 from eyebright.cli import run_app
 
 ROOT = Path(__file__).parents[1]
-PAGES = ["README.md", "docs/lesson.md", "docs/honest.md", "docs/own-pictures.md"]
+PAGES = [
+    "README.md",
+    "docs/lesson.md",
+    "docs/honest.md",
+    "docs/own-pictures.md",
+    "docs/nothing-lost.md",
+]
 FIRST_SCREEN = 40  # lines
 
 
