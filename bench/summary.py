@@ -305,6 +305,38 @@ def cleaned_table(rows: list[dict[str, str]]) -> str:
     return "\n".join(lines)
 
 
+def soak_table() -> str:
+    """Kills, damaged pictures, and what checkpoints cost."""
+    lines = [
+        "## Nothing lost (`soak.csv`, `fuzz.csv`, `saving.csv`)\n",
+        "| what | how often | outcome | target | command | machine |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in read("soak")[-1:]:
+        lines.append(
+            f"| `kill -9` of a training, resumed | {int(row['kills']):,} kills of {row['runs']} "
+            f"runs | **{row['mismatches']} runs** not bit-identical | 0 | `{row['command']}` | "
+            f"{row['machine']} |"
+        )
+    for row in read("fuzz"):
+        most = max(int(row["peak_mib"]), int(row["largest_mib"]))
+        lines.append(
+            f"| damaged pictures, seed {row['seed']} | {int(row['pictures']):,} | "
+            f"{int(row['read']):,} read, {int(row['refused']):,} refused; slowest "
+            f"{row['slowest_s']} s; the largest allowed ({row['largest'].split(' {')[0]}) "
+            f"{row['largest_s']} s; {most:,} MiB | no crash, 2 s, 1,536 MiB | "
+            f"`{row['command']}` | {row['machine']} |"
+        )
+    for row in read("saving"):
+        lines.append(
+            f"| checkpoints of `{row['recipe']}` on {row['data']} ({row['model']}, "
+            f"{row['megabytes']} MB each) | {row['checkpoints']} in {row['seconds']} s | "
+            f"**{100 * float(row['share']):.2f} %** of the time; at most {row['longest_gap_s']} s "
+            f"between two | 2 %, 60 s | `{row['command']}` | {row['machine']} |"
+        )
+    return "\n".join(lines)
+
+
 def main() -> None:
     """Write the page."""
     parts = [targets_table(), race_table(), accuracy_table(read("accuracy"))]
@@ -316,6 +348,7 @@ def main() -> None:
     parts.append(audit_table(read("audit")))
     if cleaned := read("cleaned"):
         parts.append(cleaned_table(cleaned))
+    parts.append(soak_table())
     parts.append(lesson_table(read("lesson")))
     Path(RESULTS / "README.md").write_text(HEAD + "\n\n".join(parts) + "\n", encoding="utf-8")
 
