@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +19,38 @@ def change_card(run: Path, **changes: Any) -> None:
     content = json.loads((run / CARD).read_text()) | changes
     content = {k: v for k, v in content.items() if v is not KeyError and k != "sha256"}
     (run / CARD).write_text(json.dumps(content | {"sha256": digest_of(content)}))
+
+
+ANYTHING = (
+    None, True, 0, -1, 10**30, 1.5, float("nan"), "", "x\0y", "\ud800", [], {}, [1], [[1]], ["a"],
+    {"a": 1}, "../../etc",
+)  # fmt: skip
+"""What may stand in JSON in place of what belongs there."""
+
+
+def places(value: Any, before: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """Where something else may stand in JSON: the way to each entry, of lists to the first one."""
+    if before:
+        yield before
+    if isinstance(value, dict):
+        for key, one in value.items():
+            yield from places(one, (*before, key))
+    elif isinstance(value, list) and value:
+        yield from places(value[0], (*before, 0))
+
+
+def put_anything(rng: random.Random, text: str) -> str:
+    """JSON in which one entry is gone, or something else."""
+    value = json.loads(text)
+    *way, last = rng.choice(list(places(value)))
+    holder = value
+    for key in way:
+        holder = holder[key]
+    if rng.random() < 0.1:
+        del holder[last]
+    else:
+        holder[last] = rng.choice(ANYTHING)
+    return json.dumps(value)
 
 
 CALLS = ("mkdir", "open", "write", "fsync", "close", "replace", "unlink")

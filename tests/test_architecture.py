@@ -61,6 +61,7 @@ ORDER = [
     "eyebright.robustness",
     "eyebright.evaluation",
     "eyebright.wording",
+    "eyebright.records",
     "eyebright.run",
     "eyebright.report.words",
     "eyebright.report.charts",

@@ -81,6 +81,7 @@ def test_the_limit_on_pixels_can_be_set() -> None:
         decode(PNG_START + chunk(b"IHDR", header) + chunk(b"IDAT", b""))
 
 
+@pytest.mark.slow
 def test_5000_fuzzed_pictures() -> None:
     """In a process of its own, whose memory is measured, and which a crash would end."""
     words = [sys.executable, "-W", "error", "-m", "bench.fuzz", "--count", "5000", "--print"]

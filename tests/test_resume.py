@@ -98,6 +98,7 @@ def test_it_ends_as_if_it_had_never_stopped(
     assert [one["exact"] for one in env["resumed"]] == [True, True]
 
 
+@pytest.mark.slow
 def test_battery_13_kill_9_at_any_moment_changes_nothing(
     class_folders: Callable[..., Path],
 ) -> None:

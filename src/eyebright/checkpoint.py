@@ -28,6 +28,7 @@ from eyebright.images import POLICY
 from eyebright.models import MODELS, create_model, is_backbone
 
 FORMAT = 2
+MOST_CLASSES = 100_000
 NAMED = 5  # runs that are named to somebody who asked for one that is not there
 WEIGHTS, CARD = "model.safetensors", "model.json"
 PLAIN = {
@@ -136,7 +137,7 @@ def load_card(folder: Path) -> ModelCard:
         classes = content["classes"]
         if not isinstance(classes, list) or not all(isinstance(c, str) for c in classes):
             raise ValueError("classes")
-        if not 1 <= len(set(classes)) == len(classes) <= 100_000:
+        if not 1 <= len(set(classes)) == len(classes) <= MOST_CLASSES:
             raise ValueError("classes")
         if not all(isinstance(getattr(card, key), kind) for key, kind in PLAIN.items()):
             raise ValueError("an entry of another type")

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from eyebright.console import err, notices, out, say, shown, waiting_for
+from eyebright.console import as_text, err, notices, out, say, shown, waiting_for
 from eyebright.errors import EyebrightError, StorageError, UsageError
 
 app = typer.Typer(
@@ -745,7 +745,7 @@ def run_app(arguments: list[str] | None = None) -> int:
     try:
         code = app(args=arguments, standalone_mode=False)
     except EyebrightError as error:
-        err.print(f"eyebright: {error}", soft_wrap=True)
+        err.print(as_text(f"eyebright: {error}"), soft_wrap=True)
         return error.exit_code
     except (KeyboardInterrupt, typer.Abort):
         return 130

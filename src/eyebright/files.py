@@ -97,12 +97,16 @@ def read_json(path: Path, most: int = MOST_JSON) -> dict[str, Any]:
         ModelError: missing, damaged, too large, or no object.
     """
     try:
-        content = json.loads(read_within(path, most))
+        content = json.loads(read_within(path, most), parse_constant=_refuse)
     except (OSError, ValueError, RecursionError) as error:
         raise ModelError(f"{shown(path)}: unreadable ({error})") from None
     if not isinstance(content, dict):
         raise ModelError(f"{shown(path)}: not what belongs there")
     return content
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is no JSON")
 
 
 def read_within(path: Path, most: int) -> bytes:

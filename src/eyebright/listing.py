@@ -77,7 +77,7 @@ def describe(path: Path) -> Entry:
         env = read_json(path / "env.json")
         exact = all(bool(one["exact"]) for one in env.get("resumed", []))
         done = bool(env.get("finished")) and (path / CARD).exists()
-        name = str(read_json(path / "data.json", MOST_LIST)["name"])
+        name = run.data_record["name"]
     except (EyebrightError, KeyError, TypeError, ValueError, AttributeError, OSError):
         damaged = True
     state = "damaged" if damaged else "done" if done else "interrupted"

@@ -24,11 +24,12 @@ from eyebright.config import TrainConfig
 from eyebright.console import shown
 from eyebright.data import Dataset, load
 from eyebright.data.cifar import CLASSES as CIFAR10_CLASSES
-from eyebright.data.labels import Decisions, apply, check_decided, read, read_again
+from eyebright.data.labels import Decisions, apply, read, read_again
 from eyebright.data.sources import NAMES, MissingPartError, find_part_names
 from eyebright.errors import DataError, EyebrightError, ModelError, UsageError
 from eyebright.evaluation import Evaluation, check_interval, evaluate, read_evaluation
-from eyebright.files import MOST_LIST, append_line, read_json
+from eyebright.files import append_line, read_json
+from eyebright.records import read_data_record, read_openings
 from eyebright.robustness import measure_robustness
 from eyebright.trained_on import TrainedOn
 
@@ -75,22 +76,7 @@ class Run:
     @property
     def data_record(self) -> dict[str, Any]:
         """What ``data.json`` holds: source, fingerprint, classes, counts, splits by id."""
-        path = self.path / "data.json"
-        record = read_json(path, MOST_LIST)
-        try:
-            whole = (
-                isinstance(record["source"], str | None)
-                and isinstance(record["fingerprint"], str)
-                and isinstance(record["splits"]["val"], list)
-                and isinstance(record["skipped_bad"], bool)
-                and record["val"] in ("own", "cut", "none")
-            )
-            check_decided(record.get("labels"))
-        except (KeyError, TypeError, ValueError):
-            whole = False
-        if not whole:
-            raise ModelError(f"{shown(path)}: no record of the data of a run")
-        return record
+        return read_data_record(self.path)
 
     def log(self) -> list[dict[str, str]]:
         """The rows of ``log.csv``, one an epoch."""
@@ -416,20 +402,3 @@ def listing(data: Dataset) -> str | None:
         return None
     named = [data.source, list(map(str, data.ids)), data.labels.tolist()]
     return hashlib.sha256(json.dumps(named).encode()).hexdigest()
-
-
-def read_openings(folder: Path) -> list[dict[str, Any]]:
-    """The lines of a run's ``tests.jsonl``; one that is damaged is still an opening."""
-    path = folder / "tests.jsonl"
-    try:
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return []
-    openings = []
-    for line in lines:
-        try:
-            opening = json.loads(line)
-        except (ValueError, RecursionError):
-            opening = None
-        openings.append(opening if isinstance(opening, dict) else {})
-    return openings
