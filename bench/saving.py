@@ -59,14 +59,14 @@ def measure(recipe: str, data: str, settings: dict[str, Any]) -> dict[str, Any]:
         run = eyebright.train(data, recipe=recipe, runs=place, quiet=True, **settings)
         total = time.perf_counter() - begun
         [saver], [(_, newest), *_] = savers, list_checkpoints(run.path)
-        size = newest.stat().st_size
+        size, model = newest.stat().st_size, run.config.model
     gaps = [b - a for a, b in zip(saver.moments, saver.moments[1:], strict=False)]
     cost = sum(saver.spent) + collecting
     return {
         "recipe": recipe,
         "data": Path(data).name,
         "settings": " ".join(f"{k}={v}" for k, v in settings.items()),
-        "model": run.config.model,
+        "model": model,
         "seconds": round(total, 1),
         "checkpoints": len(saver.spent),
         "saving_s": round(cost, 3),

@@ -369,8 +369,9 @@ def test_decisions_are_those_that_it_began_with(
 
 
 def test_other_batches_may_be_forced_upon_it(stopped: Path) -> None:
-    words = ["--resume-anyway", "-b", "36", "--threads", "1"]
-    assert run_app(["train", "--resume", str(stopped), *words]) == 0
+    for batch in ("36", "37"):  # as many as there are, and more
+        words = ["--resume-anyway", "-b", batch, "--threads", "1"]
+        assert run_app(["train", "--resume", str(stopped), *words]) == 0
     assert run_app(["train", "--resume", str(stopped), "--resume-anyway", "--model", "lesson"]) == 4
     assert run_app(["train", "--resume", str(stopped)]) == 0  # it is still what it was
 

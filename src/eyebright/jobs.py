@@ -168,6 +168,8 @@ def old_job(
     said = before.get("settings", {})  # as the user had put it, "cuda" or a batch size too large
     if not isinstance(said, dict) or not isinstance(before.get("resumed", []), list):
         raise ModelError(f"{shown(folder / 'env.json')}: not what belongs there")
+    if config.imgsz is None:
+        raise ModelError(f"{shown(folder / 'config.json')}: not the settings of a run (no imgsz)")
     config.replace(**given)  # all are settings
     others = {
         key: value
@@ -178,6 +180,7 @@ def old_job(
     changed = config.replace(**others)
     data = read_pictures_again(run, data, changed, workers, labels, root)
     train_set, val_set = hold_out(data, changed)
+    changed = changed.replace(batch_size=min(changed.batch_size, len(train_set)))
     now = json.loads(json.dumps(describe_data(data, train_set, val_set, record["skipped_bad"])))
     other_data = [
         f"{what} are not the same" for key, what in DATA.items() if now[key] != record.get(key)
