@@ -25,7 +25,7 @@ from bench.soak import state_of
 from safetensors.torch import load_file, save_file
 
 import eyebright
-from eyebright import launch, resume, training
+from eyebright import keeper, launch, resume, training
 from eyebright.checkpoint import load_model
 from eyebright.cli import run_app
 from eyebright.console import notices
@@ -312,6 +312,23 @@ def test_ctrl_c_on_a_run_that_goes_on_keeps_the_best_model(
     assert (stopped / "model.safetensors").read_bytes() == before
     assert (stopped / "val.json").exists()  # of that very model
     assert run_app(["val", str(stopped)]) == 0
+
+
+@pytest.mark.parametrize("name", ["write_file", "save_model"])
+def test_ctrl_c_before_a_run_has_been_taken_up_changes_nothing(
+    name: str, stopped: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    before = [(path, path.read_bytes()) for _, path in list_checkpoints(stopped)]
+    model = (stopped / "model.safetensors").read_bytes()
+    with monkeypatch.context() as patch:
+        patch.setattr(keeper, name, interrupt)
+        assert run_app(["train", "--resume", str(stopped)]) == 130
+    assert [(path, path.read_bytes()) for _, path in list_checkpoints(stopped)] == before
+    assert (stopped / "model.safetensors").read_bytes() == model
+    assert run_app(["train", "--resume", str(stopped)]) == 0
 
 
 @pytest.mark.parametrize("after", [1, 2])

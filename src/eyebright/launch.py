@@ -195,8 +195,8 @@ def carry_out(
         if asked:
             raise KeyboardInterrupt
 
+    keeper.take_up(job.checkpoint)  # until it is done, there is nothing to save
     try:
-        keeper.take_up(job.checkpoint)
         known.write(folder)
         if plan:
             plan.write(folder)

@@ -63,8 +63,8 @@ class Position:
     """Of each of those."""
     running: list[tuple[int, float]] = field(default_factory=list)
     """As in `EpochResult.running_losses`, of that epoch."""
-    under_way: bool = field(default=False, compare=False)
-    """Whether all this is changing just now; not while pictures held out are looked at."""
+    under_way: bool = field(default=True, compare=False)
+    """Whether all this may be changing just now; not while pictures held out are looked at."""
 
 
 def fit(
@@ -118,7 +118,6 @@ def fit(
     log_points = range(every, steps_per_epoch + 1, every) if every else ()
     tell = say or (lambda line: None)
     layout = memory_format(config.batch_size, train_set.imgsz, config.precision, device)
-    at.under_way = True
     with progress_bar("training", schedule.total_steps, quiet=say is None) as bar:
         while at.step < schedule.total_steps or at.batch:
             epoch, begun = at.epoch + 1, at.batch
