@@ -89,9 +89,11 @@ def test_what_a_killed_process_left_is_swept_away(tmp_path: Path) -> None:
     (tmp_path / "deep").mkdir()
     for name in (".model.json.123.tmp", "deep/.x.7.tmp"):
         (tmp_path / name).write_bytes(b"half")
-    (tmp_path / "notes.tmp").write_bytes(b"a user's")
+    for name in ("notes.tmp", ".notes.tmp"):
+        (tmp_path / name).write_bytes(b"a user's")
     sweep(tmp_path)
-    assert sorted(p.name for p in tmp_path.rglob("*")) == ["deep", "notes.tmp"]
+    left = sorted(str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*"))
+    assert left == [".notes.tmp", "deep", "deep/.x.7.tmp", "notes.tmp"]
 
 
 def test_what_is_too_large_is_not_even_read(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import fcntl
 import json
 import os
 import pickle
@@ -11,6 +12,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
@@ -25,14 +27,14 @@ from bench.soak import state_of
 from safetensors.torch import load_file, save_file
 
 import eyebright
-from eyebright import keeper, launch, resume, training
+from eyebright import keeper, launch, resume, signals, training
 from eyebright.checkpoint import load_model
 from eyebright.cli import run_app
 from eyebright.console import notices
 from eyebright.data import Dataset, load
 from eyebright.data.labels import append
 from eyebright.errors import ModelError, StorageError, UsageError
-from eyebright.lock import locked
+from eyebright.lock import is_locked, locked
 from eyebright.models import create_model
 from eyebright.resume import Checkpoint, list_checkpoints, newest_checkpoint, save_checkpoint
 from tampering import disk, honest, power_cuts
@@ -147,6 +149,80 @@ def test_battery_20_other_settings_are_refused(
     assert {p: c for p, c in after.items() if p.name != ".lock"} == {
         p: c for p, c in before.items() if p.name != ".lock"
     }
+
+
+def test_settings_that_were_edited_are_no_longer_exact(
+    stopped: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = json.loads((stopped / "config.json").read_text())
+    (stopped / "config.json").write_text(json.dumps(config | {"lr": 0.01, "batch_size": 500}))
+    assert run_app(["train", "--resume", str(stopped)]) == 2
+    said = capsys.readouterr().err
+    assert "--lr was 0.12, stopped/config.json says 0.01" in said
+    assert "--batch-size was 8, stopped/config.json says 500" in said
+    assert run_app(["train", "--resume", str(stopped), "--resume-anyway"]) == 0
+
+
+def test_a_folder_that_is_no_run_is_left_alone() -> None:
+    for name in (".model.json.77.tmp", "deep/.x.7.tmp"):
+        Path("place", name).parent.mkdir(parents=True, exist_ok=True)
+        Path("place", name).write_bytes(b"somebody's")
+    before = sorted(Path("place").rglob("*"))
+    assert run_app(["train", "--resume", "place"]) == 4
+    assert sorted(Path("place").rglob("*")) == before
+
+
+def test_a_lock_that_is_a_link_or_a_pipe_is_not_followed(
+    stopped: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (stopped / ".lock").unlink()
+    Path("precious").write_text("somebody's")
+    (stopped / ".lock").symlink_to(Path("precious").resolve())
+    assert run_app(["train", "--resume", str(stopped)]) == 5
+    assert Path("precious").read_text() == "somebody's"
+    (stopped / ".lock").unlink()
+    os.mkfifo(stopped / ".lock")
+    assert run_app(["train", "--resume", str(stopped)]) == 5
+    assert not is_locked(stopped)
+    assert len(capsys.readouterr().err.splitlines()) == 2
+
+
+def test_who_only_looks_stands_in_nobodys_way(stopped: Path) -> None:
+    with locked(stopped):
+        assert is_locked(stopped)
+    with (stopped / ".lock").open() as file:
+        fcntl.flock(file, fcntl.LOCK_SH)  # as `is_locked` has it for a moment
+        threading.Timer(0.1, lambda: fcntl.flock(file, fcntl.LOCK_UN)).start()
+        with locked(stopped):
+            pass
+
+
+def test_a_full_disk_refuses_a_lock_in_one_line(
+    stopped: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "truncate", refuse)
+    assert run_app(["train", "--resume", str(stopped)]) == 5
+    assert capsys.readouterr().err.strip().endswith(f".lock: {os.strerror(errno.ENOSPC)}")
+
+
+@pytest.mark.parametrize("last", [False, True])
+def test_a_signal_while_it_is_saved_is_not_forgotten(
+    last: bool, class_folders: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["train", str(class_folders()), *RECIPES["fast"].split(), "--name", "asked"]
+    real = launch.Keeper.log
+
+    def log(self: Any, result: Any) -> None:
+        real(self, result)
+        if result.epoch == (3 if last else 1):
+            monkeypatch.setattr(signals, "_received", [signal.SIGTERM])
+
+    monkeypatch.setattr(launch.Keeper, "log", log)
+    assert run_app(words) == 130
+    assert newest_step(Path("runs/asked")) == (12 if last else 4)
 
 
 def test_the_same_settings_once_more_are_no_difference(stopped: Path) -> None:
@@ -273,6 +349,22 @@ def change_state(run: Path, change: Callable[[dict[str, Any], dict[str, Any]], o
         lambda s, t: t.update({"rng.cpu": torch.zeros(3)}),
         lambda s, t: t.update({"best.logits": torch.zeros(3, 2)}),
         lambda s, t: t["model.head.weight"].fill_(torch.nan),
+        lambda s, t: t["kept.head.weight"].fill_(torch.nan),
+        lambda s, t: t.update({"kept.head.weight": t["kept.head.weight"].double()}),
+        lambda s, t: t.update({"model.head.weight": t["model.head.weight"].bfloat16()}),
+        lambda s, t: t["best.logits"].fill_(torch.inf),
+        lambda s, t: t.update({"best.logits": t["best.logits"].bfloat16()}),
+        lambda s, t: t["best.confusion"].neg_(),
+        lambda s, t: t.update({"best.confusion": torch.zeros(())}),
+        lambda s, t: t.update({"best.confusion": t["best.confusion"].double() * torch.nan}),
+        lambda s, t: t.update(
+            {"best.spare_logits": torch.zeros(2, 2), "best.spare_labels": torch.tensor([0, 99])}
+        ),
+        lambda s, t: s["rows"][0].update(step=None),
+        lambda s, t: s["rows"].__setitem__(0, {}),
+        lambda s, t: s.update(rows=[], results=[]),
+        lambda s, t: s["position"]["losses"].__setitem__(0, 1e308),
+        lambda s, t: s["generators"]["numpy"].__setitem__(2, 10**9),
         lambda s, t: t.update({"model.head.weight": torch.zeros(3)}),
         lambda s, t: t.pop("kept.head.weight"),
         lambda s, t: [t.pop(name) for name in list(t) if name.startswith("optimizer.1.")],

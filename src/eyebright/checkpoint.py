@@ -191,9 +191,11 @@ def bytes_of(net: nn.Module) -> int:
 
 
 def fits(weights: dict[str, Tensor], model: nn.Module) -> bool:
-    """Whether these are the weights of a net, by their names and shapes."""
+    """Whether these are the weights of a net, by their names, shapes and types."""
     own = model.state_dict()
-    return own.keys() == weights.keys() and all(w.shape == own[k].shape for k, w in weights.items())
+    return own.keys() == weights.keys() and all(
+        w.shape == own[k].shape and w.dtype == own[k].dtype for k, w in weights.items()
+    )
 
 
 def load_model(folder: Path, model: nn.Module | None = None) -> tuple[nn.Module, ModelCard]:

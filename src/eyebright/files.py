@@ -6,13 +6,16 @@ is whole until what comes after is.
 
 import contextlib
 import json
+import math
 import os
+import re
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from eyebright.console import shown
 from eyebright.errors import ModelError, StorageError
 
+TEMPORARY = re.compile(r"\..+\.\d+\.tmp")
 MOST_JSON = 16 << 20  # bytes of a file of ours, but for lists of pictures
 MOST_LIST = 1 << 30
 MOST_HEADER = 16 << 20  # bytes of what a safetensors file says of its tensors
@@ -74,10 +77,11 @@ def sync_folder(folder: Path) -> None:
 
 
 def sweep(folder: Path) -> None:
-    """Remove what a killed process left half written in a folder or below it."""
-    for path in folder.rglob(".*.tmp"):
-        with contextlib.suppress(OSError):
-            path.unlink()
+    """Remove what killed processes left half written in a folder."""
+    with contextlib.suppress(OSError):
+        for path in folder.iterdir():
+            if TEMPORARY.fullmatch(path.name):
+                path.unlink()
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -97,12 +101,18 @@ def read_json(path: Path, most: int = MOST_JSON) -> dict[str, Any]:
         ModelError: missing, damaged, too large, or no object.
     """
     try:
-        content = json.loads(read_within(path, most), parse_constant=_refuse)
+        content = json.loads(read_within(path, most), parse_constant=_refuse, parse_float=_finite)
     except (OSError, ValueError, RecursionError) as error:
         raise ModelError(f"{shown(path)}: unreadable ({error})") from None
     if not isinstance(content, dict):
         raise ModelError(f"{shown(path)}: not what belongs there")
     return content
+
+
+def _finite(text: str) -> float:
+    if not math.isfinite(value := float(text)):
+        _refuse(text)
+    return value
 
 
 def _refuse(constant: str) -> None:

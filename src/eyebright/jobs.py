@@ -199,6 +199,14 @@ def old_job(
     machine = describe_machine(changed, device)
     if checkpoint is None:
         machine["first_weights"] = weights.source if weights else "none"
+    if checkpoint is not None:  # which has what the run began with, whatever was edited since
+        begun_with = json.loads(json.dumps(checkpoint.config))
+        written = json.loads(config.to_json())
+        differences += [
+            f"{flag(key)} was {begun_with.get(key)}, {folder.name}/config.json says {value}"
+            for key, value in written.items()
+            if begun_with.get(key) != value
+        ]
     differences += other_data + machine_differences(before, machine)
     if differences and not anyway:
         raise UsageError(
@@ -206,7 +214,8 @@ def old_job(
             "--resume-anyway goes on, and writes that down"
         )
     if checkpoint and other_data:  # what was best was best on other pictures
-        checkpoint = replace(checkpoint, best=None, floor=None)
+        judged = [replace(one, val_confusion=None) for one in checkpoint.results]
+        checkpoint = replace(checkpoint, best=None, floor=None, results=judged)
     exact = not differences and (device.type == "cpu" or changed.deterministic)
     step = checkpoint.position.step if checkpoint else 0
     resumed = {"step": step, "exact": exact, "differences": differences}

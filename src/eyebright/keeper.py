@@ -4,7 +4,7 @@ import contextlib
 import itertools
 import shutil
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from eyebright import metrics
 from eyebright.batches import Normalization
 from eyebright.calibration import fit_temperature, softmax
-from eyebright.checkpoint import ModelCard, copy_tensors, fits, load_card, save_card, save_model
+from eyebright.checkpoint import ModelCard, copy_tensors, load_card, save_card, save_model
 from eyebright.config import TrainConfig
 from eyebright.console import shown
 from eyebright.data import Dataset
@@ -24,7 +24,13 @@ from eyebright.evaluation import Evaluation
 from eyebright.files import append_line, write_file
 from eyebright.losses import EVEN
 from eyebright.metrics import Floats
-from eyebright.resume import Checkpoint, collect_generators, collect_state, list_checkpoints
+from eyebright.resume import (
+    COLUMNS,
+    Checkpoint,
+    collect_generators,
+    collect_state,
+    list_checkpoints,
+)
 from eyebright.tracking import Tracker
 from eyebright.training import EpochResult, Position, check_weights
 
@@ -146,6 +152,7 @@ class Keeper:
             elapsed,
             self.normalization,
             collect_state(self.net, optimizers) | self._best_tensors(),
+            asdict(self.config),
             collect_generators(),
         )
 
@@ -161,13 +168,18 @@ class Keeper:
         Raises:
             ModelError: it was taken of other classes, or other pictures held out.
         """
-        shape = None if self.val_set is None else (len(self.val_set), len(self.classes))
-        for result in (checkpoint.best, checkpoint.floor) if checkpoint else ():
-            seen = None if result is None or result.val_logits is None else result.val_logits
-            if seen is not None and (seen.shape != shape or not seen.is_floating_point()):
-                raise ModelError(f"{shown(self.folder)}: its checkpoint is of other pictures")
+        if checkpoint is not None:
+            kept = checkpoint.under(BEST)
+            held_out = 0 if self.val_set is None else len(self.val_set)
+            try:
+                checkpoint.check(self.net, kept, held_out, len(self.classes))
+            except ModelError as error:
+                raise ModelError(f"{shown(self.folder)}: {error}") from None
         log = self.folder / "log.csv"
-        log.unlink(missing_ok=True)
+        try:
+            log.unlink(missing_ok=True)
+        except OSError as error:
+            raise StorageError(f"{shown(log)}: {error.strerror or error}") from None
         if checkpoint is None:
             return
         self.rows = checkpoint.rows
@@ -176,10 +188,7 @@ class Keeper:
             write_file(log, ("\n".join(lines) + "\n").encode())
         self.best, self.floor = checkpoint.best, checkpoint.floor
         if self.best is not None:
-            weights = checkpoint.under(BEST)
-            if not fits(weights, self.net):
-                raise ModelError(f"{shown(self.folder)}: its checkpoint has no whole best model")
-            self._save(self.best.epoch, weights)  # the one on the disk may be a later one
+            self._save(self.best.epoch, kept)  # the one on the disk may be a later one
 
     def log(self, result: EpochResult) -> None:
         """Add an epoch to ``log.csv``, and tell the tracker, if there is one."""
@@ -255,7 +264,8 @@ class Keeper:
 
     def result_line(self) -> str:
         """The figure that the kept model was chosen by."""
-        assert self.best is not None, "at least one epoch is over"
+        if self.best is None:
+            return "no epoch was judged by the pictures that are held out now"
         if self.best.val_confusion is None:
             return "nothing was held out: 'eyebright test' will say how good it is"
         figure = metrics.accuracy(self.best.val_confusion)
@@ -338,13 +348,12 @@ class Keeper:
 
 def log_row(result: EpochResult) -> dict[str, str]:
     """What ``log.csv`` says of an epoch; nothing under ``val_...`` where nothing is held out."""
-    row = {
+    row = dict.fromkeys(COLUMNS, "") | {
         "epoch": str(result.epoch),
         "step": str(result.step),
         "seconds": f"{result.seconds:.3f}",
         "train_loss": f"{result.train_loss:.6f}",
     }
-    row |= dict.fromkeys(("val_accuracy", "val_balanced_accuracy", "val_n"), "")
     if result.val_confusion is not None:
         figure = metrics.accuracy(result.val_confusion)
         row["val_accuracy"] = f"{figure.value:.6f}"

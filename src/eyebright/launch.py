@@ -13,7 +13,6 @@ from rich.table import Table
 from torch import nn
 
 from eyebright import metrics
-from eyebright.checkpoint import check_run_folder
 from eyebright.config import TrainConfig, parse_time
 from eyebright.console import out, say, shown
 from eyebright.data import Dataset
@@ -27,6 +26,7 @@ from eyebright.plan import Pacer, Plan
 from eyebright.prepare import read_data
 from eyebright.probe import probe_epoch
 from eyebright.report import write_report
+from eyebright.resume import FOLDER as CHECKPOINTS
 from eyebright.resume import Saver
 from eyebright.run import Run
 from eyebright.runtime import explained
@@ -110,10 +110,11 @@ def train(
     own = model if isinstance(model, nn.Module) else None
     tracker = find_tracker(track)
     if resume is not None:
-        check_run_folder(Path(resume))
         given = settings if recipe is None else settings | {"recipe": recipe}
+        Run(Path(resume))  # or nothing is written there
         with locked(Path(resume)):
-            sweep(Path(resume))
+            for place in (Path(resume), Path(resume) / CHECKPOINTS):
+                sweep(place)
             job = old_job(Path(resume), data, given, own, resume_anyway, workers, labels, root)
             return carry_out(job, Path(resume), tracker, own, started, quiet)
     source = "cifar10" if data is None else data
@@ -241,6 +242,9 @@ def carry_out(
                     if keeper.reaches_target(result):
                         break
                     save_if_due()
+                if interrupted():  # while it reached its target, or was saved
+                    save()
+                    raise KeyboardInterrupt
             if config.tune != "none":
                 save()
             evaluation = keeper.finish(leaks)

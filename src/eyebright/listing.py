@@ -1,6 +1,8 @@
 """`list_runs`: what there is in a folder of runs; `remove_run`."""
 
 import contextlib
+import csv
+import os
 import shutil
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -17,7 +19,8 @@ from eyebright.lock import is_locked, locked
 from eyebright.metrics import Figure
 from eyebright.run import Run
 
-CONFIG = "config.json"
+LATEST = 253_402_300_799.0  # the end of the year 9999
+CONFIG, DOOMED = "config.json", ".removing-"
 
 
 @dataclass(frozen=True)
@@ -62,7 +65,8 @@ def list_runs(folder: Path) -> list[Entry]:
 
 def is_run(path: Path) -> bool:
     """Whether this is a run folder itself, and no link to one."""
-    return (path / CONFIG).is_file() and not path.is_symlink()
+    doomed = path.name.startswith(DOOMED)  # by somebody who was killed while removing it
+    return (path / CONFIG).is_file() and not path.is_symlink() and not doomed
 
 
 def describe(path: Path) -> Entry:
@@ -78,7 +82,7 @@ def describe(path: Path) -> Entry:
         exact = all(bool(one["exact"]) for one in env.get("resumed", []))
         done = bool(env.get("finished")) and (path / CARD).exists()
         name = run.data_record["name"]
-    except (EyebrightError, KeyError, TypeError, ValueError, AttributeError, OSError):
+    except (EyebrightError, KeyError, TypeError, ValueError, AttributeError, OSError, csv.Error):
         damaged = True
     state = "damaged" if damaged else "done" if done else "interrupted"
     if is_locked(path):
@@ -133,7 +137,7 @@ def remove_run(path: Path) -> None:
     """
     if not is_run(path):
         raise ModelError(f"{shown(path)}: no run folder")
-    doomed = path.with_name(f".removing-{path.name}")
+    doomed = path.with_name(f"{DOOMED}{path.name}-{os.getpid()}")
     try:
         with locked(path):
             path.rename(doomed)
@@ -152,7 +156,7 @@ def _accuracy(path: Path) -> Figure | None:
 
 def _when(path: Path) -> float:
     with contextlib.suppress(OSError):
-        return max(file.stat().st_mtime for file in path.iterdir())
+        return min(LATEST, max(file.stat().st_mtime for file in path.iterdir()))
     return 0.0
 
 

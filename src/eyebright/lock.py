@@ -3,6 +3,8 @@
 import contextlib
 import os
 import socket
+import stat
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +12,7 @@ from eyebright.console import shown
 from eyebright.errors import BusyError, StorageError
 
 FILE = ".lock"
+PATIENCE = 0.3  # seconds; who only looks whether a folder is locked has it for a moment
 
 
 def is_locked(folder: Path) -> bool:
@@ -17,11 +20,13 @@ def is_locked(folder: Path) -> bool:
     with contextlib.suppress(ImportError, OSError):
         import fcntl
 
-        with (folder / FILE).open("rb") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except BlockingIOError:
-                return True
+        file = _open(folder / FILE, os.O_RDONLY)
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        finally:
+            os.close(file)
     return False
 
 
@@ -36,30 +41,52 @@ def locked(folder: Path) -> Iterator[None]:
         BusyError: another process has it; names it and its host.
         StorageError: the file cannot be written.
     """
-    try:
-        import fcntl
-    except ImportError:  # Windows
+    if os.name != "posix":
         yield
         return
     path = folder / FILE
     try:
-        file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        file = _open(path, os.O_RDWR | os.O_CREAT)
     except OSError as error:
         raise StorageError(f"{shown(path)}: {error.strerror or error}") from None
     try:
+        _take(file, folder)
+        yield
+    finally:
+        # It stays where it is: whoever waits for a file that is removed would lock nothing.
+        with contextlib.suppress(OSError):
+            os.close(file)
+
+
+def _open(path: Path, how: int) -> int:
+    """A regular file, and no link to another one: reading a pipe would wait for ever."""
+    file = os.open(path, how | os.O_NOFOLLOW | os.O_NONBLOCK, 0o644)
+    if not stat.S_ISREG(os.fstat(file).st_mode):
+        os.close(file)
+        raise OSError("no regular file")
+    return file
+
+
+def _take(file: int, folder: Path) -> None:
+    import fcntl
+
+    deadline = time.monotonic() + PATIENCE
+    while True:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            break
         except BlockingIOError:
+            if time.monotonic() < deadline:
+                time.sleep(0.01)
+                continue
             who = os.read(file, 200).decode("utf-8", "replace").strip() or "another process"
             raise BusyError(
                 f"{shown(folder)}: {shown(who)} is training into it; wait for its end, or stop it"
             ) from None
         except OSError:  # a file system without locks
-            yield
             return
+    try:
         os.truncate(file, 0)
         os.write(file, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
-        yield
-    finally:
-        # It stays where it is: whoever waits for a file that is removed would lock nothing.
-        os.close(file)
+    except OSError as error:
+        raise StorageError(f"{shown(folder / FILE)}: {error.strerror or error}") from None

@@ -39,6 +39,10 @@ MOST_LOST = 50.0  # seconds of work, beside those of a step
 LEAST = 5.0  # seconds between two checkpoints ...
 SHARE = 0.015  # ... and the share of the time that they may take
 STATE = "state"
+COLUMNS = (
+    "epoch", "step", "seconds", "train_loss", "val_accuracy", "val_balanced_accuracy", "val_n",
+)  # fmt: skip
+"""Of ``log.csv``."""
 MOST_STATE = 64 << 20  # bytes
 
 DAMAGE = (
@@ -74,6 +78,8 @@ class Checkpoint:
     normalization: Normalization
     tensors: dict[str, Tensor] = field(repr=False)
     """Of the net, the model that is kept, the optimizers and torch's generators."""
+    config: dict[str, Any]
+    """All settings."""
     generators: dict[str, Any] = field(repr=False)
     """The states of Python's and NumPy's, which users' own nets may draw from."""
 
@@ -88,6 +94,7 @@ class Checkpoint:
             "rows": self.rows,
             "elapsed": self.elapsed,
             "normalization": asdict(self.normalization),
+            "config": self.config,
             "generators": self.generators,
         }
         for name, one in (("best", self.best), ("floor", self.floor)):
@@ -140,6 +147,7 @@ class Checkpoint:
                 number(state["elapsed"]),
                 Normalization((a, b, c), (d, e, f)),
                 tensors,
+                dict(state["config"]),
                 dict(state["generators"]),
             )
         except DAMAGE as error:
@@ -161,8 +169,7 @@ class Checkpoint:
         if not fits(weights, net):
             raise ModelError("the checkpoint is of another net")
         try:
-            if not all(torch.isfinite(w).all() for w in weights.values() if w.is_floating_point()):
-                raise ValueError("weights that are not finite")
+            check_tensors(weights)
             net.load_state_dict(weights)
             for i, optimizer in enumerate(optimizers):
                 self._restore_optimizer(optimizer, f"optimizer.{i}.", device)
@@ -173,8 +180,42 @@ class Checkpoint:
             random.setstate((version, tuple(numbers), gauss))
             # NumPy's old generator is the one that users' own nets draw from unseen.
             kind, numbers, *rest = self.generators["numpy"]
+            if len(numbers) != 624 or not 0 <= count(rest[0]) <= 624:
+                raise ValueError("a generator's state")
             np.random.set_state((kind, np.array(numbers, np.uint32), *rest))  # noqa: NPY002
         except DAMAGE as error:
+            raise ModelError(f"the checkpoint is not whole: {error}") from None
+
+    def check(self, net: nn.Module, kept: dict[str, Tensor], held_out: int, classes: int) -> None:
+        """See that what it holds beside the net's state fits together.
+
+        Args:
+            net: whose it is.
+            kept: the weights of the model that is kept.
+            held_out: number of pictures.
+            classes: number of them.
+
+        Raises:
+            ModelError: it does not.
+        """
+        try:
+            last = self.results[-1].epoch if self.results else 0
+            if last != self.position.epoch:
+                raise ValueError("results that are missing")
+            if self.results and self.results[-1].val_confusion is not None:
+                _check_counts(self.results[-1].val_confusion, held_out, classes)
+            for result in (self.best, self.floor):
+                if result is not None:
+                    _check_counts(result.val_confusion, held_out, classes)
+                    _check_logits(result.val_logits, held_out, classes)
+                    if result.spare is not None:
+                        _check_logits(result.spare[0], len(result.spare[1]), classes)
+                        _check_labels(result.spare[1], classes)
+            if self.best is not None:
+                if not fits(kept, net):
+                    raise ValueError("no whole best model")
+                check_tensors(kept)
+        except (ValueError, TypeError) as error:
             raise ModelError(f"the checkpoint is not whole: {error}") from None
 
     def _restore_optimizer(
@@ -239,7 +280,7 @@ def number(value: Any) -> float:
     Raises:
         ValueError: it is none.
     """
-    if type(value) not in (int, float) or not math.isfinite(value):
+    if type(value) not in (int, float) or not abs(value) < 1e100:
         raise ValueError(f"{value!r} is no number")
     return float(value)
 
@@ -299,7 +340,10 @@ def save_checkpoint(run: Path, checkpoint: Checkpoint) -> Path:
 def list_checkpoints(run: Path) -> list[tuple[int, Path]]:
     """(step, path) of each file that is called as a checkpoint, the newest first."""
     folder = run / FOLDER
-    found = [(p, NAME.fullmatch(p.name)) for p in folder.iterdir()] if folder.is_dir() else []
+    try:
+        found = [(p, NAME.fullmatch(p.name)) for p in folder.iterdir()] if folder.is_dir() else []
+    except OSError as error:
+        raise StorageError(f"{shown(folder)}: {error.strerror or error}") from None
     named = [(int(match[1]), path) for path, match in found if match]
     return sorted(named, key=lambda one: (-one[0], one[1].name))
 
@@ -329,6 +373,39 @@ def newest_checkpoint(run: Path, most: int | None = None) -> Checkpoint | None:
             "beginning"
         )
     return None
+
+
+def check_tensors(tensors: dict[str, Tensor]) -> None:
+    """See that all are finite.
+
+    Raises:
+        ValueError: one is not.
+    """
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not torch.isfinite(tensor.float()).all():
+            raise ValueError(f"{name} is not finite")
+
+
+def _check_logits(logits: Tensor | None, n: int, classes: int) -> None:
+    if logits is None and not n:
+        return
+    if logits is None or logits.shape != (n, classes) or logits.dtype != torch.float32:
+        raise ValueError("logits of other pictures")
+    check_tensors({"logits": logits})
+
+
+def _check_labels(labels: Any, classes: int) -> None:
+    if labels.dtype != np.int64 or labels.ndim != 1 or labels.min() < 0 or labels.max() >= classes:
+        raise ValueError("labels of other classes")
+
+
+def _check_counts(counts: Any, n: int, classes: int) -> None:
+    if counts is None and not n:
+        return
+    if counts is None or counts.shape != (classes, classes) or counts.dtype != np.int64:
+        raise ValueError("counts of other pictures")
+    if counts.min() < 0 or counts.sum() != n:
+        raise ValueError("counts of other pictures")
 
 
 def most_bytes(net: nn.Module, pictures: int, classes: int) -> int:
@@ -366,7 +443,10 @@ def _pack_result(result: EpochResult, name: str, tensors: dict[str, Tensor]) -> 
 
 
 def _unpack_row(row: dict[str, str]) -> dict[str, str]:
-    if not all(k.isidentifier() and (not v or math.isfinite(float(v))) for k, v in row.items()):
+    if tuple(row) != COLUMNS or not all(
+        isinstance(value, str) and (not value or math.isfinite(float(value)))
+        for value in row.values()
+    ):
         raise ValueError("no row of a log")
     return row
 
