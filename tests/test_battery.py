@@ -469,6 +469,44 @@ def test_battery_23_any_entry_of_our_json_may_be_anything(
             assert len(err.splitlines()) <= 2, (verb, changed, err)
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "epoch,step\n1,2\n",
+        "x" * 200_000,
+        'epoch,"' + "x" * 200_000 + '"\n',
+        "\udcff\udcfe",
+        "",
+        "epoch,step,seconds,train_loss,val_accuracy,val_balanced_accuracy,val_n\n1,2,x,nan,,,\n",
+    ],
+    ids=["columns", "long", "long field", "no text", "empty", "no numbers"],
+)
+def test_battery_23_a_log_may_hold_anything(text: str, trained: Path, eyebright_says: Says) -> None:
+    for name in ("log.csv", "tests.jsonl", "predictions-val.csv"):
+        run = Path("hostile/run")
+        shutil.rmtree("hostile", ignore_errors=True)
+        shutil.copytree(trained, run)
+        (run / name).write_bytes(text.encode("utf-8", "surrogateescape"))
+        for words in (
+            ("runs", "hostile"),
+            ("report", run),
+            ("predict", run, "pets", "--risk", 0.5),
+        ):
+            code, _, err = eyebright_says(*words)
+            assert code in (0, 2, 4), (name, words)
+            assert len(err) < 1000
+
+
+@pytest.mark.parametrize("name", ["tests.jsonl", "log.csv", "trained-on.safetensors", "val.json"])
+def test_battery_23_a_pipe_in_a_run_is_not_waited_for(
+    name: str, trained: Path, eyebright_says: Says
+) -> None:
+    (trained / name).unlink(missing_ok=True)
+    os.mkfifo(trained / name)
+    for words in (("runs", "runs"), ("report", trained), ("predict", trained, "pets/cat/0.png")):
+        assert eyebright_says(*words)[0] in (0, 4)
+
+
 def test_battery_24_names_of_classes_are_only_names(trained: Path, eyebright_says: Says) -> None:
     evil = ["../../escaped", "<script>alert(1)</script>\x1b[2J\n"]
     change_card(trained, classes=evil)

@@ -2,6 +2,7 @@
 
 import ast
 import io
+import os
 import random
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from PIL.GifImagePlugin import GifImageFile
 from eyebright import images
 from eyebright.data import load
 from eyebright.errors import DataError
-from eyebright.images import ENDINGS, decode, limit_pixels, read_header
+from eyebright.images import ENDINGS, decode, limit_pixels, read_bytes, read_header
 
 NOISE = np.random.default_rng(0).integers(0, 256, (24, 37, 3), dtype=np.uint8)
 
@@ -53,6 +54,32 @@ def test_large_pictures_that_only_python_decodes_are_refused(content: bytes) -> 
     with pytest.raises(DataError, match="slow to decode"):
         decode(content)
     assert decode(run_length_bmp()).shape == (10, 20, 3)
+
+
+def with_notes(form: str, count: int) -> bytes:
+    """A picture with so many notes before its pixels."""
+    content = encoded(Image.fromarray(NOISE), form)
+    if form == "PNG":
+        notes = chunk(b"tEXt", b"a\0b") * count
+        return content[:33] + notes + content[33:]
+    return content[:2] + b"\xff\xe1\x00\x0aExif\0\0ab" * count + content[2:]
+
+
+@pytest.mark.parametrize("form", ["PNG", "JPEG"])
+def test_pictures_with_too_many_notes_are_refused(form: str) -> None:
+    assert decode(with_notes(form, 500)).shape == (24, 37, 3)
+    with pytest.raises(DataError, match="notes beside its pixels"):
+        decode(with_notes(form, 1001))
+
+
+def test_what_is_no_file_or_far_too_large_is_not_read(tmp_path: Path) -> None:
+    with (tmp_path / "large.png").open("wb") as file:
+        file.truncate(images.MOST_BYTES + 1)
+    with pytest.raises(DataError, match="more than 536,870,912 bytes"):
+        read_bytes(tmp_path / "large.png")
+    os.mkfifo(tmp_path / "pipe.png")
+    with pytest.raises(DataError, match="no regular file"):
+        read_bytes(tmp_path / "pipe.png")
 
 
 def test_frames_are_not_counted() -> None:

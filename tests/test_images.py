@@ -452,7 +452,7 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
         read_bytes(tmp_path / "empty.jpg")
     with pytest.raises(DataError, match="No such file"):
         read_bytes(tmp_path / "missing.jpg")
-    with pytest.raises(DataError, match="directory"):
+    with pytest.raises(DataError, match="no regular file"):
         read_bytes(tmp_path)
 
 

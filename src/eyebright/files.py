@@ -5,6 +5,8 @@ is whole until what comes after is.
 """
 
 import contextlib
+import csv
+import io
 import json
 import math
 import os
@@ -16,9 +18,10 @@ from eyebright.console import shown
 from eyebright.errors import ModelError, StorageError
 
 TEMPORARY = re.compile(r"\..+\.\d+\.tmp")
-MOST_JSON = 16 << 20  # bytes of a file of ours, but for lists of pictures
+MOST_JSON = 4 << 20  # bytes of a file of ours, but for logs and for lists of pictures
+MOST_LOG = 64 << 20
 MOST_LIST = 1 << 30
-MOST_HEADER = 16 << 20  # bytes of what a safetensors file says of its tensors
+MOST_HEADER = 4 << 20  # bytes of what a safetensors file says of its tensors
 
 
 def write_file(path: Path, content: bytes) -> None:
@@ -117,6 +120,19 @@ def _finite(text: str) -> float:
 
 def _refuse(constant: str) -> None:
     raise ValueError(f"{constant} is no JSON")
+
+
+def read_rows(path: Path, most: int) -> list[list[str]]:
+    """The rows of a CSV file of ours.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is larger than it may be, or no CSV.
+    """
+    try:
+        return list(csv.reader(io.StringIO(read_within(path, most).decode(), newline="")))
+    except csv.Error as error:
+        raise ValueError(str(error)) from None
 
 
 def read_within(path: Path, most: int) -> bytes:

@@ -41,6 +41,8 @@ ENDINGS = frozenset(
 )
 HEIC_BRANDS = frozenset(b"heic heix heim heis hevc hevx hevm hevs mif1 msf1".split())
 MAX_PIXELS = 1 << 26  # decoded within two seconds and 1.5 GiB, whatever the format
+MOST_BYTES = 1 << 29  # of a file: as many pixels with eight bytes each
+MOST_PARTS = 1000  # of a JPEG or PNG that are no pixels; Pillow takes ever longer for each
 MOST_SCANS = 16  # of a JPEG as large as that; a progressive one has about ten
 SLOW_DECODERS, MOST_SLOW = ("bmp_rle", "ppm_plain"), 4 << 20  # written in Python; bytes, pixels
 STRIP = 1 << 22  # pixels whose colours are converted at once
@@ -89,10 +91,15 @@ def read_bytes(path: str | os.PathLike[str]) -> bytes:
     """The content of a picture file.
 
     Raises:
-        DataError: no such file, no permission, or nothing in it.
+        DataError: no such file, no permission, nothing in it, or far too much.
     """
     try:
-        content = Path(path).read_bytes()
+        file = Path(path)
+        if file.exists() and not file.is_file():  # reading a pipe would wait for ever
+            raise DataError("no regular file")
+        if file.stat().st_size > MOST_BYTES:
+            raise DataError(f"more than {MOST_BYTES:,} bytes")
+        content = file.read_bytes()
     except OSError as error:
         raise DataError(error.strerror or "cannot be read") from None
     if not content:
@@ -114,6 +121,8 @@ def _formats_for(content: bytes) -> tuple[str, ...]:
 
 def _open(content: bytes) -> Image.Image:
     formats = _formats_for(content)
+    if _has_too_many_parts(content):
+        raise DataError(f"a picture with more than {MOST_PARTS:,} notes beside its pixels")
     try:
         image = Image.open(io.BytesIO(content), formats=formats)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
@@ -133,6 +142,23 @@ def _open(content: bytes) -> Image.Image:
     if image.mode == "F":  # Pillow counts PFM among PPM, but would clip its values
         raise DataError("floating-point pixels are not read")
     return image
+
+
+def _has_too_many_parts(content: bytes) -> bool:
+    at, found = 8, 0
+    if content.startswith(b"\x89PNG"):
+        while at + 8 <= len(content) and found <= MOST_PARTS:
+            found += content[at + 4 : at + 8] != b"IDAT"
+            at += 12 + int.from_bytes(content[at : at + 4], "big")
+    elif content.startswith(b"\xff\xd8"):
+        at = 2
+        while found <= MOST_PARTS:
+            match = MARKER.search(content, at)
+            if match is None or match[0] in (SCAN, END):
+                break
+            found += 1
+            at = match.end() + int.from_bytes(content[match.end() : match.end() + 2], "big")
+    return found > MOST_PARTS
 
 
 def _goes_over_its_pixels_too_often(image: Image.Image, content: bytes) -> bool:

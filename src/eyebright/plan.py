@@ -136,7 +136,7 @@ class Plan:
                 Candidate(**record["chosen"]),
                 [(int(step), int(total)) for step, total in record["changes"]],
             )
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, ArithmeticError) as error:
             raise ModelError(f"{shown(folder / FILE)}: no plan ({error})") from None
 
 

@@ -8,7 +8,7 @@ from eyebright.checkpoint import MOST_CLASSES
 from eyebright.console import shown
 from eyebright.data.labels import check_decided
 from eyebright.errors import ModelError
-from eyebright.files import MOST_LIST, read_json
+from eyebright.files import MOST_LIST, MOST_LOG, read_json, read_within
 
 TEXT = str | None
 
@@ -49,11 +49,17 @@ def _is_whole(record: dict[str, Any]) -> bool:
 
 
 def read_openings(folder: Path) -> list[dict[str, Any]]:
-    """The lines of a run's ``tests.jsonl``; one that is damaged is still an opening."""
+    """The lines of a run's ``tests.jsonl``; one that is damaged is still an opening.
+
+    Raises:
+        ModelError: it cannot be read.
+    """
     try:
-        text = (folder / "tests.jsonl").read_text(encoding="utf-8", errors="replace")
-    except OSError:
+        text = read_within(folder / "tests.jsonl", MOST_LOG).decode("utf-8", "replace")
+    except FileNotFoundError:
         return []
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{shown(folder / 'tests.jsonl')}: no log of tests ({error})") from None
     return [_opening(line) for line in text.splitlines()]
 
 

@@ -10,7 +10,6 @@ step, so that they need no room in it.
 import contextlib
 import hashlib
 import json
-import math
 import random
 import re
 import time
@@ -442,11 +441,17 @@ def _pack_result(result: EpochResult, name: str, tensors: dict[str, Tensor]) -> 
     }
 
 
+def is_row(row: dict[str, str]) -> bool:
+    """Whether this is a whole row of ``log.csv``: a number in each column, but for the last."""
+    whole = re.compile(r"-?\d+(\.\d+)?(e[-+]?\d{1,2})?")
+    return tuple(row) == COLUMNS and all(
+        isinstance(value, str) and (whole.fullmatch(value) or (not value and key in COLUMNS[4:]))
+        for key, value in row.items()
+    )
+
+
 def _unpack_row(row: dict[str, str]) -> dict[str, str]:
-    if tuple(row) != COLUMNS or not all(
-        isinstance(value, str) and (not value or math.isfinite(float(value)))
-        for value in row.values()
-    ):
+    if not is_row(row):
         raise ValueError("no row of a log")
     return row
 

@@ -1,7 +1,6 @@
 """`Run`: the folder ``runs/<name>/`` and what one can do with it."""
 
 import contextlib
-import csv
 import hashlib
 import json
 import os
@@ -28,8 +27,9 @@ from eyebright.data.labels import Decisions, apply, read, read_again
 from eyebright.data.sources import NAMES, MissingPartError, find_part_names
 from eyebright.errors import DataError, EyebrightError, ModelError, UsageError
 from eyebright.evaluation import Evaluation, check_interval, evaluate, read_evaluation
-from eyebright.files import append_line, read_json
+from eyebright.files import MOST_LOG, append_line, read_json, read_rows
 from eyebright.records import read_data_record, read_openings
+from eyebright.resume import is_row
 from eyebright.robustness import measure_robustness
 from eyebright.trained_on import TrainedOn
 
@@ -79,12 +79,20 @@ class Run:
         return read_data_record(self.path)
 
     def log(self) -> list[dict[str, str]]:
-        """The rows of ``log.csv``, one an epoch."""
+        """The rows of ``log.csv``, one an epoch.
+
+        Raises:
+            ModelError: it is no log.
+        """
         path = self.path / "log.csv"
         if not path.is_file():
             return []  # interrupted before the first epoch was over
-        with path.open(encoding="utf-8", newline="") as file:
-            return list(csv.DictReader(file))
+        try:
+            header, *rows = read_rows(path, MOST_LOG)
+        except (OSError, ValueError) as error:
+            raise ModelError(f"{shown(path)}: no log of a run ({error})") from None
+        found = [dict(zip(header, row, strict=False)) for row in rows]
+        return [row for row in found if is_row(row)]  # the last one may be half written
 
     def classifier(self, device: str = "auto") -> Classifier:
         """The trained model, ready to predict."""

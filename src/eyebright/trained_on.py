@@ -12,7 +12,7 @@ from safetensors.numpy import save as save_arrays
 
 from eyebright.data import Dataset
 from eyebright.data.views import View
-from eyebright.files import write_file
+from eyebright.files import read_safetensors, write_file
 from eyebright.images import Pixels
 from eyebright.metrics import Floats
 
@@ -56,14 +56,12 @@ class TrainedOn:
     def load(cls, folder: Path) -> "TrainedOn | None":
         """What `write` wrote; None where it is missing or damaged."""
         try:
-            arrays = load_arrays((folder / FILE).read_bytes())
-            return cls(
-                arrays["digests"],
-                int(arrays["largest"]),
-                arrays["weights"].astype(np.float64),
-                arrays["offset"],
-            )
-        except (OSError, SafetensorError, ValueError, KeyError, TypeError):
+            arrays = load_arrays(read_safetensors(folder / FILE))
+            weights, offset = arrays["weights"].astype(np.float64), arrays["offset"]
+            if weights.shape[0] > 3 * SIDE**2 or weights.shape[1:] != offset.shape:
+                return None
+            return cls(arrays["digests"], int(arrays["largest"]), weights, offset)
+        except (OSError, SafetensorError, ValueError, LookupError, TypeError, ArithmeticError):
             return None
 
     def write(self, folder: Path) -> None:
