@@ -23,33 +23,36 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from bench.rows import append_row
 from eyebright import resume, training
 from eyebright.cli import run_app
 from eyebright.resume import newest_checkpoint
+from eyebright.training import EpochResult
 
 TRAIN = "train digits --recipe fast --model white16 --epochs 12 -b 100 --threads 1".split()
 KILLS_A_RUN = 20
-STEPS, CALLS = 12, 110  # a process is killed within so many of them
+STEPS, CALLS = 12, 90  # a process is killed within so many of them
 
 
 def victim(where: str, count: int, command: list[str]) -> int:
     """Run a command with a checkpoint after every step, and die at the moment that is named.
 
     Args:
-        where: ``step``, or ``save`` for calls that change the disk.
+        where: ``step``, or ``save`` for calls that change the disk while a checkpoint is saved.
         count: of them, the last of which is not lived to see.
         command: of eyebright.
     """
     resume.LEAST, resume.SHARE, training.REFRESH = 0.0, 1e9, -1.0
-    left = [count]
+    left, saving = [count], [where == "step"]
 
     def watch(module: Any, name: str) -> None:
         real = getattr(module, name)
 
         def counted(*arguments: Any, **options: Any) -> Any:
-            left[0] -= 1
-            if not left[0]:
+            left[0] -= saving[0]
+            if saving[0] and not left[0]:
                 if name == "write":  # half of it
                     real(arguments[0], arguments[1][: len(arguments[1]) // 2])
                 os.kill(os.getpid(), signal.SIGKILL)
@@ -57,6 +60,15 @@ def victim(where: str, count: int, command: list[str]) -> int:
 
         setattr(module, name, counted)
 
+    save_checkpoint = resume.save_checkpoint
+
+    def save(run: Path, checkpoint: resume.Checkpoint) -> Path:
+        saving[0] = True
+        path = save_checkpoint(run, checkpoint)
+        saving[0] = where == "step"
+        return path
+
+    resume.save_checkpoint = save
     if where == "step":
         watch(training, "set_lr")
     else:
@@ -73,11 +85,22 @@ def state_of(run: Path) -> dict[str, Any]:
     files = ("model.safetensors", "model.json", "predictions-val.csv", "config.json", "data.json")
     return {
         "position": replace(state.position, seconds=0.0),
+        "generators": state.generators,
+        "judged": [_digest(one) for one in (state.best, state.floor, *state.results[-1:])],
         "state": {k: sha256(w.numpy().tobytes()).hexdigest() for k, w in state.tensors.items()},
         "losses": [(r.epoch, r.step, r.train_loss, r.running_losses) for r in state.results],
         "log": [row[:2] + row[3:] for row in rows],  # all but seconds
         "files": {f: (run / f).read_bytes() for f in files if (run / f).exists()},
     }
+
+
+def _digest(result: EpochResult | None) -> list[str]:
+    """All that a result holds but its seconds."""
+    if result is None:
+        return []
+    held = [result.val_confusion, result.val_logits, *(result.spare or ())]
+    arrays = [np.asarray(one).tobytes() for one in held if one is not None]
+    return [str(result.epoch), str(result.train_loss), *(sha256(a).hexdigest() for a in arrays)]
 
 
 def run_to_death(rng: random.Random, command: list[str], folder: Path) -> bool:

@@ -137,7 +137,7 @@ def test_whitening_is_a_function_of_the_pictures_alone() -> None:
     assert not nets[0].whitening.weight.requires_grad
 
 
-@pytest.mark.parametrize("name", WHITE)
+@pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("classes", [2, 10, 100])
 def test_battery_35_the_net_starts_neutral(name: str, classes: int) -> None:
     net = started(name, classes, 16)

@@ -39,9 +39,13 @@ from eyebright.models import create_model
 from eyebright.resume import Checkpoint, list_checkpoints, newest_checkpoint, save_checkpoint
 from tampering import disk, honest, power_cuts
 
-# What a run is killed at: so many steps, or so many calls that change the disk, after it began.
-# Some forty calls are made before the first step, and seven or eight by a checkpoint.
-KILLS = [*(("step", n % 5 + 1) for n in range(10)), *(("save", n) for n in range(34, 64, 3))]
+# What a run is killed at: before so many steps, or before (or within) so many calls that change the
+# disk while a checkpoint is saved: making the folder, opening, writing, syncing and renaming the
+# file, opening and syncing the folder, and from the third one on removing an old one.
+KILLS = [
+    *(("step", n % 5 + 1) for n in range(10)),
+    *(("save", n) for n in (2, 3, 4, 5, 7, 10, 11, 12, 22, 23)),
+]
 
 
 @pytest.fixture(autouse=True)
@@ -133,7 +137,7 @@ def stopped(class_folders: Callable[..., Path], monkeypatch: pytest.MonkeyPatch)
     ("words", "difference"),
     [
         (["--epochs", "5"], "--epochs was 3, now 5"),
-        (["-b", "4", "--threads", "7"], "--threads was"),
+        (["-b", "4", "--threads", "7"], "--batch-size was 8, now 4; --threads was"),
         (["--recipe", "quick"], "--recipe was fast, now quick"),
     ],
 )
@@ -149,6 +153,14 @@ def test_battery_20_other_settings_are_refused(
     assert {p: c for p, c in after.items() if p.name != ".lock"} == {
         p: c for p, c in before.items() if p.name != ".lock"
     }
+
+
+def test_battery_20_other_classes_are_refused(
+    stopped: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("pets/dog").rename("pets/wolf")
+    assert run_app(["train", "--resume", str(stopped)]) == 2
+    assert "the classes are not the same" in capsys.readouterr().err
 
 
 def test_settings_that_were_edited_are_no_longer_exact(
