@@ -6,6 +6,7 @@ import os
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -48,7 +49,7 @@ def test_without_syncing_first_a_power_cut_would_leave_nothing(tmp_path: Path) -
 
 @pytest.mark.parametrize("most", [1, 7])
 def test_a_disk_may_take_less_at_once_than_it_is_given(most: int, tmp_path: Path) -> None:
-    def short(index: int, name: str, arguments, real):  # type: ignore[no-untyped-def]
+    def short(index: int, name: str, arguments: Any, real: Callable[..., Any]) -> Any:
         if name == "write":
             return real(arguments[0], arguments[1][:most])
         return real(*arguments)
@@ -70,7 +71,7 @@ def test_whatever_call_fails_the_old_file_is_whole(error: int, tmp_path: Path) -
     assert len(calls) == 8
     for failing in range(8):
 
-        def refuse(index: int, name: str, arguments, real):  # type: ignore[no-untyped-def]
+        def refuse(index: int, name: str, arguments: Any, real: Callable[..., Any]) -> Any:
             if index == failing:  # noqa: B023 (called within this turn of the loop)
                 if name == "close":
                     real(*arguments)

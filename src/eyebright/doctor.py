@@ -19,7 +19,7 @@ from eyebright import kernels
 from eyebright.data.cache import data_home
 from eyebright.data.pixels import cache_folder, cache_limit
 from eyebright.errors import UsageError
-from eyebright.listing import as_megabytes
+from eyebright.listing import as_megabytes, bytes_below
 from eyebright.machine import available_cores, memory
 from eyebright.runtime import choose_device, choose_precision, device_name
 
@@ -127,17 +127,8 @@ def _folder(path: Path) -> str:
         return f"{_tilde(path)}: {error.strerror}"
     size = ""
     if path.exists():
-        size = f"{as_megabytes(_bytes_below(path))}, "
+        size = f"{as_megabytes(bytes_below(path))}, "
     return f"{_tilde(path)}: {size}{free} free{writable}"
-
-
-def _bytes_below(path: Path) -> int:
-    total = 0
-    for folder, _, files in os.walk(path):
-        for file in files:
-            with contextlib.suppress(OSError):
-                total += os.lstat(os.path.join(folder, file)).st_size  # noqa: PTH118
-    return total
 
 
 def _limit() -> str:

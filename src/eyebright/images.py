@@ -25,7 +25,9 @@ import io
 import os
 import re
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice, takewhile
 from pathlib import Path
 
 import numpy as np
@@ -145,31 +147,37 @@ def _open(content: bytes) -> Image.Image:
 
 
 def _has_too_many_parts(content: bytes) -> bool:
-    at, found = 8, 0
+    parts: Iterator[bytes]
     if content.startswith(b"\x89PNG"):
-        while at + 8 <= len(content) and found <= MOST_PARTS:
-            found += content[at + 4 : at + 8] != b"IDAT"
-            at += 12 + int.from_bytes(content[at : at + 4], "big")
+        parts = (name for name in _parts_of_png(content) if name != b"IDAT")
     elif content.startswith(b"\xff\xd8"):
-        at = 2
-        while found <= MOST_PARTS:
-            match = MARKER.search(content, at)
-            if match is None or match[0] in (SCAN, END):
-                break
-            found += 1
-            at = match.end() + int.from_bytes(content[match.end() : match.end() + 2], "big")
-    return found > MOST_PARTS
+        parts = takewhile(lambda marker: marker != SCAN, _parts_of_jpeg(content))
+    else:
+        return False
+    return any(True for _ in islice(parts, MOST_PARTS, None))
 
 
 def _goes_over_its_pixels_too_often(image: Image.Image, content: bytes) -> bool:
     scans = MOST_SCANS * MAX_PIXELS // max(1, image.width * image.height)
     if content.count(SCAN) <= scans:  # most have no more than a thumbnail's beside their own
         return False
-    at, found = 2, 0
+    return sum(marker == SCAN for marker in _parts_of_jpeg(content)) > scans
+
+
+def _parts_of_png(content: bytes) -> Iterator[bytes]:
+    """The names of its parts."""
+    at = 8
+    while at + 8 <= len(content):
+        yield content[at + 4 : at + 8]
+        at += 12 + int.from_bytes(content[at : at + 4], "big")
+
+
+def _parts_of_jpeg(content: bytes) -> Iterator[bytes]:
+    """What its parts begin with, up to its end."""
+    at = 2
     while (match := MARKER.search(content, at)) and match[0] != END:
-        found += match[0] == SCAN
+        yield match[0]
         at = match.end() + int.from_bytes(content[match.end() : match.end() + 2], "big")
-    return found > scans
 
 
 def read_header(content: bytes) -> Header:

@@ -4,7 +4,7 @@ import json
 import math
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -199,13 +199,12 @@ def old_job(
     machine = describe_machine(changed, device)
     if checkpoint is None:
         machine["first_weights"] = weights.source if weights else "none"
-    if checkpoint is not None:  # which has what the run began with, whatever was edited since
-        begun_with = json.loads(json.dumps(checkpoint.config))
-        written = json.loads(config.to_json())
+    else:  # it has what the run began with, whatever was edited since
+        was = checkpoint.config
         differences += [
-            f"{flag(key)} was {begun_with.get(key)}, {folder.name}/config.json says {value}"
-            for key, value in written.items()
-            if begun_with.get(key) != value
+            f"{flag(key)} was {was.get(key)}, {folder.name}/config.json says {value}"
+            for key, value in asdict(config).items()
+            if was.get(key) != value
         ]
     differences += other_data + machine_differences(before, machine)
     if differences and not anyway:

@@ -1,7 +1,6 @@
 """`list_runs`: what there is in a folder of runs; `remove_run`."""
 
 import contextlib
-import csv
 import os
 import shutil
 from dataclasses import asdict, dataclass
@@ -82,7 +81,7 @@ def describe(path: Path) -> Entry:
         exact = all(bool(one["exact"]) for one in env.get("resumed", []))
         done = bool(env.get("finished")) and (path / CARD).exists()
         name = run.data_record["name"]
-    except (EyebrightError, KeyError, TypeError, ValueError, AttributeError, OSError, csv.Error):
+    except (EyebrightError, KeyError, TypeError, ValueError, AttributeError, OSError):
         damaged = True
     state = "damaged" if damaged else "done" if done else "interrupted"
     if is_locked(path):
@@ -90,7 +89,7 @@ def describe(path: Path) -> Entry:
     return Entry(
         path.name, state, exact, name, recipe, model, epochs,
         _accuracy(path / "val.json"), _accuracy(path / "test.json"),
-        _size(path), datetime.fromtimestamp(_when(path), UTC).isoformat(" ", "minutes")[:16],
+        bytes_below(path), datetime.fromtimestamp(_when(path), UTC).isoformat(" ", "minutes")[:16],
     )  # fmt: skip
 
 
@@ -160,7 +159,8 @@ def _when(path: Path) -> float:
     return 0.0
 
 
-def _size(path: Path) -> int:
+def bytes_below(path: Path) -> int:
+    """Of all files in a folder and below it."""
     total = 0
     for file in path.rglob("*"):
         with contextlib.suppress(OSError):

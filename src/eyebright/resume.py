@@ -42,6 +42,7 @@ COLUMNS = (
     "epoch", "step", "seconds", "train_loss", "val_accuracy", "val_balanced_accuracy", "val_n",
 )  # fmt: skip
 """Of ``log.csv``."""
+CELL = re.compile(r"-?\d+(\.\d+)?(e[-+]?\d{1,2})?")
 MOST_STATE = 64 << 20  # bytes
 
 DAMAGE = (
@@ -443,9 +444,8 @@ def _pack_result(result: EpochResult, name: str, tensors: dict[str, Tensor]) -> 
 
 def is_row(row: dict[str, str]) -> bool:
     """Whether this is a whole row of ``log.csv``: a number in each column, but for the last."""
-    whole = re.compile(r"-?\d+(\.\d+)?(e[-+]?\d{1,2})?")
     return tuple(row) == COLUMNS and all(
-        isinstance(value, str) and (whole.fullmatch(value) or (not value and key in COLUMNS[4:]))
+        isinstance(value, str) and (CELL.fullmatch(value) or (not value and key in COLUMNS[4:]))
         for key, value in row.items()
     )
 
