@@ -1,10 +1,11 @@
-"""Compiled kernels for nets that train in bf16 on a processor.
+"""Compiled kernels for nets that train in bf16.
 
 Between two convolutions lie pooling, batch norm and GELU. PyTorch makes a dozen passes over memory
-for them, forward and backward, which takes longer than the convolutions where a processor has
-hardware for bf16; ``kernels.c`` makes five. It is compiled by gcc when it is first needed (half a
-second) and kept in the user's cache folder. Without gcc, or on another system, the same arithmetic
-runs on PyTorch's own functions, only slower.
+for them, forward and backward, which takes longer than the convolutions where there is hardware for
+bf16; ours make five. For a processor they are in ``kernels.c``, which gcc compiles when they are
+first needed (half a second), for a GPU in `eyebright.triton_kernels`; both are kept in the user's
+cache folder. Without gcc or Triton, or on another system, the same arithmetic runs on PyTorch's own
+functions, only slower.
 
 Functions here take and give bf16 features, channels last, for which `ready` says yes.
 """
@@ -46,14 +47,26 @@ def library() -> ctypes.CDLL | None:
         return None
 
 
+@functools.cache
+def gpu_library() -> Any:
+    """The module `eyebright.triton_kernels`; None where there is no Triton, which is said once."""
+    try:
+        from eyebright import triton_kernels
+    except ImportError as error:
+        notices.warning("no compiled kernels, so training is up to a third slower: %s", error)
+        return None
+    return triton_kernels
+
+
 def ready(features: Tensor) -> bool:
-    """Whether the kernels take these features: bf16 in training, on a processor that has them."""
+    """Whether the kernels take these features: bf16 in training, where there are any."""
     return (
         features.dtype == torch.bfloat16
-        and features.device.type == "cpu"
+        and features.device.type in ("cpu", "cuda")
         and torch.is_grad_enabled()
         and features.is_contiguous(memory_format=torch.channels_last)
-        and library() is not None
+        and features.numel() < 2**31
+        and (gpu_library() if features.is_cuda else library()) is not None
     )
 
 
@@ -64,7 +77,7 @@ def bias_gelu(x: Tensor, bias: Tensor) -> Tensor:
         x: (n, channels, height, width).
         bias: float32 (channels,).
     """
-    result: Tensor = _BiasGelu.apply(x, bias)
+    result: Tensor = (gpu_library().BiasGelu if x.is_cuda else _BiasGelu).apply(x, bias)
     return result
 
 
@@ -76,7 +89,8 @@ def norm_gelu(x: Tensor, norm: torch.nn.BatchNorm2d, pool: bool) -> Tensor:
         norm: has the bias, and running statistics that are brought up to date; its scale is 1.
         pool: halve height and width first; an odd last row or column is left out.
     """
-    result: Tensor = _NormGelu.apply(x, norm.bias, norm, pool)
+    function = gpu_library().NormGelu if x.is_cuda else _NormGelu
+    result: Tensor = function.apply(x, norm.bias, norm, pool)
     return result
 
 

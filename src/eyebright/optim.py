@@ -1,5 +1,6 @@
 """Optimizers: Muon for filters beside Adam for the rest, or SGD; the schedule of a run."""
 
+import math
 from collections.abc import Iterable
 
 import torch
@@ -75,7 +76,7 @@ class Muon(torch.optim.Optimizer):
             norms = torch._foreach_norm(params)
             updates = orthogonalize_filters(list(ahead), self.dtype)
             for p, norm, update in zip(params, norms, updates, strict=True):
-                p.mul_(len(p) ** 0.5 / norm.clamp_min(1e-7)).add_(update, alpha=-group["lr"])
+                p.mul_(len(p) ** 0.5 / norm.clamp_min(1e-7)).sub_(update.mul_(group["lr"]))
 
 
 def orthogonalize_filters(filters: list[Tensor], dtype: torch.dtype) -> list[Tensor]:
@@ -91,7 +92,8 @@ def orthogonalize_filters(filters: list[Tensor], dtype: torch.dtype) -> list[Ten
     matrices = [f.reshape(len(f), -1) for f in filters]
     matrices = [m.T if len(m) > m.shape[1] else m for m in matrices]
     results: list[Tensor] = [torch.empty(0)] * len(filters)
-    sizes = [m.shape if m.numel() > LARGE else (len(m), 0) for m in matrices]
+    large = math.inf if filters[0].is_cuda else LARGE
+    sizes = [m.shape if m.numel() > large else (len(m), 0) for m in matrices]
     for size in dict.fromkeys(sizes):
         which = [i for i, other in enumerate(sizes) if other == size]
         rows, columns = size[0], max(matrices[i].shape[1] for i in which)
@@ -117,23 +119,40 @@ def create_optimizers(model: nn.Module, config: TrainConfig) -> list[torch.optim
     parameters = [p for p in model.parameters() if p.requires_grad]
     if not parameters:
         raise UsageError("the net has no parameters to train")
-    fused = parameters[0].device.type in ("cpu", "cuda")
+    device = parameters[0].device
+    # Fused, it counts its steps on the device: the others ask for the number at every step.
+    fused = device.type in ("cpu", "cuda")
+    # So that the step can be recorded (`eyebright.graphs`).
+    recorded = {"fused": fused, "capturable": device.type == "cuda"}
+    optimizers: list[torch.optim.Optimizer] = []
     if config.optimizer == "sgd":
-        return [torch.optim.SGD(parameters, config.lr, config.momentum, fused=fused)]
-    if config.optimizer == "adamw":
+        optimizers.append(torch.optim.SGD(parameters, config.lr, config.momentum, fused=fused))
+    elif config.optimizer == "adamw":
         from timm.optim import param_groups_layer_decay  # type: ignore[attr-defined]
 
         groups = param_groups_layer_decay(model, WEIGHT_DECAY, layer_decay=LAYER_DECAY)
         for group in groups:
             group["lr"] = config.lr * group.pop("lr_scale")
-        return [torch.optim.AdamW(groups, fused=fused)]
-    filters = [p for p in parameters if p.ndim == 4]
-    rest = [p for p in parameters if p.ndim != 4]
-    dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
-    muon = Muon(filters, config.lr, config.momentum, dtype) if filters else None
-    # Fused, it counts its steps on the device: the others ask for the number at every step.
-    others = torch.optim.Adam(rest, config.rest_lr, (0.85, 0.95), fused=fused) if rest else None
-    return [optimizer for optimizer in (muon, others) if optimizer is not None]
+        optimizers.append(torch.optim.AdamW(groups, **recorded))
+    else:
+        filters = [p for p in parameters if p.ndim == 4]
+        rest = [p for p in parameters if p.ndim != 4]
+        dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
+        if filters:
+            optimizers.append(Muon(filters, config.lr, config.momentum, dtype))
+        if rest:
+            optimizers.append(torch.optim.Adam(rest, config.rest_lr, (0.85, 0.95), **recorded))
+    if device.type == "cuda":
+        keep_lr_on(device, optimizers)
+    return optimizers
+
+
+def keep_lr_on(device: torch.device, optimizers: list[torch.optim.Optimizer]) -> None:
+    """Keep learning rates on the device, where a recorded step finds what `set_lr` put there."""
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["initial_lr"] = group["lr"]
+            group["lr"] = torch.tensor(group["lr"], device=device)
 
 
 class Schedule:
@@ -175,4 +194,8 @@ def set_lr(optimizers: list[torch.optim.Optimizer], share: float) -> None:
     """Give every group of parameters this share of the learning rate it began with."""
     for optimizer in optimizers:
         for group in optimizer.param_groups:
-            group["lr"] = share * group.setdefault("initial_lr", group["lr"])
+            lr = share * group.setdefault("initial_lr", group["lr"])
+            if isinstance(group["lr"], Tensor):
+                group["lr"].fill_(lr)
+            else:
+                group["lr"] = lr

@@ -1,6 +1,5 @@
 """The training loop: all of it, and the package's only ``optimizer.step()``."""
 
-import contextlib
 import math
 import time
 from collections.abc import Callable, Generator, Iterable, Mapping
@@ -17,6 +16,7 @@ from eyebright.config import TrainConfig
 from eyebright.console import progress_bar
 from eyebright.data import Dataset
 from eyebright.errors import NumbersError
+from eyebright.graphs import Replayed, is_known
 from eyebright.losses import create_loss
 from eyebright.metrics import Counts, confusion_matrix
 from eyebright.optim import Schedule, create_optimizers, set_lr
@@ -102,22 +102,33 @@ def fit(
     """
     optimizers = create_optimizers(model, config) if optimizers is None else optimizers
     device = next(model.parameters()).device
+    is_cuda = device.type == "cuda"
     images, rows = on_device(train_set.pixels, device)
     labels = torch.from_numpy(train_set.labels).to(device)
     counts = torch.from_numpy(train_set.counts()).to(device)
     loss_of = create_loss(config.balance, counts, config.label_smoothing)
     steps_per_epoch = count_steps(len(train_set), config)
     schedule = schedule or plain_schedule(len(train_set), config)
-    autocast = (
-        torch.autocast(device.type, torch.bfloat16)
-        if config.precision == "bf16"
-        else contextlib.nullcontext()
-    )
     at = Position() if position is None else position
     every = config.log_every
     log_points = range(every, steps_per_epoch + 1, every) if every else ()
     tell = say or (lambda line: None)
     layout = memory_format(config.batch_size, train_set.imgsz, config.precision, device)
+
+    def take_step(pictures: Tensor, targets: Tensor) -> Tensor:
+        # A recorded step must cast its weights each time, so autocast must not keep them.
+        with torch.autocast(
+            device.type, torch.bfloat16, config.precision == "bf16", cache_enabled=not is_cuda
+        ):
+            logits = model(pictures)
+        loss = loss_of(logits, targets)
+        loss.backward()
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
+        return loss.detach()
+
+    step = Replayed(take_step, config.batch_size) if is_cuda and is_known(model) else take_step
     with progress_bar("training", schedule.total_steps, quiet=say is None) as bar:
         while at.step < schedule.total_steps or at.batch:
             epoch, begun = at.epoch + 1, at.batch
@@ -131,16 +142,9 @@ def fit(
             with onednn_for(layout):
                 for pictures, targets in islice(batches, steps - begun):
                     set_lr(optimizers, schedule.share(at.step))
-                    with autocast:
-                        logits = model(pictures)
-                    loss = loss_of(logits, targets)
-                    loss.backward()
-                    for optimizer in optimizers:
-                        optimizer.step()
-                        optimizer.zero_grad()
+                    losses.append(step(pictures, targets))
                     at.step += 1
                     at.batch += 1
-                    losses.append(loss.detach())
                     now, log_now = time.perf_counter(), at.batch in log_points
                     last = at.batch == steps or at.step == schedule.total_steps
                     if log_now or last or now - looked > REFRESH:

@@ -1,0 +1,338 @@
+"""Kernels for nets that train in bf16 on a GPU, in Triton: what `eyebright.kernels` promises.
+
+Features are bf16, channels last: rows of pixels, the channels of a pixel beside each other. Sums
+over rows are made in two passes, without atomic additions, so that they are always the same.
+"""
+
+import functools
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+from torch.autograd import Function
+from torch.autograd.function import once_differentiable
+
+VALUES = 4096  # that a program works on at once
+PROGRAMS = 528  # that add up rows, four for each multiprocessor of an H200
+MOST_CHANNELS = 128  # of a program
+WARPS = 8
+
+
+@triton.jit
+def _gelu(z):
+    return 0.5 * z * (1.0 + tl.erf(z * 0.7071067811865476))
+
+
+@triton.jit
+def _gelu_slope(z):
+    normal = 0.3989422804014327 * tl.exp(-0.5 * z * z)
+    return 0.5 * (1.0 + tl.erf(z * 0.7071067811865476)) + z * normal
+
+
+@triton.jit
+def _larger(best, place, other, number: tl.constexpr):
+    """The larger of two, and its number; what is not a number wins, as in torch."""
+    take = (other > best) | (other != other)
+    return tl.where(take, other, best), tl.where(take, number, place)
+
+
+@triton.jit
+def _pool_sums(
+    x, pooled, which, sums, count, height, width, channels,
+    POOL: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+):  # fmt: skip
+    """Sum and sum of squares of each channel, after 2x2 max-pooling; sums: (programs, 2, channels).
+
+    ``which`` is the place of the largest, from 0 to 3.
+    """
+    column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
+    inside = column < channels
+    sum = tl.zeros((ROWS, COLUMNS), tl.float32)
+    square = tl.zeros((ROWS, COLUMNS), tl.float32)
+    rows, columns = height // 2, width // 2
+    for start in range(tl.program_id(0) * ROWS, count, tl.num_programs(0) * ROWS):
+        pixel = start + tl.arange(0, ROWS)
+        mask = (pixel < count)[:, None] & inside[None, :]
+        at = pixel[:, None] * channels + column[None, :]
+        if POOL:
+            picture, rest = pixel // (rows * columns), pixel % (rows * columns)
+            corner = (picture * height + 2 * (rest // columns)) * width + 2 * (rest % columns)
+            first = corner[:, None] * channels + column[None, :]
+            best = tl.load(x + first, mask, 0.0).to(tl.float32)
+            place = tl.zeros((ROWS, COLUMNS), tl.int8)
+            right = tl.load(x + first + channels, mask, 0.0).to(tl.float32)
+            below = tl.load(x + first + width * channels, mask, 0.0).to(tl.float32)
+            across = tl.load(x + first + (width + 1) * channels, mask, 0.0).to(tl.float32)
+            best, place = _larger(best, place, right, 1)
+            best, place = _larger(best, place, below, 2)
+            best, place = _larger(best, place, across, 3)
+            tl.store(pooled + at, best, mask)
+            tl.store(which + at, place.to(tl.int8), mask)
+        else:
+            best = tl.load(x + at, mask, 0.0).to(tl.float32)
+        sum += best
+        square += best * best
+    into = sums + tl.program_id(0) * 2 * channels + column
+    tl.store(into, tl.sum(sum, 0), inside)
+    tl.store(into + channels, tl.sum(square, 0), inside)
+
+
+@triton.jit
+def _statistics(
+    sums, programs, count, channels, eps, momentum, bias, running_mean, running_var, factors,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+):  # fmt: skip
+    """Factors (3, channels): x * scale + centre is the normalised feature, + bias goes into GELU."""
+    column = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
+    inside = column < channels
+    sum = tl.zeros((ROWS, COLUMNS), tl.float32)
+    square = tl.zeros((ROWS, COLUMNS), tl.float32)
+    for start in range(0, programs, ROWS):
+        row = start + tl.arange(0, ROWS)
+        mask = (row < programs)[:, None] & inside[None, :]
+        at = sums + row[:, None] * 2 * channels + column[None, :]
+        sum += tl.load(at, mask, 0.0)
+        square += tl.load(at + channels, mask, 0.0)
+    mean = tl.sum(sum, 0) / count
+    variance = tl.maximum(tl.sum(square, 0) / count - mean * mean, 0.0)
+    scale = 1.0 / tl.sqrt(variance + eps)
+    centre = -mean * scale
+    tl.store(factors + column, scale, inside)
+    tl.store(factors + channels + column, centre, inside)
+    offset = centre + tl.load(bias + column, inside, 0.0)
+    tl.store(factors + 2 * channels + column, offset, inside)
+    before = tl.load(running_mean + column, inside, 0.0)
+    tl.store(running_mean + column, before + momentum * (mean - before), inside)
+    before = tl.load(running_var + column, inside, 0.0)
+    unbiased = variance * (count / tl.maximum(count - 1.0, 1.0))
+    tl.store(running_var + column, before + momentum * (unbiased - before), inside)
+
+
+@triton.jit
+def _activate(
+    x, scale, offset, out, values, channels, NORM: tl.constexpr, VALUES: tl.constexpr
+):  # fmt: skip
+    """out = GELU(x * scale + offset), or GELU(x + offset)."""
+    at = tl.program_id(0) * VALUES + tl.arange(0, VALUES)
+    mask = at < values
+    column = at % channels
+    z = tl.load(x + at, mask, 0.0).to(tl.float32)
+    if NORM:
+        z *= tl.load(scale + column, mask, 0.0)
+    z += tl.load(offset + column, mask, 0.0)
+    tl.store(out + at, _gelu(z), mask)
+
+
+@triton.jit
+def _gradient_sums(
+    gradient, x, scale, centre, offset, sums, count, channels,
+    NORM: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+):  # fmt: skip
+    """The gradient of what goes into GELU, summed, and summed times the normalised feature."""
+    column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
+    inside = column < channels
+    add = tl.load(offset + column, inside, 0.0)[None, :]
+    if NORM:
+        times = tl.load(scale + column, inside, 0.0)[None, :]
+        middle = tl.load(centre + column, inside, 0.0)[None, :]
+    sum = tl.zeros((ROWS, COLUMNS), tl.float32)
+    product = tl.zeros((ROWS, COLUMNS), tl.float32)
+    for start in range(tl.program_id(0) * ROWS, count, tl.num_programs(0) * ROWS):
+        pixel = start + tl.arange(0, ROWS)
+        mask = (pixel < count)[:, None] & inside[None, :]
+        at = pixel[:, None] * channels + column[None, :]
+        value = tl.load(x + at, mask, 0.0).to(tl.float32)
+        slope = tl.load(gradient + at, mask, 0.0).to(tl.float32)
+        if NORM:
+            slope *= _gelu_slope(value * times + add)
+            product += slope * (value * times + middle)
+        else:
+            slope *= _gelu_slope(value + add)
+        sum += slope
+    into = sums + tl.program_id(0) * 2 * channels + column
+    tl.store(into, tl.sum(sum, 0), inside)
+    if NORM:
+        tl.store(into + channels, tl.sum(product, 0), inside)
+
+
+@triton.jit
+def _totals(
+    sums, programs, channels, totals,
+    NORM: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+):  # fmt: skip
+    """Sums (programs, 2, channels) added up: totals (2, channels)."""
+    column = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
+    inside = column < channels
+    sum = tl.zeros((ROWS, COLUMNS), tl.float32)
+    product = tl.zeros((ROWS, COLUMNS), tl.float32)
+    for start in range(0, programs, ROWS):
+        row = start + tl.arange(0, ROWS)
+        mask = (row < programs)[:, None] & inside[None, :]
+        at = sums + row[:, None] * 2 * channels + column[None, :]
+        sum += tl.load(at, mask, 0.0)
+        if NORM:
+            product += tl.load(at + channels, mask, 0.0)
+    tl.store(totals + column, tl.sum(sum, 0), inside)
+    tl.store(totals + channels + column, tl.sum(product, 0), inside)
+
+
+@triton.jit
+def _back(
+    gradient, x, which, factors, totals, out, count, height, width, channels, values,
+    POOL: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+):  # fmt: skip
+    """The gradient of features, each at the place of its 2x2 pixels that was largest.
+
+    It is scale * (dz - mean(dz) - x_hat * mean(dz * x_hat)), dz that of what goes into GELU.
+    """
+    column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
+    inside = column < channels
+    scale = tl.load(factors + column, inside, 0.0)[None, :]
+    centre = tl.load(factors + channels + column, inside, 0.0)[None, :]
+    offset = tl.load(factors + 2 * channels + column, inside, 0.0)[None, :]
+    mean = tl.load(totals + column, inside, 0.0)[None, :] / values
+    product = tl.load(totals + channels + column, inside, 0.0)[None, :] / values
+    pixel = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    mask = (pixel < count)[:, None] & inside[None, :]
+    if POOL:
+        # Squares of 2x2, also those that an odd last row or column leaves incomplete.
+        rows, columns = height // 2, width // 2
+        squares_down, squares_across = (height + 1) // 2, (width + 1) // 2
+        picture = pixel // (squares_down * squares_across)
+        rest = pixel % (squares_down * squares_across)
+        row, place = rest // squares_across, rest % squares_across
+        whole = ((row < rows) & (place < columns))[:, None] & mask
+        source = ((picture * rows + row) * columns + place)[:, None] * channels + column[None, :]
+    else:
+        whole = mask
+        source = pixel[:, None] * channels + column[None, :]
+    value = tl.load(x + source, whole, 0.0).to(tl.float32)
+    slope = tl.load(gradient + source, whole, 0.0).to(tl.float32)
+    slope *= _gelu_slope(value * scale + offset)
+    result = scale * (slope - mean - (value * scale + centre) * product)
+    if POOL:
+        largest = tl.load(which + source, whole, -1)
+        down, across = 2 * row, 2 * place
+        corner = ((picture * height + down) * width + across)[:, None]
+        into = out + corner * channels + column[None, :]
+        one_right = mask & (across + 1 < width)[:, None]
+        one_below = mask & (down + 1 < height)[:, None]
+        tl.store(into, tl.where(largest == 0, result, 0.0), mask)
+        tl.store(into + channels, tl.where(largest == 1, result, 0.0), one_right)
+        tl.store(into + width * channels, tl.where(largest == 2, result, 0.0), one_below)
+        across = tl.where(largest == 3, result, 0.0)
+        tl.store(into + (width + 1) * channels, across, one_right & one_below)
+    else:
+        tl.store(out + source, result, mask)
+
+
+class BiasGelu(Function):
+    """As `eyebright.kernels.bias_gelu`."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, bias: Tensor) -> Tensor:
+        out = torch.empty_like(x)
+        grid = (triton.cdiv(x.numel(), VALUES),)
+        _activate[grid](x, bias, bias, out, x.numel(), x.shape[1], False, VALUES, num_warps=WARPS)
+        ctx.save_for_backward(x, bias)
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> Any:
+        x, bias = ctx.saved_tensors
+        return None, _sum_gradient(gradient, x, bias, bias, bias, norm=False)[0]
+
+
+class NormGelu(Function):
+    """As `eyebright.kernels.norm_gelu`."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, bias: Tensor, norm: torch.nn.BatchNorm2d, pool: bool
+    ) -> Tensor:
+        n, channels, height, width = x.shape
+        features, which = x, None
+        if pool:
+            shape = (n, channels, height // 2, width // 2)
+            features = torch.empty(
+                shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last
+            )
+            which = torch.empty(shape, dtype=torch.int8, device=x.device)
+        count = features.numel() // channels
+        size, grid = _tiles(count, channels)
+        sums = torch.empty(grid[0], 2, channels, device=x.device)
+        sizes = (count, height, width, channels)
+        _pool_sums[grid](x, features, which, sums, *sizes, pool, **size, num_warps=WARPS)
+        factors = torch.empty(3, channels, device=x.device)
+        size, one_row = _small_tiles(channels)
+        _statistics[one_row](
+            sums, grid[0], count, channels, norm.eps, norm.momentum, bias, norm.running_mean,
+            norm.running_var, factors, **size,
+        )  # fmt: skip
+        out = torch.empty_like(features)
+        values = out.numel()
+        grid = (triton.cdiv(values, VALUES),)
+        _activate[grid](
+            features, factors, factors[2], out, values, channels, True, VALUES, num_warps=WARPS
+        )
+        ctx.save_for_backward(features, which, factors)
+        ctx.shape = x.shape
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> Any:
+        features, which, factors = ctx.saved_tensors
+        n, channels, height, width = ctx.shape
+        gradient = gradient.contiguous(memory_format=torch.channels_last)
+        totals = _sum_gradient(gradient, features, *factors, norm=True)
+        back = torch.empty(
+            ctx.shape, dtype=gradient.dtype, device=gradient.device,
+            memory_format=torch.channels_last,
+        )  # fmt: skip
+        values = features.numel() // channels
+        pool = which is not None
+        count = n * triton.cdiv(height, 2) * triton.cdiv(width, 2) if pool else values
+        size, _ = _tiles(count, channels)
+        grid = (triton.cdiv(count, size["ROWS"]), triton.cdiv(channels, size["COLUMNS"]))
+        sizes = (count, height, width, channels, values)
+        _back[grid](
+            gradient, features, which, factors, totals, back, *sizes, pool, **size, num_warps=WARPS
+        )
+        return back, totals[0], None, None
+
+
+def _sum_gradient(
+    gradient: Tensor, x: Tensor, scale: Tensor, centre: Tensor, offset: Tensor, norm: bool
+) -> Tensor:
+    """(2, channels): of the gradient of what goes into GELU, and of it times the feature."""
+    channels = x.shape[1]
+    count = x.numel() // channels
+    gradient = gradient.contiguous(memory_format=torch.channels_last)
+    size, grid = _tiles(count, channels)
+    sums = torch.empty(grid[0], 2, channels, device=x.device)
+    _gradient_sums[grid](
+        gradient, x, scale, centre, offset, sums, count, channels, norm, **size, num_warps=WARPS
+    )
+    totals = torch.empty(2, channels, device=x.device)
+    size, one_row = _small_tiles(channels)
+    _totals[one_row](sums, grid[0], channels, totals, norm, **size)
+    return totals
+
+
+@functools.cache
+def _tiles(count: int, channels: int) -> tuple[dict[str, int], tuple[int, int]]:
+    """Pixels and channels of a program that adds up, and how many programs there are."""
+    columns = min(triton.next_power_of_2(channels), MOST_CHANNELS)
+    rows = VALUES // columns
+    across = triton.cdiv(channels, columns)
+    grid = (min(max(1, PROGRAMS // across), triton.cdiv(count, rows)), across)
+    return {"ROWS": rows, "COLUMNS": columns}, grid
+
+
+def _small_tiles(channels: int) -> tuple[dict[str, int], tuple[int]]:
+    columns = min(triton.next_power_of_2(channels), 16)
+    return {"ROWS": 64, "COLUMNS": columns}, (triton.cdiv(channels, columns),)
