@@ -25,7 +25,7 @@ from eyebright.config import TrainConfig, recipe_config
 from eyebright.console import out
 from eyebright.data import Dataset, load
 from eyebright.losses import cross_entropy
-from eyebright.prepare import decide, prepare_net, to_device
+from eyebright.prepare import decide, prepare_net
 from eyebright.runtime import choose_device, set_up
 from eyebright.training import fit
 
@@ -107,7 +107,6 @@ def main() -> None:
     config = config.replace(max_steps=arguments.steps)
     set_up(device, config.threads, config.seed)
     net, normalization = prepare_net(None, config, whole, whole)
-    net = to_device(net, config, device)
     data = whole.subset(range(min(len(whole), config.batch_size * arguments.steps)))
     operations = count_operations(net, data.subset(range(config.batch_size)), config, normalization)
     peak = convolution_peak(config.precision)

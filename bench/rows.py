@@ -26,9 +26,12 @@ def append_row(name: str, row: dict[str, Any]) -> None:
     """
     has = torch.cpu.get_capabilities()
     best = "amx" if has.get("amx_bf16") else "avx512" if has.get("avx512_bf16") else "none"
+    machine = f"{describe(torch.device('cpu'))['device_name']}, {available_cores()} cores"
+    if torch.cuda.is_available():
+        machine = f"{torch.cuda.get_device_name()}, {machine}"
     where = {
         "date": datetime.now(UTC).date().isoformat(),
-        "machine": f"{describe(torch.device('cpu'))['device_name']}, {available_cores()} cores",
+        "machine": machine,
         "bf16": os.environ.get("ONEDNN_MAX_CPU_ISA") or best,
         "python": platform.python_version(),
         "torch": version("torch"),

@@ -11,6 +11,7 @@ from eyebright.optim import (
     Muon,
     Schedule,
     create_optimizers,
+    keep_lr_on,
     orthogonalize,
     orthogonalize_filters,
     set_lr,
@@ -258,3 +259,28 @@ def test_set_lr_gives_a_share_of_the_first_rate_each_time() -> None:
         set_lr(optimizers, share)
         rates = [group["lr"] for optimizer in optimizers for group in optimizer.param_groups]
         assert rates == pytest.approx([0.1 * share, 0.01 * share])
+
+
+def test_sgd_for_the_rest_has_airbenchs_rates() -> None:
+    net = create_model("white16", 10)
+    config = TrainConfig(model="white16", batch_size=2000, rest="sgd", rest_lr=0.053)
+    _, sgd = create_optimizers(net, config)
+    head, biases = sgd.param_groups
+    assert [p.shape for p in head["params"]] == [(10, 64)]
+    # Of the mean loss of 2000 pictures, where airbench takes the sum.
+    assert biases["lr"] == pytest.approx(0.053 * 2000)
+    assert head["lr"] == pytest.approx(0.67 / 64**2 * 2000, rel=0.01)
+    for group in head, biases:
+        assert group["lr"] * group["weight_decay"] == pytest.approx(2e-6 * 2000)
+    every = {id(p) for p in net.parameters() if p.requires_grad and p.ndim != 4}
+    assert {id(p) for group in sgd.param_groups for p in group["params"]} == every
+
+
+def test_rates_on_a_device_are_changed_where_they_lie() -> None:
+    net = create_model("white16", 10)
+    optimizers = create_optimizers(net, TrainConfig(model="white16"))
+    keep_lr_on(torch.device("cpu"), optimizers)
+    rates = [group["lr"] for optimizer in optimizers for group in optimizer.param_groups]
+    before = [rate.item() for rate in rates]
+    set_lr(optimizers, 0.5)
+    assert [rate.item() for rate in rates] == pytest.approx([rate / 2 for rate in before])

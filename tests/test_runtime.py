@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from eyebright import prepare, runtime
-from eyebright.config import recipe_config
+from eyebright.config import TrainConfig, recipe_config
 from eyebright.data import Dataset
 from eyebright.errors import StorageError, UsageError
 
@@ -41,6 +41,27 @@ def test_precision_follows_the_processor(
     assert runtime.choose_precision("auto", CPU) == precision
     assert runtime.choose_precision("fp32", CPU) == "fp32"
     assert runtime.choose_precision("bf16", CPU) == "bf16"
+
+
+def decided_on_a_gpu(n: int, monkeypatch: pytest.MonkeyPatch, **settings: Any) -> TrainConfig:
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: True)
+    data = Dataset(np.zeros((8, 32, 32, 3), np.uint8), [0, 1] * 4, ("a", "b"))
+    config = recipe_config("fast").replace(**settings)
+    return prepare.decide(config, settings, data, n, torch.device("cuda:0"))
+
+
+def test_a_gpu_gets_its_own_net_and_rates(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = decided_on_a_gpu(50_000, monkeypatch)
+    assert (config.model, config.batch_size, config.rest) == ("white64", 2000, "sgd")
+    assert config.rest_lr == 0.053
+    # They are rates for that net, ...
+    other = decided_on_a_gpu(50_000, monkeypatch, model="white32")
+    assert (other.model, other.batch_size, other.rest) == ("white32", 2000, "adam")
+    # ... and for batches of so many.
+    few = decided_on_a_gpu(2_000, monkeypatch)
+    assert (few.model, few.batch_size, few.rest, few.rest_lr) == ("white64", 100, "adam", 0.01)
+    asked = decided_on_a_gpu(50_000, monkeypatch, rest_lr=0.02)
+    assert (asked.model, asked.rest, asked.rest_lr) == ("wide32", "adam", 0.02)
 
 
 @pytest.mark.parametrize(("amx", "epochs", "batch"), [(True, 12, 1000), (False, 4, 500)])
@@ -118,10 +139,21 @@ def test_describe_holds_what_a_reader_needs() -> None:
     assert found["git"] is None or set(found["git"]) == {"commit", "changed"}
 
 
-def test_only_a_gpu_has_kernels_to_choose_between(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_gpus_kernels_are_timed_while_it_trains_unless_all_are_to_be_alike() -> None:
+    with runtime.timed_kernels():
+        assert torch.backends.cudnn.benchmark
+    assert not torch.backends.cudnn.benchmark
+    torch.use_deterministic_algorithms(True)
+    try:
+        with runtime.timed_kernels():
+            assert not torch.backends.cudnn.benchmark
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
+def test_only_a_gpu_is_asked_for_kernels_that_are_alike(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[bool] = []
     monkeypatch.setattr(torch, "use_deterministic_algorithms", asked.append)
-    monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)
     monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "")
     monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG")
     threads = torch.get_num_threads()
@@ -129,11 +161,9 @@ def test_only_a_gpu_has_kernels_to_choose_between(monkeypatch: pytest.MonkeyPatc
     assert asked == []
     runtime.set_up(torch.device("cuda"), 1, 0, deterministic=True)
     assert asked == [True]
-    assert not torch.backends.cudnn.benchmark
     assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
     runtime.set_up(torch.device("cuda"), 1, 0)
     assert asked == [True]  # it may be the user's own wish
-    assert torch.backends.cudnn.benchmark
     torch.set_num_threads(threads)
 
 

@@ -3,10 +3,9 @@
     python -m bench.peers.airbench --seed 0
 
 After airbench94_muon.py in github.com/KellerJordan/cifar10-airbench (Jordan 2024,
-arXiv:2404.00498), which needs a GPU; here its settings run on the processor.
+arXiv:2404.00498), which needs a GPU; here its settings run on a processor too.
 """
 
-import contextlib
 import time
 
 import numpy as np
@@ -17,11 +16,12 @@ from torch import Tensor, nn
 from bench.peers import Curve, parser, report
 from eyebright.batches import Normalization, predict_logits, train_batches
 from eyebright.config import TrainConfig
-from eyebright.data import load
+from eyebright.data import Dataset, load
+from eyebright.graphs import Replayed
 from eyebright.images import Pixels
 from eyebright.models import create_model
-from eyebright.optim import Muon
-from eyebright.runtime import choose_precision, set_up
+from eyebright.optim import Muon, keep_lr_on
+from eyebright.runtime import choose_device, choose_precision, set_up, timed_kernels
 
 EPOCHS, BIAS_EPOCHS, BATCH = 8, 3, 2000
 BIAS_LR, HEAD_LR, FILTER_LR = 0.053, 0.67, 0.24
@@ -33,6 +33,9 @@ SETTINGS = (
     "for the head, weight decay 2e-6 x batch, whitening bias for 3 epochs, label smoothing 0.2, "
     "alternating flip, translate 2; net white64, {precision}; averaged: test-time level 2"
 )
+
+
+BIAS = 0  # the group of the whitening bias
 
 
 def create_sgd(net: nn.Module) -> torch.optim.SGD:
@@ -67,6 +70,98 @@ def averaged_logits(net: nn.Module, images: Pixels) -> Tensor:
     return total
 
 
+def train(
+    data: Dataset,
+    test: Dataset,
+    device: torch.device,
+    seed: int,
+    epochs: int = EPOCHS,
+    replayed: bool = True,
+    watched: bool = True,
+) -> tuple[Curve, float]:
+    """Train once.
+
+    Args:
+        data: what to train on.
+        test: looked at after each epoch.
+        device: where.
+        seed: of everything.
+        epochs: how many.
+        replayed: whether steps are recorded and replayed, on a GPU.
+        watched: look after each epoch, not after the last one alone.
+
+    Returns:
+        The curve, and test accuracy with averaging over six views.
+    """
+    precision = choose_precision("auto", device)
+    batch_size = min(BATCH, len(data))
+    config = TrainConfig(
+        batch_size=batch_size, augment="mirror+shift", precision=precision, seed=seed
+    )
+    set_up(device, 0, seed)
+    images = torch.from_numpy(data.images).to(device)
+    labels = torch.from_numpy(data.labels).to(device)
+    test_labels = torch.from_numpy(test.labels)
+
+    start = time.perf_counter()
+    net = create_model("white64", 10).to(device)
+    net.whiten(NORMALIZATION(images[:5000]))  # type: ignore[operator]
+    net.to(memory_format=torch.channels_last)
+    sgd = create_sgd(net)
+    [whitening_bias] = sgd.param_groups[BIAS]["params"]
+    filters = [p for p in net.parameters() if p.requires_grad and p.ndim == 4]
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    optimizers: list[torch.optim.Optimizer] = [sgd, Muon(filters, FILTER_LR, 0.6, dtype)]
+    if device.type == "cuda":
+        keep_lr_on(device, optimizers)
+    seconds = time.perf_counter() - start
+
+    def take_step(pictures: Tensor, targets: Tensor) -> Tensor:
+        with torch.autocast(
+            device.type, torch.bfloat16, precision == "bf16", cache_enabled=device.type == "cpu"
+        ):
+            logits = net(pictures)
+        # The sum, not the mean: airbench's learning rates are made for it.
+        loss = F.cross_entropy(logits.float(), targets, label_smoothing=0.2, reduction="sum")
+        loss.backward()
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
+        return loss.detach()
+
+    steps_per_epoch = len(images) // batch_size
+    total, bias_total = epochs * steps_per_epoch, BIAS_EPOCHS * steps_per_epoch
+    recorded = replayed and device.type == "cuda"
+    step = 0
+    curve: Curve = []
+    for epoch in range(1, epochs + 1):
+        start = time.perf_counter()
+        net.train()
+        for pictures, targets in train_batches(images, labels, config, NORMALIZATION, epoch):
+            if step in (0, bias_total):  # from where on the whitening bias is fixed
+                whitening_bias.requires_grad_(step < bias_total)
+                run_step = Replayed(take_step, batch_size) if recorded else take_step
+            for optimizer in optimizers:
+                for group in optimizer.param_groups:
+                    lr = group.setdefault("initial_lr", group["lr"])
+                    lr *= 1 - step / (bias_total if group is sgd.param_groups[BIAS] else total)
+                    if isinstance(group["lr"], Tensor):
+                        group["lr"].fill_(max(0.0, lr))
+                    else:
+                        group["lr"] = max(0.0, lr)
+            with timed_kernels():
+                run_step(pictures, targets)
+            step += 1
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        seconds += time.perf_counter() - start
+        if watched or epoch == epochs:
+            right = predict_logits(net, test.images, NORMALIZATION).argmax(1) == test_labels
+            curve.append((seconds, right.double().mean().item()))
+    right = averaged_logits(net, test.images).argmax(1) == test_labels
+    return curve, right.double().mean().item()
+
+
 def main() -> None:
     """Train and report."""
     options = parser(__doc__).parse_args()
@@ -75,59 +170,10 @@ def main() -> None:
     if options.pictures:
         few = range(options.pictures)
         data, test = data.subset(few), test.subset(few)
-    device = torch.device("cpu")
-    precision = choose_precision("auto", device)
-    batch_size = min(BATCH, len(data))
-    config = TrainConfig(
-        batch_size=batch_size, augment="mirror+shift", precision=precision, seed=options.seed
-    )
-    set_up(device, 0, options.seed)
-    images, labels = torch.from_numpy(data.images), torch.from_numpy(data.labels)
-    test_labels = torch.from_numpy(test.labels)
-    autocast = (
-        torch.autocast("cpu", torch.bfloat16) if precision == "bf16" else contextlib.nullcontext()
-    )
-
-    start = time.perf_counter()
-    net = create_model("white64", 10)
-    net.whiten(NORMALIZATION(images[:5000]))  # type: ignore[operator]
-    net.to(memory_format=torch.channels_last)
-    sgd = create_sgd(net)
-    [bias_group, *sgd_groups] = sgd.param_groups
-    [whitening_bias] = bias_group["params"]
-    filters = [p for p in net.parameters() if p.requires_grad and p.ndim == 4]
-    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-    muon = Muon(filters, FILTER_LR, 0.6, dtype)
-    seconds = time.perf_counter() - start
-
-    steps_per_epoch = len(images) // batch_size
-    total, bias_total = epochs * steps_per_epoch, BIAS_EPOCHS * steps_per_epoch
-    step = 0
-    curve: Curve = []
-    for epoch in range(1, epochs + 1):
-        start = time.perf_counter()
-        net.train()
-        for pictures, targets in train_batches(images, labels, config, NORMALIZATION, epoch):
-            whitening_bias.requires_grad_(step < bias_total)
-            with autocast:
-                logits = net(pictures)
-            # The sum, not the mean: airbench's learning rates are made for it.
-            F.cross_entropy(
-                logits.float(), targets, label_smoothing=0.2, reduction="sum"
-            ).backward()
-            bias_group["lr"] = BIAS_LR * max(0.0, 1 - step / bias_total)
-            for group in (*sgd_groups, *muon.param_groups):
-                group["lr"] = group.setdefault("initial_lr", group["lr"]) * (1 - step / total)
-            for optimizer in (sgd, muon):
-                optimizer.step()
-                optimizer.zero_grad()
-            step += 1
-        seconds += time.perf_counter() - start
-        right = predict_logits(net, test.images, NORMALIZATION).argmax(1) == test_labels
-        curve.append((seconds, right.double().mean().item()))
-    right = averaged_logits(net, test.images).argmax(1) == test_labels
-    words = SETTINGS.format(epochs=epochs, precision=precision)
-    report("eyebright torch", words, curve, right.double().mean().item())
+    device = choose_device("auto")
+    curve, averaged = train(data, test, device, options.seed, epochs)
+    words = SETTINGS.format(epochs=epochs, precision=choose_precision("auto", device))
+    report("eyebright torch", words, curve, averaged)
 
 
 if __name__ == "__main__":

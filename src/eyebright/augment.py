@@ -5,6 +5,7 @@ the generator or tensor given alone, so that a batch can be made again from its 
 """
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -41,12 +42,18 @@ def sides_of_epoch(n: int, epoch: int, generator: Generator) -> Tensor:
     return first if epoch % 2 else ~first
 
 
-def shift(images: Tensor, generator: Generator) -> Tensor:
-    """Each picture moved by up to a sixteenth of its side, its edge reflected into the gap."""
+def shift(images: Tensor, generator: Generator, part: int = 16) -> Tensor:
+    """Each picture moved by up to a part of its side, its edge reflected into the gap.
+
+    Args:
+        images: as all functions here take them.
+        generator: of where to.
+        part: 16 stands for a sixteenth.
+    """
     n, height, width, channels = images.shape
     if not n:
         return images
-    reaches = [min(max(1, size // 16), size - 1) for size in (height, width)]
+    reaches = [min(max(1, size // part), size - 1) for size in (height, width)]
     up, left = (
         torch.randint(0, 2 * reach + 1, (n, 1), generator=generator, device=images.device)
         for reach in reaches
@@ -103,6 +110,7 @@ def crop(images: Tensor, generator: Generator) -> Tensor:
 # name -> function. A new augmentation is a new line here.
 AUGMENTATIONS: dict[str, Callable[[Tensor, Generator], Tensor]] = {
     "shift": shift,
+    "shift8": partial(shift, part=8),
     "crop": crop,
     "cutout": cutout,
 }

@@ -63,16 +63,13 @@ def _rows(of: Normalization, width: int, device: torch.device) -> tuple[Tensor, 
 HALF = Normalization((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))  # the lesson's: to [-1, 1]
 
 
-def measure_normalization(images: Pixels) -> Normalization:
+def measure_normalization(images: Pixels | Tensor) -> Normalization:
     """Mean and deviation of the channels of these pictures, uint8 (n, height, width, 3)."""
     # From exact counts of the 256 values, so that no sum is ever rounded.
     values = np.arange(256) / 255
     mean, std = [], []
-    for channel in range(3):
-        counts = np.zeros(256)
-        for start in range(0, len(images), 4096):
-            part = images[start : start + 4096, :, :, channel]
-            counts += np.bincount(part.ravel(), minlength=256)
+    for channel in torch.as_tensor(images).flatten(0, 2).T:
+        counts = torch.bincount(channel, minlength=256).cpu().numpy()
         average = float(counts @ values / counts.sum())
         variance = float(counts @ (values - average) ** 2 / counts.sum())
         mean.append(average)

@@ -290,7 +290,7 @@ def train(
     augment: Annotated[
         str | None,
         typer.Option(
-            help="none, or any of mirror, shift, crop, cutout joined by +, as mirror+shift."
+            help="none, or any of mirror, shift, shift8, crop, cutout joined by +, as mirror+shift."
         ),
     ] = None,
     tta: Annotated[

@@ -64,8 +64,11 @@ class TrainConfig:
     """Learning rate of the filters with Muon; of everything with SGD; of the last layer with AdamW,
     which moves every layer before it more slowly (`eyebright.optim`)."""
     momentum: float = 0.6
+    rest: Literal["adam", "sgd"] = "adam"
+    """With Muon: what moves biases and the last layer. SGD is better where there are many pictures
+    and its rates fit the net, Adam everywhere else (`eyebright.optim`)."""
     rest_lr: float = 0.01
-    """With Muon: learning rate of biases and the last layer, which Adam moves."""
+    """Learning rate of biases and the last layer; with SGD for each picture of a batch."""
     schedule: Literal["constant", "linear"] = "linear"
     """``linear`` goes down to zero at the last step."""
     label_smoothing: float = 0.2
@@ -254,11 +257,24 @@ RECIPES: dict[str, TrainConfig] = {
     ),
 }
 
-# recipe -> its settings where there is hardware for matrices: a GPU, or a processor with AMX
+# recipe -> its settings where there is hardware for matrices: a processor with AMX, or a GPU
 WITH_MATRIX_HARDWARE: dict[str, dict[str, Any]] = {
     "fast": {"epochs": 12, "batch_size": 1000, "lr": 0.17},
     "best": {"epochs": 13, "batch_size": 1000, "lr": 0.17},
 }
+# and on a GPU, where these nets take seconds
+WITH_GPU: dict[str, dict[str, Any]] = {
+    "fast": {
+        "model": "white64", "epochs": 12, "batch_size": 2000, "lr": 0.24,
+        "rest": "sgd", "rest_lr": 0.053,
+    },
+    "best": {
+        "model": "deep128", "epochs": 16, "batch_size": 2000, "lr": 0.24,
+        "rest": "sgd", "rest_lr": 0.053, "augment": "mirror+shift8+cutout",
+    },
+}  # fmt: skip
+OF_THE_NET = {"model", "rest", "rest_lr"}
+"""Settings above that fit a recipe's own net alone."""
 
 
 def recipe_config(name: str) -> TrainConfig:

@@ -15,11 +15,11 @@ from eyebright.runtime import is_out_of_memory
 Step = Callable[[Tensor, Tensor], Tensor]
 """Takes pictures and labels; gives the loss, as a tensor without gradient."""
 
-WARM_UP = 3  # steps that are taken as they are first: libraries set themselves up in them
+WARM_UP = 1  # steps that are taken as they are first: libraries set themselves up in them
 
 
 class Replayed:
-    """A step that is replayed from its fourth call on, with the same results.
+    """A step that is replayed from its second call on, with the same results.
 
     Batches of another size, as the last one of an epoch may be, are taken as they are; and so are
     all where the step cannot be recorded, because it waits for the GPU within itself.
@@ -30,7 +30,7 @@ class Replayed:
     """
 
     def __init__(self, step: Step, batch_size: int):
-        self.step, self.batch_size = step, batch_size
+        self.take_step, self.batch_size = step, batch_size
         self.taken = 0
         self.can_be_recorded = True
         self.graph: torch.cuda.CUDAGraph | None = None
@@ -39,17 +39,17 @@ class Replayed:
     def __call__(self, pictures: Tensor, labels: Tensor) -> Tensor:
         """Take the step; gives its loss."""
         if len(pictures) != self.batch_size or not self.can_be_recorded:
-            return self.step(pictures, labels)
-        if self.graph is None and self.taken < WARM_UP:
+            return self.take_step(pictures, labels)
+        if self.taken < WARM_UP:
             self.taken += 1
             # Not on the stream that everything else is on, as recording demands it.
             self.stream.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(self.stream):
-                loss = self.step(pictures, labels)
+                loss = self.take_step(pictures, labels)
             torch.cuda.current_stream().wait_stream(self.stream)
             return loss
         if self.graph is None and not self._record(pictures, labels):
-            return self.step(pictures, labels)
+            return self.take_step(pictures, labels)
         assert self.graph is not None
         self.pictures.copy_(pictures)
         self.labels.copy_(labels)
@@ -60,9 +60,15 @@ class Replayed:
         """Record the step, which does not take it; whether that was possible."""
         self.pictures, self.labels = torch.empty_like(pictures), torch.empty_like(labels)
         graph = torch.cuda.CUDAGraph()
+        # Not by torch.cuda.graph, which gives all free memory back before it begins.
+        self.stream.wait_stream(torch.cuda.current_stream())
         try:
-            with torch.cuda.graph(graph, stream=self.stream):
-                self.loss = self.step(self.pictures, self.labels)
+            with torch.cuda.stream(self.stream):
+                graph.capture_begin(capture_error_mode="thread_local")
+                try:
+                    self.loss = self.take_step(self.pictures, self.labels)
+                finally:
+                    graph.capture_end()
         except RuntimeError as error:
             if is_out_of_memory(error):
                 raise

@@ -31,7 +31,6 @@ from eyebright.prepare import (
     is_to_be_planned,
     nets_to_compare,
     prepare_net,
-    to_device,
 )
 from eyebright.pretrained import find_weights
 from eyebright.resume import Checkpoint, list_checkpoints, most_bytes, newest_checkpoint
@@ -129,7 +128,6 @@ def new_job(
         if weights := find_weights(config, data.imgsz):
             config = config.replace(model=weights.model)
         net, normalization = prepare_net(own, config, data, train_set, weights)
-        net = to_device(net, config, device)
     machine = describe_machine(config, device)
     machine["first_weights"] = weights.source if weights else "none"
     machine["settings"] = settings
@@ -192,7 +190,6 @@ def old_job(
         if weights:
             changed = changed.replace(model=weights.model)
         net, normalization = prepare_net(own, changed, data, train_set, weights)
-        net = to_device(net, changed, device)
     pictures = len(train_set) + (len(val_set) if val_set else 0)
     most = most_bytes(net, pictures, len(data.classes))
     checkpoint = newest_checkpoint(folder, most) if begun else None

@@ -77,7 +77,8 @@ def bias_gelu(x: Tensor, bias: Tensor) -> Tensor:
         x: (n, channels, height, width).
         bias: float32 (channels,).
     """
-    result: Tensor = (gpu_library().BiasGelu if x.is_cuda else _BiasGelu).apply(x, bias)
+    result: Tensor
+    result = gpu_library().bias_gelu(x, bias) if x.is_cuda else _BiasGelu.apply(x, bias)
     return result
 
 
@@ -89,8 +90,9 @@ def norm_gelu(x: Tensor, norm: torch.nn.BatchNorm2d, pool: bool) -> Tensor:
         norm: has the bias, and running statistics that are brought up to date; its scale is 1.
         pool: halve height and width first; an odd last row or column is left out.
     """
-    function = gpu_library().NormGelu if x.is_cuda else _NormGelu
-    result: Tensor = function.apply(x, norm.bias, norm, pool)
+    if x.is_cuda:
+        return gpu_library().norm_gelu(x, norm, pool)  # type: ignore[no-any-return]
+    result: Tensor = _NormGelu.apply(x, norm.bias, norm, pool)
     return result
 
 

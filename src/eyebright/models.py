@@ -111,6 +111,23 @@ class Stage(nn.Module):
         return self.norm2(self.conv2(x))  # type: ignore[no-any-return]
 
 
+class DeepStage(Stage):
+    """A stage with a third convolution, whose last two are added to what comes before them.
+
+    So a deeper net learns as easily as a shallow one (He et al. 2016).
+    """
+
+    def __init__(self, channels_in: int, channels_out: int):
+        super().__init__(channels_in, channels_out)
+        self.conv3 = Conv3x3(channels_out, channels_out)
+        self.norm3 = NormGelu(channels_out)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Features (batch, channels_out, height / 2, width / 2)."""
+        x = self.norm1(self.conv1(x), pool=True)
+        return x + self.norm3(self.conv3(self.norm2(self.conv2(x))))  # type: ignore[no-any-return]
+
+
 class WhiteNet(nn.Module):
     """A small net whose first layer whitens patches of the picture, followed by stages.
 
@@ -125,6 +142,7 @@ class WhiteNet(nn.Module):
         patch: side of the patches, in pixels.
         stride: pixels from one patch to the next; 2 makes everything after it four times cheaper.
         learn_bias: of the whitening filters; in very short runs it is not worth its time.
+        stage: what the stages are.
     """
 
     def __init__(
@@ -135,6 +153,7 @@ class WhiteNet(nn.Module):
         patch: int = 2,
         stride: int = 1,
         learn_bias: bool = True,
+        stage: type[Stage] = Stage,
     ):
         super().__init__()
         self.patch, self.stride = patch, stride
@@ -143,7 +162,7 @@ class WhiteNet(nn.Module):
         self.whitening.weight.requires_grad_(False)
         assert self.whitening.bias is not None
         self.whitening.bias.requires_grad_(learn_bias)
-        self.stages = nn.Sequential(*starmap(Stage, pairwise((filters, *widths))))
+        self.stages = nn.Sequential(*starmap(stage, pairwise((filters, *widths))))
         self.head = nn.Linear(widths[-1], num_classes, bias=False)
         # Small logits at first: the net starts neutral, with a loss of ln(classes).
         nn.init.normal_(self.head.weight, std=1 / widths[-1])
@@ -191,6 +210,7 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     "white64": partial(WhiteNet, widths=(64, 256, 256)),
     "wide32": partial(WhiteNet, widths=(32, 128, 256)),
     "wide64": partial(WhiteNet, widths=(64, 256, 512)),
+    "deep128": partial(WhiteNet, widths=(128, 384, 512), stage=DeepStage),
 }
 
 

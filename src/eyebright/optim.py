@@ -2,14 +2,18 @@
 
 import math
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from eyebright.config import TrainConfig
 from eyebright.errors import UsageError
+from eyebright.models import head_of
 
 LAYER_DECAY, WEIGHT_DECAY = 0.75, 0.05  # of AdamW
+DECAY_A_PICTURE = 2e-6  # of biases and the last layer, with SGD, at the full learning rate
+HEAD_FASTER = 12.6  # than the biases, where it stands for one feature
 LARGE = 300_000  # values of a matrix that keeps the processor busy by itself
 
 
@@ -123,7 +127,7 @@ def create_optimizers(model: nn.Module, config: TrainConfig) -> list[torch.optim
     # Fused, it counts its steps on the device: the others ask for the number at every step.
     fused = device.type in ("cpu", "cuda")
     # So that the step can be recorded (`eyebright.graphs`).
-    recorded = {"fused": fused, "capturable": device.type == "cuda"}
+    recorded: dict[str, Any] = {"fused": fused, "capturable": device.type == "cuda"}
     optimizers: list[torch.optim.Optimizer] = []
     if config.optimizer == "sgd":
         optimizers.append(torch.optim.SGD(parameters, config.lr, config.momentum, fused=fused))
@@ -140,11 +144,37 @@ def create_optimizers(model: nn.Module, config: TrainConfig) -> list[torch.optim
         dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
         if filters:
             optimizers.append(Muon(filters, config.lr, config.momentum, dtype))
-        if rest:
+        if rest and config.rest == "sgd":
+            optimizers.append(create_sgd(model, rest, config, fused))
+        elif rest:
             optimizers.append(torch.optim.Adam(rest, config.rest_lr, (0.85, 0.95), **recorded))
     if device.type == "cuda":
         keep_lr_on(device, optimizers)
     return optimizers
+
+
+def create_sgd(
+    model: nn.Module, rest: list[nn.Parameter], config: TrainConfig, fused: bool
+) -> torch.optim.SGD:
+    """SGD for biases and the last layer, as airbench94_muon has it (Jordan 2024).
+
+    Args:
+        model: whose last layer is linear.
+        rest: its biases and that layer.
+        config: says the learning rate and the batch size, which together make the step.
+        fused: whether it is one kernel.
+    """
+    lr, decay = config.rest_lr * config.batch_size, DECAY_A_PICTURE * config.batch_size
+    head = head_of(model).weight
+    # Its features' sum grows with their number, and so does what a step in it does to the logits.
+    head_lr = HEAD_FASTER * lr / head.shape[1] ** 2
+    biases = [p for p in rest if p is not head]
+    groups = [
+        {"params": params, "lr": rate, "weight_decay": decay / rate}
+        for params, rate in (([head], head_lr), (biases, lr))
+        if params and params[0].requires_grad
+    ]
+    return torch.optim.SGD(groups, momentum=0.85, nesterov=True, fused=fused)
 
 
 def keep_lr_on(device: torch.device, optimizers: list[torch.optim.Optimizer]) -> None:

@@ -7,13 +7,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from eyebright.augment import MIRROR
 from eyebright.batches import HALF, Normalization, measure_normalization, predict_logits
 from eyebright.checkpoint import load_card
 from eyebright.config import (
+    OF_THE_NET,
+    RECIPES,
     UNBALANCED,
+    WITH_GPU,
     WITH_MATRIX_HARDWARE,
     TrainConfig,
     fit_to_data,
@@ -23,12 +26,16 @@ from eyebright.data import Dataset, load
 from eyebright.data.folders import LARGE, SMALL
 from eyebright.data.labels import apply, read
 from eyebright.errors import UsageError
-from eyebright.images import Pixels
 from eyebright.machine import available_cores
 from eyebright.models import MODELS, check_name, create_model, head_of, is_backbone
 from eyebright.plan import CURVES
 from eyebright.pretrained import Weights, put_weights
-from eyebright.runtime import choose_precision, has_matrix_hardware, memory_format
+from eyebright.runtime import (
+    choose_device,
+    choose_precision,
+    has_matrix_hardware,
+    memory_format,
+)
 
 HEADS_SHARE = 1 / 3  # of a net's layers, counted from its end, that ``--tune last`` trains
 LARGE_FOR_BACKBONES = 288
@@ -67,9 +74,17 @@ def decide(
         and has_matrix_hardware(device)
         and not is_to_be_planned(config, settings)
     ):
-        suited = WITH_MATRIX_HARDWARE.get(config.recipe, {})
+        suited = (WITH_GPU if device.type == "cuda" else WITH_MATRIX_HARDWARE).get(
+            config.recipe, {}
+        )
+        if settings.keys() & OF_THE_NET or config.model != RECIPES[config.recipe].model:
+            suited = {key: value for key, value in suited.items() if key not in OF_THE_NET}
         config = config.replace(**{k: v for k, v in suited.items() if k not in settings})
-    config = fit_to_data(config, n, data.imgsz, settings.get("batch_size"))
+    fitted = fit_to_data(config, n, data.imgsz, settings.get("batch_size"))
+    if fitted.batch_size < config.batch_size and not settings.keys() & OF_THE_NET:
+        recipe = RECIPES[config.recipe]  # other rates are for batches of so many
+        fitted = fitted.replace(rest=recipe.rest, rest_lr=recipe.rest_lr)
+    config = fitted
     if config.balance == "auto":
         counts = data.counts()
         unbalanced = counts.max() >= UNBALANCED * counts.min()
@@ -222,11 +237,11 @@ def prepare_net(
     train_set: Dataset,
     weights: Weights | None = None,
 ) -> tuple[nn.Module, Normalization]:
-    """The net, ready for its first step, and the normalisation of its pictures.
+    """The net, on its device and ready for its first step, and the normalisation of its pictures.
 
     Args:
         model: the user's own net, if it is one.
-        config: names the net otherwise.
+        config: names the net otherwise, and the device.
         data: has the classes and the size.
         train_set: some of its pictures are measured for normalisation and whitening.
         weights: what the net begins with; None: chance.
@@ -238,31 +253,33 @@ def prepare_net(
     # By chance, because folders are sorted by class; so many that it takes no time.
     order = np.random.default_rng(config.seed).permutation(len(train_set))
     few = train_set.pixels[order[: max(1, MEASURED_PIXELS // data.imgsz**2)]]
+    device = choose_device(config.device)
+    images = torch.from_numpy(few).to(device)
     if isinstance(model, nn.Module):
         net = model
     else:
         net = create_model(config.model, len(data.classes), data.imgsz)
-    normalization = choose_normalization(net, config, few)
+    net = to_device(net, config, device)
+    normalization = choose_normalization(net, config, images)
     if weights is not None:
         put_weights(net, weights, data.classes)
         normalization = weights.normalization or normalization
     elif callable(whiten := getattr(net, "whiten", None)):
-        few = few[: max(1, WHITENING_PIXELS // data.imgsz**2)]
-        whiten(normalization(torch.from_numpy(few)))
+        whiten(normalization(images[: max(1, WHITENING_PIXELS // data.imgsz**2)]))
     if config.probe:
         freeze(net, config.tune)
     check_logits(net, data, normalization)
     return net, normalization
 
 
-def choose_normalization(net: nn.Module, config: TrainConfig, few: Pixels) -> Normalization:
+def choose_normalization(net: nn.Module, config: TrainConfig, images: Tensor) -> Normalization:
     """What the configuration asks for; that of the data where a net knows none of its own."""
     if config.normalization == "half":
         return HALF
     known = getattr(net, "pretrained_cfg", None)
     if config.normalization == "pretrained" and known is not None:
         return Normalization(tuple(known["mean"]), tuple(known["std"]))
-    return measure_normalization(few)
+    return measure_normalization(images)
 
 
 def freeze(net: nn.Module, tune: str) -> None:

@@ -82,8 +82,6 @@ def set_up(device: torch.device, threads: int, seed: int, deterministic: bool = 
     torch.set_num_threads(threads or available_cores())
     exact_fp32()
     if device.type == "cuda":
-        # Timing chooses the kernels of each process, unless all are to be the same.
-        torch.backends.cudnn.benchmark = not deterministic
         if deterministic:
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS begins
             torch.use_deterministic_algorithms(True)
@@ -94,6 +92,20 @@ def set_up(device: torch.device, threads: int, seed: int, deterministic: bool = 
 def exact_fp32() -> None:
     """Let fp32 mean fp32, on tensor cores too, where torch would take shortened factors."""
     torch.backends.fp32_precision = "ieee"  # type: ignore[attr-defined]  # set by __setattr__
+
+
+@contextlib.contextmanager
+def timed_kernels() -> Iterator[None]:
+    """While the block runs, a GPU's kernels are chosen by timing them, unless all are to be alike.
+
+    That takes some tenths of a second, which training is worth and a look at some pictures is not.
+    """
+    before = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = not torch.are_deterministic_algorithms_enabled()
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = before
 
 
 @contextlib.contextmanager

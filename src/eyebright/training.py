@@ -20,7 +20,7 @@ from eyebright.graphs import Replayed, is_known
 from eyebright.losses import create_loss
 from eyebright.metrics import Counts, confusion_matrix
 from eyebright.optim import Schedule, create_optimizers, set_lr
-from eyebright.runtime import memory_format, onednn_for
+from eyebright.runtime import memory_format, onednn_for, timed_kernels
 
 REFRESH = 0.5  # seconds between looks at the losses, where no other rhythm is asked for
 
@@ -139,7 +139,7 @@ def fit(
             looked = start
             losses: list[Tensor] = []  # left on the device: asking for one waits for the device
             batches = train_batches(images, labels, config, normalization, epoch, rows, begun)
-            with onednn_for(layout):
+            with onednn_for(layout), timed_kernels():
                 for pictures, targets in islice(batches, steps - begun):
                     set_lr(optimizers, schedule.share(at.step))
                     losses.append(step(pictures, targets))

@@ -4,7 +4,6 @@ Features are bf16, channels last: rows of pixels, the channels of a pixel beside
 over rows are made in two passes, without atomic additions, so that they are always the same.
 """
 
-import functools
 from typing import Any
 
 import torch
@@ -20,15 +19,35 @@ MOST_CHANNELS = 128  # of a program
 WARPS = 8
 
 
+# GELU is z * P(z) with the normal distribution P; the same polynomials as in kernels.c, where more
+# is said of them: the error function itself takes longer than the memory.
 @triton.jit
 def _gelu(z):
-    return 0.5 * z * (1.0 + tl.erf(z * 0.7071067811865476))
+    s = tl.minimum(tl.maximum(z * 0.25, -1.0), 1.0)
+    u = s * s
+    p = 8.16775007 - 1.69731318 * u
+    p = -17.2000892 + p * u
+    p = 21.1463453 + p * u
+    p = -17.1737351 + p * u
+    p = 9.89682284 + p * u
+    p = -4.2352236 + p * u
+    p = 1.59544182 + p * u
+    return z * (0.5 + s * p)
 
 
 @triton.jit
 def _gelu_slope(z):
-    normal = 0.3989422804014327 * tl.exp(-0.5 * z * z)
-    return 0.5 * (1.0 + tl.erf(z * 0.7071067811865476)) + z * normal
+    s = tl.minimum(tl.maximum(z * (1 / 4.3), -1.0), 1.0)
+    u = s * s
+    p = -163.28724 + 31.1503274 * u
+    p = 371.560863 + p * u
+    p = -484.105606 + p * u
+    p = 401.631481 + p * u
+    p = -222.995433 + p * u
+    p = 84.0616671 + p * u
+    p = -20.9438741 + p * u
+    p = 3.4278133 + p * u
+    return 0.5 + s * p
 
 
 @triton.jit
@@ -84,7 +103,10 @@ def _statistics(
     sums, programs, count, channels, eps, momentum, bias, running_mean, running_var, factors,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
-    """Factors (3, channels): x * scale + centre is the normalised feature, + bias goes into GELU."""
+    """Factors (3, channels): x * scale + centre is the normalised feature, + offset goes into GELU.
+
+    The offset is centre + bias.
+    """
     column = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
     inside = column < channels
     sum = tl.zeros((ROWS, COLUMNS), tl.float32)
@@ -112,16 +134,19 @@ def _statistics(
 
 @triton.jit
 def _activate(
-    x, scale, offset, out, values, channels, NORM: tl.constexpr, VALUES: tl.constexpr
+    x, scale, offset, out, count, channels,
+    NORM: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
-    """out = GELU(x * scale + offset), or GELU(x + offset)."""
-    at = tl.program_id(0) * VALUES + tl.arange(0, VALUES)
-    mask = at < values
-    column = at % channels
+    """GELU(x * scale + offset), or GELU(x + offset)."""
+    column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
+    inside = column < channels
+    pixel = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    mask = (pixel < count)[:, None] & inside[None, :]
+    at = pixel[:, None] * channels + column[None, :]
     z = tl.load(x + at, mask, 0.0).to(tl.float32)
     if NORM:
-        z *= tl.load(scale + column, mask, 0.0)
-    z += tl.load(offset + column, mask, 0.0)
+        z *= tl.load(scale + column, inside, 0.0)[None, :]
+    z += tl.load(offset + column, inside, 0.0)[None, :]
     tl.store(out + at, _gelu(z), mask)
 
 
@@ -228,14 +253,25 @@ def _back(
         tl.store(out + source, result, mask)
 
 
-class BiasGelu(Function):
+def bias_gelu(x: Tensor, bias: Tensor) -> Tensor:
     """As `eyebright.kernels.bias_gelu`."""
+    result: Tensor = _BiasGelu.apply(x, bias)
+    return result
 
+
+def norm_gelu(x: Tensor, norm: torch.nn.BatchNorm2d, pool: bool) -> Tensor:
+    """As `eyebright.kernels.norm_gelu`."""
+    result: Tensor = _NormGelu.apply(x, norm.bias, norm, pool)
+    return result
+
+
+class _BiasGelu(Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, bias: Tensor) -> Tensor:
         out = torch.empty_like(x)
-        grid = (triton.cdiv(x.numel(), VALUES),)
-        _activate[grid](x, bias, bias, out, x.numel(), x.shape[1], False, VALUES, num_warps=WARPS)
+        count = x.numel() // x.shape[1]
+        size, grid = _tiles(count, x.shape[1])
+        _activate[grid](x, bias, bias, out, count, x.shape[1], False, **size, num_warps=WARPS)
         ctx.save_for_backward(x, bias)
         return out
 
@@ -246,9 +282,7 @@ class BiasGelu(Function):
         return None, _sum_gradient(gradient, x, bias, bias, bias, norm=False)[0]
 
 
-class NormGelu(Function):
-    """As `eyebright.kernels.norm_gelu`."""
-
+class _NormGelu(Function):
     @staticmethod
     def forward(
         ctx: Any, x: Tensor, bias: Tensor, norm: torch.nn.BatchNorm2d, pool: bool
@@ -263,20 +297,19 @@ class NormGelu(Function):
             which = torch.empty(shape, dtype=torch.int8, device=x.device)
         count = features.numel() // channels
         size, grid = _tiles(count, channels)
-        sums = torch.empty(grid[0], 2, channels, device=x.device)
+        programs = _few(grid)
+        sums = torch.empty(programs[0], 2, channels, device=x.device)
         sizes = (count, height, width, channels)
-        _pool_sums[grid](x, features, which, sums, *sizes, pool, **size, num_warps=WARPS)
+        _pool_sums[programs](x, features, which, sums, *sizes, pool, **size, num_warps=WARPS)
         factors = torch.empty(3, channels, device=x.device)
-        size, one_row = _small_tiles(channels)
+        small_size, one_row = _small_tiles(channels)
         _statistics[one_row](
-            sums, grid[0], count, channels, norm.eps, norm.momentum, bias, norm.running_mean,
-            norm.running_var, factors, **size,
+            sums, programs[0], count, channels, norm.eps, norm.momentum, bias, norm.running_mean,
+            norm.running_var, factors, **small_size,
         )  # fmt: skip
         out = torch.empty_like(features)
-        values = out.numel()
-        grid = (triton.cdiv(values, VALUES),)
         _activate[grid](
-            features, factors, factors[2], out, values, channels, True, VALUES, num_warps=WARPS
+            features, factors, factors[2], out, count, channels, True, **size, num_warps=WARPS
         )
         ctx.save_for_backward(features, which, factors)
         ctx.shape = x.shape
@@ -288,7 +321,8 @@ class NormGelu(Function):
         features, which, factors = ctx.saved_tensors
         n, channels, height, width = ctx.shape
         gradient = gradient.contiguous(memory_format=torch.channels_last)
-        totals = _sum_gradient(gradient, features, *factors, norm=True)
+        scale, centre, offset = factors
+        totals = _sum_gradient(gradient, features, scale, centre, offset, norm=True)
         back = torch.empty(
             ctx.shape, dtype=gradient.dtype, device=gradient.device,
             memory_format=torch.channels_last,
@@ -296,8 +330,7 @@ class NormGelu(Function):
         values = features.numel() // channels
         pool = which is not None
         count = n * triton.cdiv(height, 2) * triton.cdiv(width, 2) if pool else values
-        size, _ = _tiles(count, channels)
-        grid = (triton.cdiv(count, size["ROWS"]), triton.cdiv(channels, size["COLUMNS"]))
+        size, grid = _tiles(count, channels)
         sizes = (count, height, width, channels, values)
         _back[grid](
             gradient, features, which, factors, totals, back, *sizes, pool, **size, num_warps=WARPS
@@ -313,24 +346,28 @@ def _sum_gradient(
     count = x.numel() // channels
     gradient = gradient.contiguous(memory_format=torch.channels_last)
     size, grid = _tiles(count, channels)
-    sums = torch.empty(grid[0], 2, channels, device=x.device)
-    _gradient_sums[grid](
+    programs = _few(grid)
+    sums = torch.empty(programs[0], 2, channels, device=x.device)
+    _gradient_sums[programs](
         gradient, x, scale, centre, offset, sums, count, channels, norm, **size, num_warps=WARPS
     )
     totals = torch.empty(2, channels, device=x.device)
     size, one_row = _small_tiles(channels)
-    _totals[one_row](sums, grid[0], channels, totals, norm, **size)
+    _totals[one_row](sums, programs[0], channels, totals, norm, **size)
     return totals
 
 
-@functools.cache
 def _tiles(count: int, channels: int) -> tuple[dict[str, int], tuple[int, int]]:
-    """Pixels and channels of a program that adds up, and how many programs there are."""
+    """Pixels and channels that a program works on at once, and how many programs it takes."""
     columns = min(triton.next_power_of_2(channels), MOST_CHANNELS)
     rows = VALUES // columns
-    across = triton.cdiv(channels, columns)
-    grid = (min(max(1, PROGRAMS // across), triton.cdiv(count, rows)), across)
+    grid = (triton.cdiv(count, rows), triton.cdiv(channels, columns))
     return {"ROWS": rows, "COLUMNS": columns}, grid
+
+
+def _few(grid: tuple[int, int]) -> tuple[int, int]:
+    """No more programs than run at once, for those that add up."""
+    return min(grid[0], max(1, PROGRAMS // grid[1])), grid[1]
 
 
 def _small_tiles(channels: int) -> tuple[dict[str, int], tuple[int]]:

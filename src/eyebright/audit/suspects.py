@@ -19,7 +19,7 @@ from eyebright.data.splits import stratified_folds
 from eyebright.errors import ModelError, StorageError, UsageError
 from eyebright.features import cached_features
 from eyebright.metrics import Floats
-from eyebright.prepare import decide, prepare_net, to_device
+from eyebright.prepare import decide, prepare_net
 from eyebright.pretrained import find_weights
 from eyebright.probe import out_of_fold_logits
 from eyebright.runtime import choose_device, explained, set_up
@@ -167,7 +167,6 @@ def by_nets(data: Dataset, seed: int, tell: Callable[[str], None]) -> Floats:
             config = decide(config, fixed, data, len(train_set), device)
             set_up(device, config.threads, config.seed)
             net, normalization = prepare_net(None, config, data, train_set)
-            net = to_device(net, config, device)
             for _ in fit(net, train_set, None, config, normalization, tell):
                 pass
             pictures = data.subset(judged).pixels
