@@ -1,4 +1,6 @@
-"""What checkpoints cost: seconds of a training that go into them, and how much work is between two.
+"""What saving costs: seconds of a training that go into it, and how much work is between two.
+
+Checkpoints and the best model so far are counted, collecting what goes into them included.
 
     python -m bench.saving fast cifar10
     python -m bench.saving finetune ants-bees --set epochs=3
@@ -9,6 +11,7 @@ A row goes into ``results/saving.csv``.
 import argparse
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -17,7 +20,8 @@ import eyebright
 from bench.rows import append_row
 from eyebright import launch
 from eyebright.keeper import Keeper
-from eyebright.resume import Checkpoint, Saver, list_checkpoints
+from eyebright.resume import Checkpoint
+from eyebright.saver import Saver, list_checkpoints
 
 
 class WatchedSaver(Saver):
@@ -39,20 +43,23 @@ savers: list[WatchedSaver] = []
 
 
 def measure(recipe: str, data: str, settings: dict[str, Any]) -> dict[str, Any]:
-    """One training; what it spent on checkpoints, collecting what goes into them included."""
-    collecting = 0.0
+    """One training, and what it spent on saving."""
+    beside = 0.0
 
-    def collected(*arguments: Any, **options: Any) -> Checkpoint:
-        nonlocal collecting
-        begun = time.perf_counter()
-        found = real(*arguments, **options)
-        collecting += time.perf_counter() - begun
-        return found
+    def timed(real: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any, **options: Any) -> Any:
+            nonlocal beside
+            begun = time.perf_counter()
+            found = real(*arguments, **options)
+            beside += time.perf_counter() - begun
+            return found
 
-    real = Keeper.checkpoint
+        return call
+
     with (
         patch.object(launch, "Saver", WatchedSaver),
-        patch.object(Keeper, "checkpoint", collected),
+        patch.object(Keeper, "checkpoint", timed(Keeper.checkpoint)),
+        patch.object(Keeper, "_save", timed(Keeper._save)),
         tempfile.TemporaryDirectory() as place,
     ):
         begun = time.perf_counter()
@@ -61,7 +68,7 @@ def measure(recipe: str, data: str, settings: dict[str, Any]) -> dict[str, Any]:
         [saver], [(_, newest), *_] = savers, list_checkpoints(run.path)
         size, model = newest.stat().st_size, run.config.model
     gaps = [b - a for a, b in zip(saver.moments, saver.moments[1:], strict=False)]
-    cost = sum(saver.spent) + collecting
+    cost = sum(saver.spent) + beside
     return {
         "recipe": recipe,
         "data": Path(data).name,

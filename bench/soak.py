@@ -26,9 +26,10 @@ from typing import Any
 import numpy as np
 
 from bench.rows import append_row
-from eyebright import resume, training
+from eyebright import saver, training
 from eyebright.cli import run_app
-from eyebright.resume import newest_checkpoint
+from eyebright.resume import Checkpoint
+from eyebright.saver import newest_checkpoint
 from eyebright.training import EpochResult
 
 TRAIN = "train digits --recipe fast --model white16 --epochs 12 -b 100 --threads 1".split()
@@ -44,7 +45,7 @@ def victim(where: str, count: int, command: list[str]) -> int:
         count: of them, the last of which is not lived to see.
         command: of eyebright.
     """
-    resume.LEAST, resume.SHARE, training.REFRESH = 0.0, 1e9, -1.0
+    saver.LEAST, saver.SHARE, training.REFRESH = 0.0, 1e9, -1.0
     left, saving = [count], [where == "step"]
 
     def watch(module: Any, name: str) -> None:
@@ -60,15 +61,15 @@ def victim(where: str, count: int, command: list[str]) -> int:
 
         setattr(module, name, counted)
 
-    save_checkpoint = resume.save_checkpoint
+    save_checkpoint = saver.save_checkpoint
 
-    def save(run: Path, checkpoint: resume.Checkpoint) -> Path:
+    def save(run: Path, checkpoint: Checkpoint) -> Path:
         saving[0] = True
         path = save_checkpoint(run, checkpoint)
         saving[0] = where == "step"
         return path
 
-    resume.save_checkpoint = save
+    saver.save_checkpoint = save
     if where == "step":
         watch(training, "set_lr")
     else:

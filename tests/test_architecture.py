@@ -57,6 +57,7 @@ ORDER = [
     "eyebright.features",
     "eyebright.regression",
     "eyebright.resume",
+    "eyebright.saver",
     "eyebright.probe",
     "eyebright.classifier",
     "eyebright.embedding",

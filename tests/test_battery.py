@@ -33,7 +33,7 @@ from eyebright.data import load, pixels
 from eyebright.data.cache import data_home
 from eyebright.features import cached_features
 from eyebright.models import create_model
-from eyebright.resume import list_checkpoints, newest_checkpoint
+from eyebright.saver import list_checkpoints, newest_checkpoint
 from eyebright.trained_on import TrainedOn
 from tampering import change_card, put_anything
 
@@ -204,6 +204,20 @@ def test_battery_16_a_second_ctrl_c_ends_at_once_and_leaves_nobody_behind(
         os.killpg(process.pid, 0)
     assert not list(Path("runs").rglob("*.tmp"))
     assert list_checkpoints(Path("runs/pets-tutorial"))
+
+
+def test_battery_16_ctrl_c_while_torch_is_loading_ends_it_quietly(tmp_path: Path) -> None:
+    (tmp_path / "torch").mkdir()
+    code = "import os, signal, sys\nprint('loading', flush=True)\n"
+    code += "os.kill(os.getpid(), signal.SIGINT)\nfor i in range(10**6): pass\nprint('loaded')"
+    (tmp_path / "torch" / "__init__.py").write_text(code)
+    done = subprocess.run(
+        [sys.executable, "-m", "eyebright", "train", "digits"],
+        capture_output=True, text=True, check=False,
+        env=os.environ | {"PYTHONPATH": f"{tmp_path}:{Path(__file__).parents[1] / 'src'}"},
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )  # fmt: skip
+    assert (done.returncode, done.stdout, done.stderr.strip()) == (130, "loading\n", "")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -44,6 +44,9 @@ def test_nobody_is_asked_and_nothing_secret_is_told(
     assert "maria" not in out
     assert "abcdef" not in out
     assert "~/data" in out
+    monkeypatch.setenv("EYEBRIGHT_DATA", f"{home}-of-another/data")
+    facts = doctor.examine(tmp_path)
+    assert facts["environment"]["EYEBRIGHT_DATA"] == f"{home}-of-another/data"
 
 
 def test_what_is_missing_or_wrong_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

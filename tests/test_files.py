@@ -170,6 +170,14 @@ def test_lines_are_added_and_a_full_disk_is_reported(
         append_line(path, "three")
 
 
+def test_a_line_is_not_added_through_a_link(tmp_path: Path) -> None:
+    (tmp_path / "diary").write_text("mine\n")
+    (tmp_path / "log.csv").symlink_to("diary")
+    with pytest.raises(StorageError, match=r"log\.csv"):
+        append_line(tmp_path / "log.csv", "not mine")
+    assert (tmp_path / "diary").read_text() == "mine\n"
+
+
 def test_json_is_plain_and_without_nan(tmp_path: Path) -> None:
     path = tmp_path / "test.json"
     write_json(path, {"größe": [1, None]})

@@ -248,6 +248,18 @@ def test_battery_10_link_loops_end(class_folders: Make) -> None:
     assert len([name for name in data.ids if str(name).startswith("dog/")]) == 3
 
 
+def test_battery_10_what_cannot_be_read_is_named_and_no_pipe_is_waited_for(
+    class_folders: Make,
+) -> None:
+    folder = class_folders(count=2)
+    os.mkfifo(folder / "cat" / "pipe.png")
+    (folder / "dog" / "shut.png").symlink_to("/proc/1/mem")  # nobody may read it, not even root
+    message = refused(folder)
+    assert "cat/pipe.png: no regular file" in message
+    assert "dog/shut.png: " in message
+    assert load(folder, skip_bad=True).ids == ["cat/0.png", "cat/1.png", "dog/0.png", "dog/1.png"]
+
+
 def test_battery_10_strange_names_are_shown_escaped_in_one_line(class_folders: Make) -> None:
     folder = class_folders(count=1)
     for name in (b"two\nlines.jpg", b"caf\xe9.jpg", b"\x1b[31mred.jpg"):

@@ -56,6 +56,14 @@ def test_large_pictures_that_only_python_decodes_are_refused(content: bytes) -> 
     assert decode(run_length_bmp()).shape == (10, 20, 3)
 
 
+def test_a_netpbm_picture_with_a_long_comment_is_refused() -> None:
+    pixels = b"2 1 255 " + bytes(6)
+    assert decode(b"P6 #" + b"a" * 1000 + b"\n" + pixels).shape == (1, 2, 3)
+    for comment in (b"#" + b"a" * (8 << 20) + b"\n", b"\n" * (8 << 20), b"#\n" * (4 << 20)):
+        with pytest.raises(DataError, match="unreadable"):
+            decode(b"P6 " + comment + pixels)
+
+
 def with_notes(form: str, count: int) -> bytes:
     """A picture with so many notes before its pixels."""
     content = encoded(Image.fromarray(NOISE), form)

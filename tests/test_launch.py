@@ -279,6 +279,18 @@ def test_ctrl_c_saves(brightness: Dataset, monkeypatch: pytest.MonkeyPatch, fini
     assert json.loads(Path("runs/stopped/model.json").read_text())["epoch"] == finished
 
 
+def test_ctrl_c_before_there_is_anything_leaves_nothing(
+    brightness: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: Any) -> Any:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(jobs.TrainedOn, "learn", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        eyebright.train(brightness, recipe="fast", model="white16", epochs=1, quiet=True)
+    assert not Path("runs").exists()
+
+
 def test_a_broken_model_is_not_saved_at_an_interruption(
     brightness: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -27,16 +27,17 @@ from bench.soak import state_of
 from safetensors.torch import load_file, save_file
 
 import eyebright
-from eyebright import keeper, launch, resume, signals, training
+from eyebright import keeper, launch, saver, signals, training
 from eyebright.checkpoint import load_model
 from eyebright.cli import run_app
 from eyebright.console import notices
 from eyebright.data import Dataset, load
 from eyebright.data.labels import append
-from eyebright.errors import ModelError, StorageError, UsageError
+from eyebright.errors import BusyError, ModelError, StorageError, UsageError
 from eyebright.lock import is_locked, locked
 from eyebright.models import create_model
-from eyebright.resume import Checkpoint, list_checkpoints, newest_checkpoint, save_checkpoint
+from eyebright.resume import Checkpoint
+from eyebright.saver import list_checkpoints, newest_checkpoint, save_checkpoint
 from tampering import disk, honest, power_cuts
 
 # What a run is killed at: before so many steps, or before (or within) so many calls that change the
@@ -51,8 +52,8 @@ KILLS = [
 @pytest.fixture(autouse=True)
 def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(resume, "LEAST", 0.0)
-    monkeypatch.setattr(resume, "SHARE", 1e9)
+    monkeypatch.setattr(saver, "LEAST", 0.0)
+    monkeypatch.setattr(saver, "SHARE", 1e9)
     monkeypatch.setattr(training, "REFRESH", -1.0)  # a look after every step
 
 
@@ -290,6 +291,20 @@ def test_battery_17_a_second_process_is_told_who_is_there(stopped: Path) -> None
         pass
 
 
+def test_battery_17_the_lock_of_a_process_that_was_killed_is_free(stopped: Path) -> None:
+    code = "import sys, time; from pathlib import Path; from eyebright.lock import locked\n"
+    code += "with locked(Path(sys.argv[1])):\n    print('mine', flush=True); time.sleep(60)"
+    with subprocess.Popen(
+        [sys.executable, "-c", code, str(stopped)], stdout=subprocess.PIPE, text=True
+    ) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "mine\n"
+        with pytest.raises(BusyError, match=f"process {holder.pid}"), locked(stopped):
+            pass
+        holder.kill()
+    assert run_app(["train", "--resume", str(stopped)]) == 0
+
+
 def test_a_damaged_checkpoint_gives_way_to_the_one_before(
     stopped: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
@@ -392,6 +407,20 @@ def test_battery_23_a_hostile_checkpoint_is_refused(
     assert len(capsys.readouterr().err.strip().splitlines()) <= 2  # a notice, and the error
 
 
+def test_battery_23_json_in_a_checkpoint_that_would_fill_the_memory_is_not_parsed(
+    stopped: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(notices, "propagate", True)
+    [(_, path), *_] = list_checkpoints(stopped)
+    tensors = load_file(path)
+    text = bytearray(b"[" + b"[]," * (2 << 20) + b"[]]")  # 6 MB, of which Python makes 120
+    tensors["state"] = torch.frombuffer(text, dtype=torch.uint8)
+    save_file(tensors, stopped / "new")
+    put(stopped, (stopped / "new").read_bytes())
+    assert run_app(["train", "--resume", str(stopped)]) == 4
+    assert "bytes of JSON cannot belong there" in caplog.text
+
+
 def test_battery_21_a_pickle_in_its_place_is_not_run(stopped: Path) -> None:
     class Canary:
         def __reduce__(self) -> tuple[Any, ...]:
@@ -441,8 +470,8 @@ def test_ctrl_c_while_pictures_held_out_are_looked_at_loses_nothing(
 ) -> None:
     words = ["train", str(class_folders()), *RECIPES["fast"].split(), "--name"]
     assert run_app([*words, "whole"]) == 0
-    monkeypatch.setattr(resume, "LEAST", 1e9)
-    monkeypatch.setattr(resume, "MOST_LOST", 1e9)
+    monkeypatch.setattr(saver, "LEAST", 1e9)
+    monkeypatch.setattr(saver, "MOST_LOST", 1e9)
     real, calls = training.validate, [0]
 
     def interrupt(*arguments: Any) -> Any:
@@ -474,6 +503,38 @@ def test_a_run_by_the_clock_goes_on(
     state = newest_checkpoint(Path("runs/timed"))
     assert state is not None
     assert state.position.step == 23
+    # Another time the clock would have decided otherwise, so nothing is said to be exact.
+    env = json.loads(Path("runs/timed/env.json").read_text())
+    assert [one["exact"] for one in env["resumed"]] == [False]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda plan: plan.update(asked_seconds="1"),
+        lambda plan: plan.update(target=[]),
+        lambda plan: plan.update(candidates=[{}]),
+        lambda plan: plan["chosen"].update(model=1),
+        lambda plan: plan["chosen"].update(step_seconds=0),
+        lambda plan: plan["chosen"].update(steps=1.5),
+        lambda plan: plan.update(changes=[[1, "2"]]),
+        lambda plan: plan.update(changes=5),
+    ],
+)
+def test_battery_23_a_hostile_plan_is_refused(
+    change: Any, class_folders: Callable[..., Path], monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    folder = str(class_folders(count=30, size=(32, 32)))
+    words = ["train", folder, "--model", "white16", "-b", "8", "--time", "1h", "--name", "timed"]
+    train_and_die(20, monkeypatch, *words)
+    path = Path("runs/timed/plan.json")
+    plan = json.loads(path.read_text())
+    change(plan)
+    path.write_text(json.dumps(plan))
+    capsys.readouterr()
+    assert run_app(["train", "--resume", "runs/timed"]) == 4
+    assert "plan.json: no plan" in capsys.readouterr().err
 
 
 def test_decisions_are_those_that_it_began_with(

@@ -1,11 +1,14 @@
 """``python -m eyebright``, and what the command ``eyebright`` starts."""
 
 import os
+import signal
 import sys
 
 
 def main() -> None:
     """Run the command line and exit with its code."""
+    if signal.getsignal(signal.SIGINT) == signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # until we listen, Ctrl-C leaves no traceback
     from eyebright.cli import run_app
     from eyebright.console import show_notices
     from eyebright.signals import exit_code, listen

@@ -26,6 +26,7 @@ from eyebright.errors import ModelError, UsageError
 from eyebright.files import read_json, read_safetensors, write_file, write_json
 from eyebright.images import POLICY
 from eyebright.models import MODELS, create_model, is_backbone
+from eyebright.runtime import first_not_finite
 
 FORMAT = 2
 MOST_CLASSES = 100_000
@@ -179,9 +180,8 @@ def load_weights(folder: Path, card: ModelCard, net: nn.Module | None = None) ->
         raise ModelError(f"{shown(folder)}: holds no model ({WEIGHTS} is missing)") from None
     except (OSError, SafetensorError, KeyError, ValueError, MemoryError) as error:
         raise ModelError(f"{shown(path)}: no safetensors file, or damaged ({error})") from None
-    for name, tensor in weights.items():
-        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-            raise ModelError(f"{shown(path)}: the weights {shown(name)} are not finite numbers")
+    if name := first_not_finite(weights):
+        raise ModelError(f"{shown(path)}: the weights {shown(name)} are not finite numbers")
     return weights
 
 
@@ -227,8 +227,8 @@ def load_model(folder: Path, model: nn.Module | None = None) -> tuple[nn.Module,
             weights = load_weights(folder, card, model)
             if card.architecture not in MODELS and fits(weights, model):
                 model = make()  # nets of timm may hold more than weights, which then is needed
-        except UsageError as error:
-            raise ModelError(f"{shown(folder / CARD)}: {error}") from None
+        except (UsageError, RuntimeError) as error:  # some of timm's, for pictures of a few pixels
+            raise ModelError(f"{shown(folder / CARD)}: {str(error)[:300]}") from None
     for name, tensor in model.state_dict().items():
         if name in weights and weights[name].dtype != tensor.dtype:
             raise ModelError(
@@ -237,6 +237,6 @@ def load_model(folder: Path, model: nn.Module | None = None) -> tuple[nn.Module,
     try:
         model.load_state_dict(weights, assign=not own)
     except RuntimeError as error:
-        reason = shown(" ".join(str(error).split()))
+        reason = shown(" ".join(str(error).split())[:300])
         raise ModelError(f"{shown(path)}: not the weights of this net: {reason}") from None
     return model.eval(), card

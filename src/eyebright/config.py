@@ -17,7 +17,7 @@ TINY, HUGE = 1e-12, 1e38
 
 # setting -> lowest and highest value
 RANGES: dict[str, tuple[float, float]] = {
-    "epochs": (1, 1e9),
+    "epochs": (1, 100_000),
     "min_steps": (0, 1e9),
     "max_steps": (0, 1e12),
     "time": (TINY, 1e9),

@@ -7,6 +7,7 @@ variables, and folders without the user's name.
 import contextlib
 import os
 import platform
+import re
 import shutil
 import sys
 from importlib.metadata import PackageNotFoundError, version
@@ -112,8 +113,8 @@ def _instructions() -> list[str]:
 
 def _tilde(path: object) -> str:
     """A path without the name of the user."""
-    home = str(Path.home())
-    return str(path).replace(home, "~") if len(home) > 1 else str(path)
+    home = re.escape(str(Path.home()))
+    return re.sub(rf"{home}(?![^/\\])", "~", str(path)) if len(home) > 1 else str(path)
 
 
 def _folder(path: Path) -> str:

@@ -51,7 +51,8 @@ def append_line(path: Path, line: str) -> None:
         StorageError: the disk refuses; the message names the path.
     """
     try:
-        _write(path, line.encode() + b"\n", os.O_APPEND)
+        # Not through a link that somebody put there: it may lead out of the run folder.
+        _write(path, line.encode() + b"\n", os.O_APPEND | getattr(os, "O_NOFOLLOW", 0))
     except OSError as error:
         raise StorageError(f"{shown(path)}: {error.strerror or error}") from None
 
@@ -120,6 +121,28 @@ def _finite(text: str) -> float:
 
 def _refuse(constant: str) -> None:
     raise ValueError(f"{constant} is no JSON")
+
+
+def count(value: Any) -> int:
+    """A number of things, as JSON has it.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if type(value) is not int or not 0 <= value < 2**53:
+        raise ValueError(f"{value!r} is no count")
+    return value
+
+
+def number(value: Any) -> float:
+    """A finite number, as JSON has it.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if type(value) not in (int, float) or not abs(value) < 1e100:
+        raise ValueError(f"{value!r} is no number")
+    return float(value)
 
 
 def read_rows(path: Path, most: int) -> list[list[str]]:

@@ -45,6 +45,7 @@ HEIC_BRANDS = frozenset(b"heic heix heim heis hevc hevx hevm hevs mif1 msf1".spl
 MAX_PIXELS = 1 << 26  # decoded within two seconds and 1.5 GiB, whatever the format
 MOST_BYTES = 1 << 29  # of a file: as many pixels with eight bytes each
 MOST_PARTS = 1000  # of a JPEG or PNG that are no pixels; Pillow takes ever longer for each
+MOST_COMMENT = 1 << 16  # bytes before the pixels of a Netpbm file; Pillow reads one after the other
 MOST_SCANS = 16  # of a JPEG as large as that; a progressive one has about ten
 SLOW_DECODERS, MOST_SLOW = ("bmp_rle", "ppm_plain"), 4 << 20  # written in Python; bytes, pixels
 STRIP = 1 << 22  # pixels whose colours are converted at once
@@ -126,6 +127,8 @@ def _open(content: bytes) -> Image.Image:
     if _has_too_many_parts(content):
         raise DataError(f"a picture with more than {MOST_PARTS:,} notes beside its pixels")
     try:
+        if content.startswith(b"P"):  # Netpbm, whose header may hold comments of any length
+            Image.open(io.BytesIO(content[:MOST_COMMENT]), formats=formats)
         image = Image.open(io.BytesIO(content), formats=formats)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise DataError(f"more than {MAX_PIXELS:,} pixels (--max-pixels)") from None

@@ -33,7 +33,7 @@ from eyebright.prepare import (
     prepare_net,
 )
 from eyebright.pretrained import find_weights
-from eyebright.resume import Checkpoint, list_checkpoints, most_bytes, newest_checkpoint
+from eyebright.resume import Checkpoint
 from eyebright.run import Run
 from eyebright.runtime import (
     choose_device,
@@ -43,6 +43,8 @@ from eyebright.runtime import (
     is_out_of_memory,
     set_up,
 )
+from eyebright.saver import list_checkpoints, most_bytes, newest_checkpoint
+from eyebright.trained_on import TrainedOn
 
 MACHINE = ("device", "device_name", "threads", "compiled_kernels")
 """What must be the same in ``env.json``, beside the packages, for a training to go on exactly."""
@@ -68,6 +70,7 @@ class Job:
     normalization: Normalization
     machine: dict[str, Any]
     """What ``env.json`` holds."""
+    known: TrainedOn
     plan: Plan | None = None
     checkpoint: Checkpoint | None = None
     """Where to go on; None: at the beginning."""
@@ -131,7 +134,8 @@ def new_job(
     machine = describe_machine(config, device)
     machine["first_weights"] = weights.source if weights else "none"
     machine["settings"] = settings
-    return Job(config, data, train_set, val_set, skip_bad, net, normalization, machine, plan)
+    known = TrainedOn.learn(train_set)
+    return Job(config, data, train_set, val_set, skip_bad, net, normalization, machine, known, plan)
 
 
 def old_job(
@@ -191,7 +195,7 @@ def old_job(
             changed = changed.replace(model=weights.model)
         net, normalization = prepare_net(own, changed, data, train_set, weights)
     pictures = len(train_set) + (len(val_set) if val_set else 0)
-    most = most_bytes(net, pictures, len(data.classes))
+    most = most_bytes(net, pictures, len(data.classes), changed.epochs)
     checkpoint = newest_checkpoint(folder, most) if begun else None
     machine = describe_machine(changed, device)
     if checkpoint is None:
@@ -212,7 +216,9 @@ def old_job(
     if checkpoint and other_data:  # what was best was best on other pictures
         judged = [replace(one, val_confusion=None) for one in checkpoint.results]
         checkpoint = replace(checkpoint, best=None, floor=None, results=judged)
-    exact = not differences and (device.type == "cpu" or changed.deterministic)
+    # Where the clock decides how many steps there are, no second run is like the first.
+    repeatable = changed.time is None and (device.type == "cpu" or changed.deterministic)
+    exact = repeatable and not differences
     step = checkpoint.position.step if checkpoint else 0
     resumed = {"step": step, "exact": exact, "differences": differences}
     env = machine | {key: before[key] for key in BEGUN if key in before}
@@ -220,7 +226,8 @@ def old_job(
     plan = Plan.read(folder) if (folder / PLAN).exists() else None
     return Job(
         changed, data, train_set, val_set, record["skipped_bad"], net,
-        checkpoint.normalization if checkpoint else normalization, env, plan, checkpoint,
+        checkpoint.normalization if checkpoint else normalization, env,
+        TrainedOn.learn(train_set), plan, checkpoint,
     )  # fmt: skip
 
 

@@ -24,13 +24,8 @@ from eyebright.evaluation import Evaluation
 from eyebright.files import append_line, write_file
 from eyebright.losses import EVEN
 from eyebright.metrics import Floats
-from eyebright.resume import (
-    COLUMNS,
-    Checkpoint,
-    collect_generators,
-    collect_state,
-    list_checkpoints,
-)
+from eyebright.resume import COLUMNS, Checkpoint, collect_generators, collect_state
+from eyebright.saver import list_checkpoints
 from eyebright.tracking import Tracker
 from eyebright.training import EpochResult, Position, check_weights
 

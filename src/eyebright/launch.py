@@ -26,13 +26,12 @@ from eyebright.plan import Pacer, Plan
 from eyebright.prepare import read_data
 from eyebright.probe import probe_epoch
 from eyebright.report import write_report
-from eyebright.resume import FOLDER as CHECKPOINTS
-from eyebright.resume import Saver
 from eyebright.run import Run
 from eyebright.runtime import explained
+from eyebright.saver import FOLDER as CHECKPOINTS
+from eyebright.saver import Saver
 from eyebright.signals import waiting_while
 from eyebright.tracking import Tracker, find_tracker
-from eyebright.trained_on import TrainedOn
 from eyebright.training import (
     EpochResult,
     Position,
@@ -161,7 +160,7 @@ def carry_out(
     )  # fmt: skip
     position, results = Position(), list[EpochResult]()
     interrupted: Callable[[], bool] = bool  # nobody has asked
-    saver, known = Saver(folder), TrainedOn.learn(train_set)
+    saver, known = Saver(folder), job.known
     leaks = None if val_set is None else known.count_leaks(val_set)
     schedule = plain_schedule(len(train_set), config, plan.changes if plan else ())
     steps_per_epoch = count_steps(len(train_set), config)

@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
@@ -19,7 +20,7 @@ from eyebright.config import TrainConfig
 from eyebright.console import shown
 from eyebright.data import Dataset
 from eyebright.errors import ModelError, UsageError
-from eyebright.files import read_json, write_json
+from eyebright.files import count, number, read_json, write_json
 from eyebright.optim import Schedule
 from eyebright.training import EpochResult, Position, count_steps, fit, validate
 
@@ -130,14 +131,26 @@ class Plan:
         record = read_json(folder / FILE)
         try:
             return cls(
-                record["asked_seconds"],
-                record["target"],
-                [Candidate(**one) for one in record["candidates"]],
-                Candidate(**record["chosen"]),
-                [(int(step), int(total)) for step, total in record["changes"]],
+                _number_or_none(record["asked_seconds"]),
+                _number_or_none(record["target"]),
+                [_read_candidate(one) for one in record["candidates"]],
+                _read_candidate(record["chosen"]),
+                [(count(step), count(total)) for step, total in record["changes"]],
             )
-        except (KeyError, TypeError, ValueError, ArithmeticError) as error:
+        except (KeyError, TypeError, ValueError) as error:
             raise ModelError(f"{shown(folder / FILE)}: no plan ({error})") from None
+
+
+def _read_candidate(record: dict[str, Any]) -> Candidate:
+    seconds, model = number(record["step_seconds"]), record["model"]
+    if seconds <= 0 or not isinstance(model, str):
+        raise ValueError("a candidate")
+    expected = _number_or_none(record["expected_accuracy"])
+    return Candidate(model, seconds, count(record["steps"]), expected)
+
+
+def _number_or_none(value: Any) -> float | None:
+    return None if value is None else number(value)
 
 
 def make_plan(

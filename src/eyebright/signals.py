@@ -4,6 +4,7 @@ import contextlib
 import os
 import signal
 from collections.abc import Callable, Iterator
+from types import FrameType
 
 _received: list[int] = []  # of this process, one after the other
 _is_under_way: Callable[[], bool] = bool  # nothing is
@@ -16,14 +17,24 @@ def listen() -> None:
             signal.signal(number, _stop)
 
 
-def _stop(number: int, frame: object) -> None:
+def _stop(number: int, frame: FrameType | None) -> None:
     _received.append(number)
-    if len(_received) > 1:  # whoever asks twice does not want to wait until all is saved
+    # Whoever asks twice does not want to wait until all is saved; and while torch is loading there
+    # is nothing to save, but an exception within its C++ would be a crash.
+    if len(_received) > 1 or _torch_is_loading(frame):
         with contextlib.suppress(OSError):
             os.write(2, b"\x1b[?25h\n" if os.isatty(2) else b"")  # the bar hid the cursor
         os._exit(128 + number)
     if not _is_under_way():
         raise KeyboardInterrupt
+
+
+def _torch_is_loading(frame: FrameType | None) -> bool:
+    while frame is not None:
+        if frame.f_globals.get("__name__") == "torch" and frame.f_code.co_name == "<module>":
+            return True
+        frame = frame.f_back
+    return False
 
 
 @contextlib.contextmanager

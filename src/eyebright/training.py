@@ -20,7 +20,7 @@ from eyebright.graphs import Replayed, is_known
 from eyebright.losses import create_loss
 from eyebright.metrics import Counts, confusion_matrix
 from eyebright.optim import Schedule, create_optimizers, set_lr
-from eyebright.runtime import memory_format, onednn_for, timed_kernels
+from eyebright.runtime import first_not_finite, memory_format, onednn_for, timed_kernels
 
 REFRESH = 0.5  # seconds between looks at the losses, where no other rhythm is asked for
 
@@ -232,12 +232,11 @@ def check_weights(weights: Mapping[str, Tensor], step: int, lr: float) -> None:
     Raises:
         NumbersError: it did not.
     """
-    for name, tensor in weights.items():
-        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-            raise NumbersError(
-                f"the weights {name} are not finite after step {step} (learning rate {lr:.3g}); "
-                "lower --lr"
-            )
+    if name := first_not_finite(weights):
+        raise NumbersError(
+            f"the weights {name} are not finite after step {step} (learning rate {lr:.3g}); "
+            "lower --lr"
+        )
 
 
 def validate(
