@@ -157,6 +157,45 @@ def bomb(rng: random.Random) -> bytes:
     return f"P{rng.choice((1, 2, 3, 5, 6))} {side} {side} 255\n".encode() + b"7 " * 2000
 
 
+def wordy(rng: random.Random) -> bytes:
+    """A picture with a lot before its pixels: notes, EXIF, profiles, texts, white space."""
+    size, kind = rng.choice((100, 65_000, 1 << 20, 8 << 20)), rng.randrange(7)
+    buffer = io.BytesIO()
+    if kind < 2:
+        Image.new("RGB", (8, 8)).save(buffer, "JPEG")
+        content = buffer.getvalue()
+        # COM, APP1 (EXIF), APP2 (colour profile), APP13 (Photoshop)
+        marker, start = rng.choice(
+            (
+                (0xFE, b""),
+                (0xE1, b"Exif\0\0II*\0\x08\0\0\0\xff\xff"),
+                (0xE2, b"ICC_PROFILE\0\1\1"),
+                (0xED, b"Photoshop 3.0\x008BIM\x04\x04\0\0"),
+            )
+        )
+        data = (start + rng.randbytes(65_000))[: 65_533 if size > 65_000 else size]
+        part = b"\xff" + bytes([marker]) + struct.pack(">H", len(data) + 2) + data
+        return content[:2] + part * max(1, size // len(data)) + content[2:]
+    if kind < 5:
+        text = b"Comment\0" + bytes(size)
+        packed = b"Comment\0\0" + zlib.compress(bytes(size * 8), 1)
+        one = rng.choice(
+            (
+                (b"tEXt", text),
+                (b"zTXt", packed),
+                (b"iTXt", b"Comment\0\1\0\0\0" + zlib.compress(bytes(size * 8), 1)),
+                (b"iCCP", packed),
+                (b"eXIf", b"II*\0\x08\0\0\0\xff\xff" + bytes(size)),
+            )
+        )
+        parts = [(b"IHDR", struct.pack(">IIBBBBB", 8, 8, 8, 2, 0, 0, 0))]
+        parts += [one] * rng.choice((1, 1, 900)) if size < 1 << 20 else [one]
+        parts += [(b"IDAT", zlib.compress(bytes(25 * 8))), (b"IEND", b"")]
+        return PNG_START + b"".join(chunk(name, data) for name, data in parts)
+    filling = rng.choice((b"#" + b"a" * size + b"\n", b"\n" * size, b"#\n" * (size // 2)))
+    return b"P6 " + filling + b"2 1 255 " + bytes(6)
+
+
 def largest() -> Iterator[tuple[str, bytes]]:
     """Small files of pictures as large as may be, which are whole: what takes longest."""
     side = int(images.MAX_PIXELS**0.5)
@@ -180,8 +219,10 @@ def largest() -> Iterator[tuple[str, bytes]]:
 
 
 def made(rng: random.Random, whole: list[bytes]) -> bytes:
-    """Any of these: damaged, a bomb (one in a hundred), or no picture at all."""
+    """Any of these: damaged, a bomb (one in a hundred), wordy, or no picture at all."""
     luck = rng.random()
+    if luck > 0.99:
+        return wordy(rng)
     if luck < 0.01:
         return bomb(rng)
     if luck < 0.02:

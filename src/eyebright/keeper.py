@@ -170,17 +170,18 @@ class Keeper:
                 checkpoint.check(self.net, kept, held_out, len(self.classes))
             except ModelError as error:
                 raise ModelError(f"{shown(self.folder)}: {error}") from None
+        self.rows = checkpoint.rows if checkpoint else []
         log = self.folder / "log.csv"
-        try:
-            log.unlink(missing_ok=True)
-        except OSError as error:
-            raise StorageError(f"{shown(log)}: {error.strerror or error}") from None
-        if checkpoint is None:
-            return
-        self.rows = checkpoint.rows
         if self.rows:
             lines = [",".join(row) for row in (self.rows[0], *(r.values() for r in self.rows))]
             write_file(log, ("\n".join(lines) + "\n").encode())
+        else:
+            try:
+                log.unlink(missing_ok=True)
+            except OSError as error:
+                raise StorageError(f"{shown(log)}: {error.strerror or error}") from None
+        if checkpoint is None:
+            return
         self.best, self.floor = checkpoint.best, checkpoint.floor
         if self.best is not None:
             self._save(self.best.epoch, kept)  # the one on the disk may be a later one
