@@ -566,6 +566,15 @@ def one_step_later(run: Path) -> Checkpoint:
     return replace(checkpoint, position=replace(checkpoint.position, step=step))
 
 
+def test_of_two_checkpoints_of_a_step_the_later_one_stays(stopped: Path) -> None:
+    checkpoint = newest_checkpoint(stopped)
+    assert checkpoint is not None
+    for elapsed in range(8):  # whose name comes first is chance
+        path = save_checkpoint(stopped, replace(checkpoint, elapsed=float(elapsed)))
+        assert [one for step, one in list_checkpoints(stopped) if step == 6] == [path]
+    assert [step for step, _ in list_checkpoints(stopped)] == [6, 5]
+
+
 def newest_step(run: Path) -> int:
     checkpoint = newest_checkpoint(run)
     assert checkpoint is not None

@@ -74,8 +74,9 @@ def save_checkpoint(run: Path, checkpoint: Checkpoint) -> Path:
     path = folder / f"{checkpoint.position.step:010d}-{digest}.safetensors"
     write_file(path, content)
     others = [one for one in list_checkpoints(run) if one[1] != path]
-    earlier = [one for one in others if one[0] <= checkpoint.position.step]
-    for old in set(others) - set(earlier[: KEPT - 1]):  # later ones are damaged: this one is newest
+    earlier = [one for one in others if one[0] < checkpoint.position.step]
+    # Later ones are damaged, and of the same step this one is the newest.
+    for old in set(others) - set(earlier[: KEPT - 1]):
         with contextlib.suppress(OSError):
             old[1].unlink()
     return path
