@@ -25,7 +25,7 @@ import torch
 from PIL import Image
 
 import eyebright
-from eyebright import Classifier, training
+from eyebright import Classifier, runtime, training
 from eyebright.batches import HALF
 from eyebright.cli import run_app
 from eyebright.console import notices
@@ -35,7 +35,7 @@ from eyebright.features import cached_features
 from eyebright.models import create_model
 from eyebright.saver import list_checkpoints, newest_checkpoint
 from eyebright.trained_on import TrainedOn
-from tampering import change_card, put_anything
+from tampering import change_card, disk, honest, put_anything
 
 FAST = "--recipe fast --model white16 --epochs 3 -b 8 --device cpu".split()
 Says = Callable[..., tuple[int, str, str]]
@@ -204,6 +204,41 @@ def test_battery_16_a_second_ctrl_c_ends_at_once_and_leaves_nobody_behind(
         os.killpg(process.pid, 0)
     assert not list(Path("runs").rglob("*.tmp"))
     assert list_checkpoints(Path("runs/pets-tutorial"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("lasting", [False, True], ids=["once", "for good"])
+def test_battery_15_a_disk_that_refuses_any_call_of_a_whole_training(
+    lasting: bool, class_folders: Callable[..., Path], eyebright_says: Says,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    words = ("train", class_folders(count=4), *FAST, "--epochs", "1", "--name", "full")
+    monkeypatch.setattr(runtime, "_git_state", lambda: None)  # its pipes are no disk
+    for _ in range(2):  # the first time the decoded pictures are kept, too
+        shutil.rmtree("runs", ignore_errors=True)
+        with disk(honest) as calls:
+            assert eyebright_says(*words)[0] == 0
+    assert len(calls) > 100
+    for failing in range(0, len(calls) - 1, 7):  # the last one gives the lock back
+        shutil.rmtree("runs")
+
+        def refuse(index: int, called: str, arguments: Any, real: Callable[..., Any]) -> Any:
+            if index == failing or (lasting and index > failing):  # noqa: B023 (called at once)
+                if called == "close":
+                    real(*arguments)
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            return real(*arguments)
+
+        with disk(refuse):
+            code, _, err = eyebright_says(*words)
+        assert code in ((5,) if lasting else (0, 5)), (failing, err)
+        assert len(err.splitlines()) <= 2, (failing, err)
+        if code == 5:
+            assert os.strerror(errno.ENOSPC) in err
+            if Path("runs/full").exists():
+                code, _, err = eyebright_says("train", "--resume", "runs/full")
+                assert code in (0, 4), (failing, err)
+        Path("runs").mkdir(exist_ok=True)
 
 
 def test_battery_16_ctrl_c_while_torch_is_loading_ends_it_quietly(tmp_path: Path) -> None:
@@ -436,6 +471,19 @@ def test_battery_23_and_24_hostile_files_take_no_memory(
     )  # fmt: skip
     assert done.returncode == 4, done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_battery_23_a_run_to_begin_with_is_no_larger_than_its_net(
+    trained: Path, eyebright_says: Says
+) -> None:
+    size = 50 << 20
+    text = b'{"a":{"dtype":"U8","shape":[%d],"data_offsets":[0,%d]}}' % (size, size)
+    content = len(text).to_bytes(8, "little") + text + bytes(size)
+    (trained / "model.safetensors").write_bytes(content)
+    change_card(trained, weights_sha256=sha256(content).hexdigest())
+    code, _, err = eyebright_says("train", "pets", *FAST, "--init", trained)
+    assert code == 4
+    assert "cannot belong there" in err
 
 
 @pytest.mark.slow
