@@ -53,6 +53,16 @@ def put_anything(rng: random.Random, text: str) -> str:
     return json.dumps(value)
 
 
+class Canary:
+    """Leaves a file behind where its pickle is loaded: in the working folder, if not told where."""
+
+    def __init__(self, path: Path = Path("canary")):
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self.path,)
+
+
 CALLS = ("mkdir", "open", "write", "fsync", "close", "replace", "unlink")
 """Of `os`: all that our files are written with."""
 

@@ -35,7 +35,7 @@ from eyebright.features import cached_features
 from eyebright.models import create_model
 from eyebright.saver import list_checkpoints, newest_checkpoint
 from eyebright.trained_on import TrainedOn
-from tampering import change_card, disk, honest, put_anything
+from tampering import Canary, change_card, disk, honest, put_anything
 
 FAST = "--recipe fast --model white16 --epochs 3 -b 8 --device cpu".split()
 Says = Callable[..., tuple[int, str, str]]
@@ -322,13 +322,6 @@ def test_battery_18_a_thread_that_has_no_memory_left_ends_it_in_one_line(
     assert code == 5
     assert err.startswith("eyebright: out of memory")
     assert len(err.splitlines()) == 1
-
-
-class Canary:
-    """Leaves a file behind where its pickle is loaded."""
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return Path.touch, (Path("canary"),)
 
 
 @pytest.mark.parametrize("way", ["pickle", "torch.save"])

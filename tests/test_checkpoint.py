@@ -9,7 +9,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
 
 import pytest
 import safetensors.torch
@@ -20,7 +19,7 @@ from eyebright.batches import HALF, Normalization
 from eyebright.checkpoint import CARD, FORMAT, WEIGHTS, ModelCard, load_card, load_model, save_model
 from eyebright.errors import ModelError, StorageError
 from eyebright.models import MODELS, create_model
-from tampering import change_card
+from tampering import Canary, change_card
 
 NORMALIZATION = Normalization((0.1 + 0.2, 1 / 3, 0.5), (0.25, 2 / 7, 0.1))
 
@@ -317,16 +316,6 @@ def test_battery_23_weights_of_another_type_never_become_other_weights(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch only warns where it drops the imaginary part
         assert "fc3.bias" in refusal(model)
-
-
-class Canary:
-    """Leaves a file behind where its pickle is loaded."""
-
-    def __init__(self, path: Path):
-        self.path = path
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return Path.touch, (self.path,)
 
 
 @pytest.mark.parametrize("name", [WEIGHTS, CARD])

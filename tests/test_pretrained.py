@@ -31,6 +31,7 @@ from eyebright.pretrained import (
     read_tensors,
     timm_names,
 )
+from tampering import Canary
 
 TINY = "test_efficientnet"  # 0.4 million weights, which timm keeps for tests
 FINETUNE = recipe_config("finetune")
@@ -226,13 +227,6 @@ def test_a_file_of_tensors(tmp_path: Path, ending: str) -> None:
     put_weights(net, found, ("a", "b", "c"))
     assert torch.equal(net.state_dict()["conv_stem.weight"], weights["conv_stem.weight"])
     assert torch.equal(head_of(net).weight, head)  # it told other classes apart
-
-
-class Canary:
-    """Leaves a trace where it is unpickled."""
-
-    def __reduce__(self) -> tuple[object, tuple[str]]:
-        return os.mkdir, ("canary",)
 
 
 @pytest.mark.parametrize("name", ["w.pth", "w.safetensors", "w.bin"])

@@ -38,7 +38,7 @@ from eyebright.lock import is_locked, locked
 from eyebright.models import create_model
 from eyebright.resume import Checkpoint
 from eyebright.saver import list_checkpoints, newest_checkpoint, save_checkpoint
-from tampering import disk, honest, power_cuts
+from tampering import Canary, disk, honest, power_cuts
 
 # What a run is killed at: before so many steps, or before (or within) so many calls that change the
 # disk while a checkpoint is saved: making the folder, opening, writing, syncing and renaming the
@@ -422,10 +422,6 @@ def test_battery_23_json_in_a_checkpoint_that_would_fill_the_memory_is_not_parse
 
 
 def test_battery_21_a_pickle_in_its_place_is_not_run(stopped: Path) -> None:
-    class Canary:
-        def __reduce__(self) -> tuple[Any, ...]:
-            return Path.touch, (Path("canary"),)
-
     put(stopped, pickle.dumps({"model": Canary()}))
     with pytest.raises(ModelError):
         newest_checkpoint(stopped)
