@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import nn
 
@@ -91,6 +92,11 @@ class Classifier:
         return cls(*load_model(folder, model), device)
 
     @property
+    def device(self) -> torch.device:
+        """Where it runs."""
+        return next(self.model.parameters(), torch.empty(0)).device
+
+    @property
     def classes(self) -> tuple[str, ...]:
         """The class names, in the order of the columns of `predict_proba`."""
         return self.card.classes
@@ -136,12 +142,13 @@ class Classifier:
 
         Takes and raises what `predict_proba` does.
         """
-        predictions = []
-        for row in self.predict_proba(pictures):
-            order = np.argsort(-row, kind="stable")
-            ranked = {self.classes[i]: float(row[i]) for i in order}
-            predictions.append(Prediction(self.classes[order[0]], float(row[order[0]]), ranked))
-        return predictions
+        return [self.prediction_of(row) for row in self.predict_proba(pictures)]
+
+    def prediction_of(self, probabilities: NDArray[np.float64]) -> Prediction:
+        """A row of `predict_proba` with the names of its classes."""
+        order = np.argsort(-probabilities, kind="stable")
+        ranked = {self.classes[i]: float(probabilities[i]) for i in order}
+        return Prediction(self.classes[order[0]], float(probabilities[order[0]]), ranked)
 
     def _ready(self, pictures: Sequence[Picture] | Pixels | View) -> Pixels | View:
         """Pictures as the net takes them, uint8 (n, imgsz, imgsz, 3)."""

@@ -1,0 +1,236 @@
+"""Predicting any number of picture files: few are in memory at once, and none stops the rest."""
+
+import glob
+import os
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, TextIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from eyebright.calibration import Promises
+from eyebright.classifier import Classifier, Prediction
+from eyebright.console import as_text, notices, progress_bar, shown
+from eyebright.data.folders import list_pictures
+from eyebright.data.rows import ENDINGS as TABLES
+from eyebright.data.rows import read_rows
+from eyebright.data.tables import PATH
+from eyebright.errors import DataError
+from eyebright.images import Pixels, read_bytes, read_header, read_image
+from eyebright.machine import available_cores
+
+CHUNK_BYTES = 64 << 20  # of decoded pictures that go through the net one batch after the other
+MOST_CHUNK, LEAST_CHUNK = 2048, 16  # pictures
+PART = 16  # picture files that a thread decodes before it takes others
+NAMED = 3  # unreadable pictures, in messages
+JPEG = b"\xff\xd8"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one picture file."""
+
+    picture: Path
+    prediction: Prediction | None
+    """None where it cannot be read."""
+    error: str = ""
+    """Why it cannot be read."""
+
+    def row(self, top: int, promises: Promises) -> dict[str, Any]:
+        """As a row of a table, the same columns for every picture.
+
+        Args:
+            top: how many of the likeliest classes to name.
+            promises: what answers and sets are to keep.
+        """
+        named = [] if self.prediction is None else self.prediction.top(top)
+        row: dict[str, Any] = {"picture": as_text(self.picture)}
+        for i in range(top):
+            label, probability = named[i] if i < len(named) else (None, None)
+            number = f"_{i + 1}" if i else ""
+            row |= {f"label{number}": label, f"probability{number}": probability}
+        if promises.answers:
+            row["answer"] = None
+        if promises.sets:
+            row["set"] = None
+        if self.prediction is not None:
+            row |= self.prediction.answers(promises)
+        return row | {"error": self.error or None}
+
+
+class Tally:
+    """What is seen of outcomes that go by.
+
+    Args:
+        promises: what answers are to keep.
+        keep: the answers, in `answers`.
+    """
+
+    def __init__(self, promises: Promises, keep: bool = False):
+        self.promises, self.keep = promises, keep
+        self.n, self.bad = 0, 0
+        self.classes = Counter[str]()
+        self.first_bad: list[str] = []
+        self.answers: list[tuple[Path, str | None]] = []
+        """Pictures with their class; None: not sure."""
+
+    def watch(self, outcomes: Iterable[Outcome]) -> Iterator[Outcome]:
+        """The same outcomes, counted."""
+        for one in outcomes:
+            self.n += 1
+            if one.prediction is None:
+                self.bad += 1
+                if len(self.first_bad) < NAMED:
+                    self.first_bad.append(f"{shown(one.picture)}: {one.error}")
+            else:
+                self.classes[one.prediction.label] += 1
+                if self.keep:
+                    said = one.prediction.answers(self.promises)
+                    self.answers.append((one.picture, said.get("answer", one.prediction.label)))
+            yield one
+
+    def line(self) -> str:
+        """How many there were of each class."""
+        counts = [f"{shown(label)} {count:,}" for label, count in self.classes.most_common()]
+        return ", ".join(counts + [f"unreadable {self.bad:,}"] * bool(self.bad))
+
+    def check(self) -> None:
+        """See that all could be read.
+
+        Raises:
+            DataError: some could not; names the first.
+        """
+        if self.bad:
+            named = "; ".join(self.first_bad) + "; ..." * (self.bad > NAMED)
+            raise DataError(
+                f"{self.bad:,} of {self.n:,} pictures cannot be read (--skip-bad): {named}"
+            )
+
+
+def find_pictures(words: Sequence[Path], lines: TextIO) -> tuple[Iterable[Path], int | None]:
+    """The picture files that somebody names.
+
+    Args:
+        words: files, folders of them, patterns such as ``photos/*.jpg``, tables with a column
+            ``path``, or ``-``, which stands for the lines of a text.
+        lines: that text, which may go on for ever.
+
+    Returns:
+        The files, and how many they are; None where nobody knows yet.
+
+    Raises:
+        DataError: nothing there, or a folder without pictures.
+    """
+    found: list[Path] = []
+    for word in words:
+        if str(word) == "-":
+            if len(words) > 1:
+                raise DataError("- stands for all pictures there are: name no others beside it")
+            return (Path(line.rstrip("\r\n")) for line in lines if line.strip()), None
+        if word.suffix.lower() in TABLES and word.is_file():
+            found += _of_table(word)
+        elif glob.has_magic(str(word)) and not os.path.lexists(word):
+            if not (matches := sorted(glob.glob(str(word), recursive=True))):  # noqa: PTH207
+                raise DataError(f"{shown(word)}: nothing is called so")
+            found += list_pictures([Path(match) for match in matches])
+        else:
+            found += list_pictures([word])
+    return found, len(found)
+
+
+def _of_table(file: Path) -> list[Path]:
+    rows = read_rows(file)
+    if not rows or PATH not in rows[0][1]:
+        raise DataError(f"{shown(file)}: no column '{PATH}' in it, or no rows")
+    return [file.parent / row[PATH] for _, row in rows]
+
+
+def predict_files(
+    classifier: Classifier,
+    files: Iterable[Path],
+    workers: int | None = None,
+    total: int | None = None,
+) -> Iterator[Outcome]:
+    """What a model says of picture files, one after the other.
+
+    A chunk of them is decoded by threads, then goes through the net. On a processor the two take
+    turns, because both take all its cores; with a GPU the next chunk is decoded meanwhile.
+
+    Args:
+        classifier: the model.
+        files: read as they are needed.
+        workers: threads that decode; None: one a core.
+        total: how many files there are, for the progress bar; None: nobody knows.
+
+    Yields:
+        An outcome for each file, in order.
+
+    Raises:
+        StorageError: memory ran out.
+    """
+    size = classifier.card.imgsz
+    chunk = max(LEAST_CHUNK, min(MOST_CHUNK, CHUNK_BYTES // (3 * size**2)))
+    ahead = 1 if classifier.device.type == "cuda" else 0
+    waiting: deque[list[Future[_Decoded]]] = deque()
+    files = iter(files)
+    pool = ThreadPoolExecutor(max(1, available_cores() if workers is None else workers))
+    animations = 0
+    with progress_bar("predicting", total) as bar:
+        try:
+            more = True
+            while more or waiting:
+                paths = list(islice(files, chunk)) if more else []
+                if more := bool(paths):
+                    parts = [paths[start : start + PART] for start in range(0, len(paths), PART)]
+                    waiting.append([pool.submit(_decode, part, size) for part in parts])
+                if waiting and (len(waiting) > ahead or not more):
+                    decoded = []
+                    for part in waiting.popleft():
+                        decoded.append(part.result())
+                        bar.advance(len(decoded[-1].paths))
+                    animations += sum(part.animations for part in decoded)
+                    yield from _predict(classifier, decoded)
+        finally:
+            pool.shutdown(cancel_futures=True)
+    if animations:
+        notices.warning("%d animations: the first frame of each is used", animations)
+
+
+@dataclass(frozen=True)
+class _Decoded:
+    paths: list[Path]
+    images: list[Pixels | None]
+    errors: list[str]
+    animations: int
+
+
+def _decode(paths: list[Path], size: int) -> _Decoded:
+    images: list[Pixels | None] = []
+    errors, animations = [], 0
+    for path in paths:
+        try:
+            content = read_bytes(path)
+            images.append(read_image(content, size))
+            errors.append("")
+            # JPEGs have one frame, and a second look would cost as much as small ones take.
+            animations += not content.startswith(JPEG) and read_header(content).animated
+        except DataError as error:
+            images.append(None)
+            errors.append(str(error))
+    return _Decoded(paths, images, errors, animations)
+
+
+def _predict(classifier: Classifier, decoded: list[_Decoded]) -> Iterator[Outcome]:
+    images = [image for part in decoded for image in part.images if image is not None]
+    probabilities: Iterator[NDArray[np.float64]] = iter(())
+    if images:
+        probabilities = iter(classifier.predict_proba(np.stack(images)))
+    for part in decoded:
+        for path, image, error in zip(part.paths, part.images, part.errors, strict=True):
+            found = None if image is None else classifier.prediction_of(next(probabilities))
+            yield Outcome(path, found, error)
