@@ -25,7 +25,7 @@ import torch
 from PIL import Image
 
 import eyebright
-from eyebright import Classifier, runtime, training
+from eyebright import Classifier, Run, runtime, training
 from eyebright.batches import HALF
 from eyebright.cli import run_app
 from eyebright.console import notices
@@ -34,7 +34,6 @@ from eyebright.data.cache import data_home
 from eyebright.features import cached_features
 from eyebright.models import create_model
 from eyebright.saver import list_checkpoints, newest_checkpoint
-from eyebright.trained_on import TrainedOn
 from tampering import Canary, change_card, disk, honest, put_anything
 
 FAST = "--recipe fast --model white16 --epochs 3 -b 8 --device cpu".split()
@@ -372,7 +371,7 @@ def test_battery_21_pickles_in_place_of_our_files_are_never_run(
             path.write_bytes(hostile)
     assert eyebright_says("val", trained)[0] == 0  # made anew
     (trained / "trained-on.safetensors").write_bytes(hostile)
-    assert TrainedOn.load(trained) is None
+    assert Run(trained).trained_on() is None
     monkeypatch.setenv("EYEBRIGHT_DATA", str(tmp_path / "data"))
     net = create_model("lesson", 2, 32)
     data = load("pets", imgsz=32)

@@ -170,6 +170,23 @@ def test_lines_are_added_and_a_full_disk_is_reported(
         append_line(path, "three")
 
 
+def test_half_a_line_does_not_spoil_the_next(tmp_path: Path) -> None:
+    path = tmp_path / "tests.jsonl"
+    path.write_text("whole\nto")
+    append_line(path, "next")
+    append_line(path, "last")
+    assert path.read_text() == "whole\nto\nnext\nlast\n"
+
+    def fill_up(index: int, called: str, arguments: Any, real: Any) -> Any:
+        if called == "write" and index > 1:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return real(arguments[0], arguments[1][:3]) if called == "write" else real(*arguments)
+
+    with disk(fill_up), pytest.raises(StorageError, match="No space"):
+        append_line(path, "lost")
+    assert path.read_text() == "whole\nto\nnext\nlast\n"
+
+
 def test_a_line_is_not_added_through_a_link(tmp_path: Path) -> None:
     (tmp_path / "diary").write_text("mine\n")
     (tmp_path / "log.csv").symlink_to("diary")

@@ -33,6 +33,22 @@ def runs(class_folders: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) ->
     return Path("runs")
 
 
+def test_what_somebody_else_shows_to_nobody_is_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "theirs").mkdir()
+
+    def refuse(path: Path, **_: object) -> bool:
+        raise PermissionError(13, "Permission denied")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "is_file", refuse)
+        assert list_runs(tmp_path) == []
+        patch.setattr(Path, "iterdir", refuse)
+        with pytest.raises(StorageError, match="Permission denied"):
+            list_runs(tmp_path)
+
+
 def test_a_list_says_what_became_of_each(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert [(one.name, one.state) for one in list_runs(runs)] == [
         ("done", "done"),

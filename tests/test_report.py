@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 import eyebright
 from eyebright import Dataset, Run, metrics
@@ -439,7 +440,8 @@ def test_what_is_kept_of_the_training_pictures(tmp_path: Path) -> None:
     data = shades(300)
     known = TrainedOn.learn(data)
     known.write(tmp_path)
-    read = TrainedOn.load(tmp_path)
+    kind = (300, len(data.classes), data.imgsz)
+    read = TrainedOn.load(tmp_path, *kind)
     assert read is not None
     assert np.array_equal(np.sort(digests(data.pixels)), read.digests)
     new = shades(300, seed=1)
@@ -447,9 +449,20 @@ def test_what_is_kept_of_the_training_pictures(tmp_path: Path) -> None:
     learned = TrainedOn.learn(data.subset(np.flatnonzero(data.labels != 1)))
     assert (learned.probe(ends) == ends.labels).mean() > 0.85
     assert np.isin(digests(new.pixels), read.digests).sum() == 0
+    for other in ((299, *kind[1:]), (301, *kind[1:]), (300, 7, data.imgsz), (*kind[:2], 4)):
+        assert TrainedOn.load(tmp_path, *other) is None
+    hostile = (
+        {"largest": np.array(99)}, {"weights": known.weights[:, :1].astype(np.float32)},
+        {"digests": known.digests.astype(np.float64)}, {"offset": known.offset[:, None]},
+        {"weights": np.full(known.weights.shape, np.nan, np.float32)},
+    )  # fmt: skip
+    whole = load_file(tmp_path / "trained-on.safetensors")
+    for change in hostile:
+        save_file(whole | change, tmp_path / "trained-on.safetensors")
+        assert TrainedOn.load(tmp_path, *kind) is None
     (tmp_path / "trained-on.safetensors").write_bytes(b"damaged")
-    assert TrainedOn.load(tmp_path) is None
-    assert TrainedOn.load(tmp_path / "nowhere") is None
+    assert TrainedOn.load(tmp_path, *kind) is None
+    assert TrainedOn.load(tmp_path / "nowhere", *kind) is None
 
 
 @pytest.mark.parametrize("side", [4, 8, 13, 64])

@@ -25,11 +25,13 @@ import timm
 import torch
 from bench.soak import state_of
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 import eyebright
 from eyebright import keeper, launch, saver, signals, training
 from eyebright.checkpoint import load_model
 from eyebright.cli import run_app
+from eyebright.config import TrainConfig
 from eyebright.console import notices
 from eyebright.data import Dataset, load
 from eyebright.data.labels import append
@@ -37,15 +39,15 @@ from eyebright.errors import BusyError, ModelError, StorageError, UsageError
 from eyebright.lock import is_locked, locked
 from eyebright.models import create_model
 from eyebright.resume import Checkpoint
-from eyebright.saver import list_checkpoints, newest_checkpoint, save_checkpoint
+from eyebright.saver import list_checkpoints, most_bytes, newest_checkpoint, save_checkpoint
 from tampering import Canary, disk, honest, power_cuts
 
 # What a run is killed at: before so many steps, or before (or within) so many calls that change the
 # disk while a checkpoint is saved: making the folder, opening, writing, syncing and renaming the
-# file, opening and syncing the folder, and from the third one on removing an old one.
+# file, opening and syncing the folder, and (8, 16) removing an old one.
 KILLS = [
     *(("step", n % 5 + 1) for n in range(10)),
-    *(("save", n) for n in (2, 3, 4, 5, 7, 10, 11, 12, 22, 23)),
+    *(("save", n) for n in (2, 3, 4, 5, 7, 8, 10, 16, 22, 23)),
 ]
 
 
@@ -365,10 +367,16 @@ def change_state(run: Path, change: Callable[[dict[str, Any], dict[str, Any]], o
         lambda s, t: s["position"].update(step="6"),
         lambda s, t: s["position"].update(batch=10**9),
         lambda s, t: s["position"].update(seconds=float("inf")),
-        lambda s, t: s["position"].update(losses=["a"] * s["position"]["batch"]),
+        lambda s, t: t["losses"].fill_(torch.nan),
+        lambda s, t: t.update(losses=t["losses"].float()),
+        lambda s, t: t.update(running=torch.zeros(3)),
         lambda s, t: s["normalization"].update(std=[0, 1, 1]),
         lambda s, t: s["normalization"].update(mean=["a", 1]),
-        lambda s, t: s["results"].append({}),
+        lambda s, t: t.update(results=torch.zeros(9, 5, dtype=torch.float64)),
+        lambda s, t: t["results"][:, 4].fill_(-1),
+        lambda s, t: t["results"][:, 0].fill_(0.5),
+        lambda s, t: s["position"].update(step=10**9),
+        lambda s, t: t.pop("optimizer.0.states"),
         lambda s, t: s.pop("elapsed"),
         lambda s, t: s.update(generators={}),
         lambda s, t: s["generators"]["numpy"].pop(),
@@ -387,10 +395,10 @@ def change_state(run: Path, change: Callable[[dict[str, Any], dict[str, Any]], o
         lambda s, t: t.update(
             {"best.spare_logits": torch.zeros(2, 2), "best.spare_labels": torch.tensor([0, 99])}
         ),
-        lambda s, t: s["rows"][0].update(step=None),
-        lambda s, t: s["rows"].__setitem__(0, {}),
-        lambda s, t: s.update(rows=[], results=[]),
-        lambda s, t: s["position"]["losses"].__setitem__(0, 1e308),
+        lambda s, t: t["rows"].fill_(65),
+        lambda s, t: t.update(rows=torch.zeros(0, dtype=torch.uint8)),
+        lambda s, t: t.update(rows=t["rows"][:0], results=t["results"][:0]),
+        lambda s, t: t["losses"].fill_(1e308),
         lambda s, t: s["generators"]["numpy"].__setitem__(2, 10**9),
         lambda s, t: t.update({"model.head.weight": torch.zeros(3)}),
         lambda s, t: t.pop("kept.head.weight"),
@@ -413,12 +421,160 @@ def test_battery_23_json_in_a_checkpoint_that_would_fill_the_memory_is_not_parse
     monkeypatch.setattr(notices, "propagate", True)
     [(_, path), *_] = list_checkpoints(stopped)
     tensors = load_file(path)
-    text = bytearray(b"[" + b"[]," * (2 << 20) + b"[]]")  # 6 MB, of which Python makes 120
+    text = bytearray(b"[" + b"[]," * (1 << 19) + b"[]]")  # 1.5 MB, of which Python makes 30
     tensors["state"] = torch.frombuffer(text, dtype=torch.uint8)
     save_file(tensors, stopped / "new")
     put(stopped, (stopped / "new").read_bytes())
     assert run_app(["train", "--resume", str(stopped)]) == 4
     assert "bytes of JSON cannot belong there" in caplog.text
+
+
+def test_battery_20_other_pictures_held_out_are_refused(
+    class_folders: Callable[..., Path], monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    pets = class_folders(size=(32, 32))
+    for pet in ("cat", "dog"):
+        (pets / "val" / pet).mkdir(parents=True)
+        (pets / "train").mkdir(exist_ok=True)
+        for i in range(4):
+            (pets / pet / f"{i}.png").rename(pets / "val" / pet / f"{i}.png")
+        (pets / pet).rename(pets / "train" / pet)
+    train_and_die(6, monkeypatch, "train", str(pets), *RECIPES["fast"].split(), "--name", "r")
+    (pets / "val" / "cat").rename(pets / "val" / "was-cat")
+    (pets / "val" / "dog").rename(pets / "val" / "cat")
+    (pets / "val" / "was-cat").rename(pets / "val" / "dog")
+    assert run_app(["train", "--resume", "runs/r"]) == 2
+    assert "the pictures held out are not the same" in capsys.readouterr().err
+
+
+def test_a_mark_that_it_is_not_exact_outlives_a_kill(
+    stopped: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    picture = Path("pets/cat/0.png")
+    picture.write_bytes(Path("pets/dog/0.png").read_bytes())
+    real = launch.write_json
+
+    def die(path: Path, value: Any) -> None:
+        if path.name == "data.json":
+            raise KilledError
+        real(path, value)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(launch, "write_json", die)
+        with pytest.raises(KilledError):
+            run_app(["train", "--resume", str(stopped), "--resume-anyway"])
+    assert run_app(["train", "--resume", str(stopped)]) == 2
+    env = json.loads((stopped / "env.json").read_text())
+    assert [one["exact"] for one in env["resumed"]] == [False]
+
+
+def test_settings_that_were_forced_are_what_it_has_from_then_on(
+    stopped: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["train", "--resume", str(stopped)]
+    train_and_die(1, monkeypatch, *words, "--resume-anyway", "--epochs", "5")
+    assert run_app([*words, "--epochs", "3"]) == 2
+    assert "--epochs was 5, now 3" in capsys.readouterr().err
+    assert run_app([*words, "--epochs", "5"]) == 0
+
+
+class Own(nn.Module):
+    """A user's net, in float64."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(3, 2).double()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(x.double().mean((2, 3)))
+
+
+class Other(Own):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return -super().forward(x)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"model": Own, "precision": "fp32"},
+        {"model": Own, "precision": "fp32", "optimizer": "adamw"},
+        {"model": lambda: "white16", "optimizer": "sgd", "momentum": 0.0, "lr": 0.01},
+        {"model": lambda: "white16", "rest": "sgd", "rest_lr": 0.01},
+        {"model": lambda: "white16", "balance": "effective-number", "augment": "shift8+cutout"},
+    ],
+)
+def test_whatever_optimizer_and_net_it_ends_as_if_it_had_never_stopped(
+    settings: dict[str, Any], class_folders: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = load(class_folders(size=(32, 32)))
+    settings = settings | {"recipe": "fast", "epochs": 3, "batch_size": 8, "quiet": True}
+    make = settings.pop("model")
+
+    def net() -> Any:
+        torch.manual_seed(0)
+        return make()
+
+    whole = eyebright.train(data, model=net(), name="whole", **settings)
+    real, left = training.set_lr, [7]
+
+    def set_lr(optimizers: Any, share: float) -> None:
+        left[0] -= 1
+        if left[0] < 0:
+            raise KilledError
+        real(optimizers, share)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "set_lr", set_lr)
+        with pytest.raises(KilledError):
+            eyebright.train(data, model=net(), name="cut", **settings)
+    if make is Own:
+        with pytest.raises(UsageError, match="the net was Own, now Other"):
+            eyebright.train(data, model=Other(), resume="runs/cut", quiet=True)
+    own = net() if make is Own else None
+    cut = eyebright.train(data, model=own, resume="runs/cut", quiet=True)
+    assert state_of(cut.path) == state_of(whole.path)
+
+
+def test_a_run_of_very_many_epochs_can_still_be_read(stopped: Path) -> None:
+    checkpoint = newest_checkpoint(stopped)
+    assert checkpoint is not None
+    one, row, n = checkpoint.results[-1], checkpoint.rows[-1], 30_000
+    running = tuple((i, 0.5) for i in range(4))
+    results = [
+        replace(one, epoch=i + 1, step=4 * (i + 1), running_losses=running, val_confusion=None)
+        for i in range(n)
+    ]
+    position = replace(checkpoint.position, epoch=n, step=4 * n, batch=0, losses=[], running=[])
+    long = replace(checkpoint, results=results, rows=[row] * n, position=position)
+    save_checkpoint(stopped, long)
+    config = TrainConfig(model="white16", epochs=n, batch_size=8, log_every=1)
+    most = most_bytes(create_model("white16", 2), 36, 2, config)
+    again = newest_checkpoint(stopped, most)
+    assert again is not None
+    assert again.results == results
+    assert again.rows == long.rows
+    by_clock = replace(config, epochs=3, time=60.0, log_every=0)
+    assert most_bytes(create_model("white16", 2), 36, 2, by_clock) > 200 * n
+
+
+def test_battery_17_nobody_else_writes_results_meanwhile(
+    stopped: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_app(["train", "--resume", str(stopped)]) == 0
+    code = "import sys, time; from pathlib import Path; from eyebright.lock import locked\n"
+    code += "with locked(Path(sys.argv[1])):\n    print('mine', flush=True); time.sleep(60)"
+    with subprocess.Popen(
+        [sys.executable, "-c", code, str(stopped)], stdout=subprocess.PIPE, text=True
+    ) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "mine\n"
+        for verb in ("val", "test", "report"):
+            assert run_app([verb, str(stopped)]) == 7, verb
+            assert f"process {holder.pid}" in capsys.readouterr().err
+        assert run_app(["predict", str(stopped), "pets/cat/0.png"]) == 0
+        holder.kill()
 
 
 def test_battery_21_a_pickle_in_its_place_is_not_run(stopped: Path) -> None:

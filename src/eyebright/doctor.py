@@ -17,6 +17,7 @@ import torch
 from rich.table import Table
 
 from eyebright import kernels
+from eyebright.console import shown
 from eyebright.data.cache import data_home
 from eyebright.data.pixels import cache_folder, cache_limit
 from eyebright.errors import UsageError
@@ -91,7 +92,7 @@ def doctor_table(facts: dict[str, dict[str, str]]) -> Table:
         if entries:
             table.add_row(heading)
         for name, value in entries.items():
-            table.add_row(f"  {name}", value)
+            table.add_row(f"  {name}", shown(value))
     return table
 
 
@@ -113,7 +114,10 @@ def _instructions() -> list[str]:
 
 def _tilde(path: object) -> str:
     """A path without the name of the user."""
-    home = re.escape(str(Path.home()))
+    try:
+        home = re.escape(str(Path.home()))
+    except RuntimeError:  # a user without one
+        return str(path)
     return re.sub(rf"{home}(?![^/\\])", "~", str(path)) if len(home) > 1 else str(path)
 
 

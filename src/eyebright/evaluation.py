@@ -26,7 +26,7 @@ from eyebright.console import as_text, shown
 from eyebright.data import Dataset
 from eyebright.data.labels import check_decided
 from eyebright.errors import DataError, ModelError, UsageError
-from eyebright.files import MOST_LIST, read_json, read_rows, write_file, write_json
+from eyebright.files import MOST_FIGURES, MOST_LIST, read_json, read_rows, write_file, write_json
 from eyebright.metrics import Figure
 from eyebright.robustness import Robustness
 
@@ -325,7 +325,7 @@ def read_evaluation(folder: Path, split: str) -> Evaluation:
     """
     path = folder / f"predictions-{split}.csv"
     try:
-        record = read_json(folder / f"{split}.json", MOST_LIST)
+        record = read_json(folder / f"{split}.json", MOST_FIGURES)
         [_, _, _, *columns], *rows = read_rows(path, MOST_LIST)
         # A name that is not UTF-8 stands in the table escaped, in the JSON as it is.
         classes = [str(name) for name in record["confusion"]["classes"]]

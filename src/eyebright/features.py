@@ -17,7 +17,7 @@ from eyebright.data import Dataset
 from eyebright.data.cache import data_home
 from eyebright.data.views import View
 from eyebright.errors import StorageError
-from eyebright.files import write_file
+from eyebright.files import read_safetensors, write_file
 from eyebright.images import POLICY
 from eyebright.models import head_of
 
@@ -82,7 +82,8 @@ def cached_features(
             digest.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
     path = data_home() / "features" / f"{digest.hexdigest()}.safetensors"
     with contextlib.suppress(OSError, SafetensorError, ValueError, KeyError):
-        found: Features = load_arrays(path.read_bytes())["features"]
+        most = 4 * len(data) * head_of(net).in_features
+        found: Features = load_arrays(read_safetensors(path, most))["features"]
         if found.shape == (len(data), head_of(net).in_features) and found.dtype == np.float32:
             return found
     with progress_bar("computing features", len(data)) as bar:

@@ -6,6 +6,7 @@ is whole until what comes after is.
 
 import contextlib
 import csv
+import errno
 import io
 import json
 import math
@@ -20,6 +21,7 @@ from eyebright.errors import ModelError, StorageError
 TEMPORARY = re.compile(r"\..+\.\d+\.tmp")
 MOST_JSON = 4 << 20  # bytes of a file of ours, but for logs and for lists of pictures
 MOST_LOG = 64 << 20
+MOST_FIGURES = 32 << 20  # a thousand classes have a million counts
 MOST_LIST = 1 << 30
 MOST_HEADER = 4 << 20  # bytes of what a safetensors file says of its tensors
 
@@ -51,10 +53,30 @@ def append_line(path: Path, line: str) -> None:
         StorageError: the disk refuses; the message names the path.
     """
     try:
-        # Not through a link that somebody put there: it may lead out of the run folder.
-        _write(path, line.encode() + b"\n", os.O_APPEND | getattr(os, "O_NOFOLLOW", 0))
+        size, torn = _size_and_torn(path)
+        try:
+            how = os.O_APPEND | getattr(os, "O_NOFOLLOW", 0)
+            _write(path, b"\n" * torn + line.encode() + b"\n", how)
+        except OSError:
+            with contextlib.suppress(OSError):
+                os.truncate(path, size)
+            raise
     except OSError as error:
         raise StorageError(f"{shown(path)}: {error.strerror or error}") from None
+
+
+def _size_and_torn(path: Path) -> tuple[int, bool]:
+    """Bytes of a file, and whether a power cut left half a line at its end."""
+    if path.is_symlink():  # it may lead out of the run folder
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+    if not path.exists():
+        return 0, False
+    if not path.is_file():  # writing into a pipe would wait for ever
+        raise OSError("no regular file")
+    with path.open("rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - 1))
+        return size, file.read(1) not in (b"", b"\n")
 
 
 def _write(path: Path, content: bytes, how: int) -> None:

@@ -52,7 +52,10 @@ BEGUN = ("command", "git", "first_weights", "settings")
 """What ``env.json`` keeps of how it began."""
 TRIED_ON = ("cuda",)
 """Where running out of memory is an error; a processor's system ends a process instead."""
-DATA = {"classes": "the classes", "fingerprint": "the pictures", "splits": "the parts"}
+DATA = {
+    "classes": "the classes", "fingerprint": "the pictures",
+    "val_fingerprint": "the pictures held out", "splits": "the parts",
+}  # fmt: skip
 """What must be the same in ``data.json``, and what it is called."""
 
 
@@ -74,6 +77,8 @@ class Job:
     plan: Plan | None = None
     checkpoint: Checkpoint | None = None
     """Where to go on; None: at the beginning."""
+    resumed: bool = False
+    """Whether there is a run folder already."""
 
 
 def new_job(
@@ -179,6 +184,8 @@ def old_job(
         if value not in ("auto", getattr(config, key), said.get(key))
     }
     differences = [f"{flag(k)} was {getattr(config, k)}, now {v}" for k, v in others.items()]
+    if own is not None and type(own).__qualname__ != config.model:
+        differences.append(f"the net was {config.model}, now {type(own).__qualname__}")
     changed = config.replace(**others)
     data = read_pictures_again(run, data, changed, workers, labels, root)
     train_set, val_set = hold_out(data, changed)
@@ -195,7 +202,7 @@ def old_job(
             changed = changed.replace(model=weights.model)
         net, normalization = prepare_net(own, changed, data, train_set, weights)
     pictures = len(train_set) + (len(val_set) if val_set else 0)
-    most = most_bytes(net, pictures, len(data.classes), changed.epochs)
+    most = most_bytes(net, pictures, len(data.classes), changed)
     checkpoint = newest_checkpoint(folder, most) if begun else None
     machine = describe_machine(changed, device)
     if checkpoint is None:
@@ -222,12 +229,13 @@ def old_job(
     step = checkpoint.position.step if checkpoint else 0
     resumed = {"step": step, "exact": exact, "differences": differences}
     env = machine | {key: before[key] for key in BEGUN if key in before}
+    env["settings"] = said | others
     env["resumed"] = [*before.get("resumed", []), resumed]
     plan = Plan.read(folder) if (folder / PLAN).exists() else None
     return Job(
         changed, data, train_set, val_set, record["skipped_bad"], net,
         checkpoint.normalization if checkpoint else normalization, env,
-        TrainedOn.learn(train_set), plan, checkpoint,
+        TrainedOn.learn(train_set), plan, checkpoint, resumed=True,
     )  # fmt: skip
 
 

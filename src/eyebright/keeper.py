@@ -70,6 +70,8 @@ def describe_data(
         "imgsz": data.imgsz,
         "skipped_bad": skip_bad,
         "labels": data.decided,
+        # Where they are cut off, the fingerprint above is of all.
+        "val_fingerprint": val_set.fingerprint if val_set and val_set is data.val else None,
         "val": "none" if val_set is None else "own" if val_set is data.val else "cut",
         "splits": {"train": train_set.ids, "val": val_set.ids if val_set else []},
     }
@@ -106,6 +108,7 @@ class Keeper:
         self.floor: EpochResult | None = None  # a linear probe
         self.rows: list[dict[str, str]] = []  # of the log
         self.saved: int | None = None  # the epoch whose model is on the disk
+        self.resumed = False
 
     def keep(self, result: EpochResult) -> None:
         """Save the model if this epoch is the best one, or if there is nothing to judge it by.
@@ -154,15 +157,17 @@ class Keeper:
     def _best_tensors(self) -> dict[str, Tensor]:
         return {f"{BEST}{name}": w for name, w in (self.best_weights or {}).items()}
 
-    def take_up(self, checkpoint: Checkpoint | None) -> None:
+    def take_up(self, checkpoint: Checkpoint | None, resumed: bool) -> None:
         """Go on where a training was interrupted: what it wrote after its checkpoint is undone.
 
         Args:
             checkpoint: that the net was given; None: there was none yet.
+            resumed: whether it is no new run.
 
         Raises:
             ModelError: it was taken of other classes, or other pictures held out.
         """
+        self.resumed = resumed
         if checkpoint is not None:
             kept = checkpoint.under(BEST)
             held_out = 0 if self.val_set is None else len(self.val_set)
@@ -253,7 +258,12 @@ class Keeper:
         return f"the model of epoch {self.saved} is kept in {shown(self.folder)}"
 
     def leave_nothing_half_done(self) -> None:
-        """Remove a run folder that has no model in it, and nothing to go on from."""
+        """Remove a run folder that has no model in it, and nothing to go on from.
+
+        One that was there before stays as it is.
+        """
+        if self.resumed:
+            return
         begun = any(step for step, _ in list_checkpoints(self.folder))
         if not (self.folder / "model.json").exists() and not begun:
             shutil.rmtree(self.folder, ignore_errors=True)

@@ -16,6 +16,7 @@ import functools
 import hashlib
 import os
 import platform
+import stat
 import subprocess
 import tempfile
 from pathlib import Path
@@ -276,7 +277,7 @@ def _load() -> ctypes.CDLL:
     except RuntimeError:  # a user without a home
         cache = Path(os.devnull)
     kept = cache / f"kernels-{key[:16]}.so"
-    if kept.is_file() and kept.stat().st_uid == os.getuid():
+    if kept.is_file() and _is_ours_alone(kept) and _is_ours_alone(cache):
         with contextlib.suppress(OSError):  # damaged, or made beside another C library
             return ctypes.CDLL(str(kept))
     with tempfile.TemporaryDirectory() as private:
@@ -285,6 +286,12 @@ def _load() -> ctypes.CDLL:
         subprocess.run(command, check=True, capture_output=True, timeout=60)
         _keep(made, kept)
         return ctypes.CDLL(str(made))
+
+
+def _is_ours_alone(path: Path) -> bool:
+    """Whether nobody else may write there."""
+    found = path.lstat()
+    return found.st_uid == os.getuid() and not found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
 
 
 def _keep(made: Path, kept: Path) -> None:

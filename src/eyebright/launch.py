@@ -195,14 +195,15 @@ def carry_out(
         if asked:
             raise KeyboardInterrupt
 
-    keeper.take_up(job.checkpoint)  # until it is done, there is nothing to save
+    keeper.take_up(job.checkpoint, job.resumed)  # until it is done, there is nothing to save
     try:
         known.write(folder)
         if plan:
             plan.write(folder)
+        # First of all that it is not exact, if so: whoever is killed after it leaves that behind.
+        write_json(folder / "env.json", job.machine)
         record = describe_data(job.data, train_set, val_set, job.skip_bad)
         write_json(folder / "data.json", record)
-        write_json(folder / "env.json", job.machine)
         write_file(folder / "config.json", config.to_json().encode())  # now it is a run
         if job.checkpoint:
             tell(f"goes on after {position.step:,} steps of {schedule.total_steps:,}")
@@ -262,7 +263,7 @@ def carry_out(
 
     run = Run(folder, own)
     run.remember(val_set)
-    report = write_report(run, evaluation=evaluation, data=val_set)
+    report = write_report(run, evaluation=evaluation, data=val_set, is_locked=True)
     write_json(folder / "env.json", job.machine | {"finished": True})
     tell("Finished Training")
     if results[0].running_losses and not quiet:

@@ -13,7 +13,7 @@ from rich.table import Table
 from eyebright.checkpoint import CARD
 from eyebright.console import shown
 from eyebright.errors import EyebrightError, ModelError, StorageError, UsageError
-from eyebright.files import MOST_LIST, read_json
+from eyebright.files import read_json
 from eyebright.lock import is_locked, locked
 from eyebright.metrics import Figure
 from eyebright.run import Run
@@ -55,17 +55,24 @@ def list_runs(folder: Path) -> list[Entry]:
 
     Raises:
         UsageError: no such folder.
+        StorageError: it cannot be read.
     """
     if not folder.is_dir():
         raise UsageError(f"{shown(folder)}: no such folder of runs")
-    found = [path for path in folder.iterdir() if is_run(path)]
+    try:
+        found = [path for path in folder.iterdir() if is_run(path)]
+    except OSError as error:
+        raise StorageError(f"{shown(folder)}: {error.strerror or error}") from None
     return [describe(path) for path in sorted(found, key=_when)]
 
 
 def is_run(path: Path) -> bool:
     """Whether this is a run folder itself, and no link to one."""
     doomed = path.name.startswith(DOOMED)  # by somebody who was killed while removing it
-    return (path / CONFIG).is_file() and not path.is_symlink() and not doomed
+    try:
+        return (path / CONFIG).is_file() and not path.is_symlink() and not doomed
+    except OSError:  # somebody else's, who shows it to nobody
+        return False
 
 
 def describe(path: Path) -> Entry:
@@ -140,14 +147,15 @@ def remove_run(path: Path) -> None:
     try:
         with locked(path):
             path.rename(doomed)
-        shutil.rmtree(doomed)
+        for left in path.parent.glob(f"{DOOMED}*"):  # by others who were killed, too
+            shutil.rmtree(left)
     except OSError as error:
         raise StorageError(f"{shown(path)}: {error.strerror or error}") from None
 
 
 def _accuracy(path: Path) -> Figure | None:
     with contextlib.suppress(ModelError, KeyError, TypeError, ValueError):
-        figure = Figure(**read_json(path, MOST_LIST)["figures"]["accuracy"])
+        figure = Figure(**read_json(path)["figures"]["accuracy"])
         figure.percent()
         return figure
     return None

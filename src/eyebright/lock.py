@@ -81,7 +81,7 @@ def _take(file: int, folder: Path) -> None:
                 continue
             who = os.read(file, 200).decode("utf-8", "replace").strip() or "another process"
             raise BusyError(
-                f"{shown(folder)}: {shown(who)} is training into it; wait for its end, or stop it"
+                f"{shown(folder)}: {shown(who)} is writing into it; wait for its end, or stop it"
             ) from None
         except OSError:  # a file system without locks
             return

@@ -38,6 +38,7 @@ def _is_whole(record: dict[str, Any]) -> bool:
         and isinstance(record["source"], TEXT)
         and isinstance(record["root"], TEXT)
         and isinstance(record["fingerprint"], str)
+        and isinstance(record["val_fingerprint"], TEXT)
         and isinstance(record["skipped_bad"], bool)
         and record["val"] in ("own", "cut", "none")
         and list(counts) == record["classes"]

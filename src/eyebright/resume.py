@@ -8,7 +8,8 @@ follow from seed, epoch and step, so that they need no room in it.
 import json
 import random
 import re
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,7 @@ COLUMNS = (
     "epoch", "step", "seconds", "train_loss", "val_accuracy", "val_balanced_accuracy", "val_n",
 )  # fmt: skip
 """Of ``log.csv``."""
+MOST_STATE = 1 << 20  # bytes of JSON
 CELL = re.compile(r"-?\d+(\.\d+)?(e[-+]?\d{1,2})?")
 
 DAMAGE = (
@@ -73,12 +75,29 @@ class Checkpoint:
     def pack(self) -> bytes:
         """As a safetensors file."""
         tensors = dict(self.tensors)
-        state: dict[str, Any] = {
-            "position": {k: v for k, v in asdict(self.position).items() if k != "under_way"},
-            "results": [
-                _pack_result(one, f"results.{i}", tensors) for i, one in enumerate(self.results)
+        at = self.position
+        # What grows with epochs and steps is tensors: as JSON it would take twenty times the room.
+        tensors["losses"] = torch.tensor(at.losses, dtype=torch.float64)
+        tensors["running"] = _pairs(at.running)
+        tensors["results"] = torch.tensor(
+            [
+                (r.epoch, r.step, r.seconds, r.train_loss, len(r.running_losses))
+                for r in self.results
             ],
-            "rows": self.rows,
+            dtype=torch.float64,
+        ).view(-1, 5)
+        tensors["results.running"] = _pairs([x for r in self.results for x in r.running_losses])
+        if self.results and self.results[-1].val_confusion is not None:
+            tensors["results.confusion"] = torch.from_numpy(self.results[-1].val_confusion.copy())
+        lines = "\n".join(",".join(row.values()) for row in self.rows)
+        tensors["rows"] = torch.frombuffer(bytearray(lines.encode() + b"\n"), dtype=torch.uint8)
+        state: dict[str, Any] = {
+            "position": {
+                "epoch": at.epoch,
+                "step": at.step,
+                "batch": at.batch,
+                "seconds": at.seconds,
+            },
             "elapsed": self.elapsed,
             "normalization": asdict(self.normalization),
             "config": self.config,
@@ -91,12 +110,8 @@ class Checkpoint:
         return save_tensors(tensors)
 
     @classmethod
-    def unpack(cls, content: bytes, most_state: int | None = None) -> "Checkpoint":
+    def unpack(cls, content: bytes) -> "Checkpoint":
         """What `pack` made.
-
-        Args:
-            content: of the file.
-            most_state: bytes that its JSON can have; in memory it takes twenty times as much.
 
         Raises:
             ValueError: it is no checkpoint.
@@ -104,7 +119,7 @@ class Checkpoint:
         try:
             tensors = load_tensors(content)
             text = tensors.pop(STATE)
-            if most_state is not None and text.nbytes > most_state:
+            if text.nbytes > MOST_STATE:
                 raise ValueError(f"{text.nbytes:,} bytes of JSON cannot belong there")
             state = json.loads(bytes(text.numpy()))
             at = state["position"]
@@ -113,8 +128,8 @@ class Checkpoint:
                 step=count(at["step"]),
                 batch=count(at["batch"]),
                 seconds=number(at["seconds"]),
-                losses=[number(x) for x in at["losses"]],
-                running=[(count(b), number(x)) for b, x in at["running"]],
+                losses=_numbers(tensors.pop("losses"), 1),
+                running=_unpack_pairs(tensors.pop("running")),
             )
             if len(position.losses) != position.batch:
                 raise ValueError("not a loss for each mini-batch")
@@ -125,11 +140,9 @@ class Checkpoint:
                 name: None if state[name] is None else _unpack_result(state[name], name, tensors)
                 for name in ("best", "floor")
             }
-            results = [
-                _unpack_result(one, f"results.{i}", tensors)
-                for i, one in enumerate(state["results"])
-            ]
-            rows = [_unpack_row(row) for row in state["rows"]]
+            results = _unpack_results(tensors)
+            lines = bytes(tensors.pop("rows").numpy()).splitlines()
+            rows = [_unpack_row(line) for line in lines if line]
             if len(rows) != len(results):
                 raise ValueError("not a row for each epoch")
             return cls(
@@ -196,6 +209,9 @@ class Checkpoint:
             last = self.results[-1].epoch if self.results else 0
             if last != self.position.epoch:
                 raise ValueError("results that are missing")
+            before = self.results[-1].step if self.results else 0
+            if self.position.step != before + self.position.batch:
+                raise ValueError("steps of no epoch")
             if self.results and self.results[-1].val_confusion is not None:
                 _check_counts(self.results[-1].val_confusion, held_out, classes)
             for result in (self.best, self.floor):
@@ -216,11 +232,13 @@ class Checkpoint:
         self, optimizer: torch.optim.Optimizer, prefix: str, device: torch.device
     ) -> None:
         keys = STATE_OF[type(optimizer).__name__]
+        states = self.tensors[f"{prefix}states"].item()
         for j, p in enumerate(_parameters(optimizer)):
             state = {}
             for key, value in self.under(f"{prefix}{j}.").items():
                 whole = value.shape == (() if key == "step" else p.shape)
-                if key not in keys or not whole or value.dtype != torch.float32:
+                wanted = torch.float32 if key == "step" else p.dtype
+                if key not in keys or not whole or value.dtype != wanted:
                     raise ValueError(f"an optimizer's {key}")
                 if value.ndim:  # laid out in memory as the filters are
                     value = torch.empty_like(p, dtype=value.dtype).copy_(value)
@@ -231,8 +249,8 @@ class Checkpoint:
                 if state.keys() != keys:
                     raise ValueError("half an optimizer's state")
                 optimizer.state[p] = state
-        if self.position.step and not optimizer.state:
-            raise ValueError("no optimizer's state")
+        if len(optimizer.state) != states:
+            raise ValueError("an optimizer's state is missing")
 
 
 def collect_state(net: nn.Module, optimizers: Optimizers) -> dict[str, Tensor]:
@@ -241,8 +259,10 @@ def collect_state(net: nn.Module, optimizers: Optimizers) -> dict[str, Tensor]:
     for i, optimizer in enumerate(optimizers):
         for j, p in enumerate(_parameters(optimizer)):
             for key, value in optimizer.state.get(p, {}).items():
-                if value is not None:  # as SGD's momentum before the first step
+                if value is not None:  # as SGD's momentum before the first step, or without any
                     tensors[f"optimizer.{i}.{j}.{key}"] = value
+        names = {name.split(".")[2] for name in tensors if name.startswith(f"optimizer.{i}.")}
+        tensors[f"optimizer.{i}.states"] = torch.tensor(len(names))
     tensors["rng.cpu"] = torch.get_rng_state()
     device = next(net.parameters()).device
     if device.type == "cuda":
@@ -293,6 +313,7 @@ def _pack_result(result: EpochResult, name: str, tensors: dict[str, Tensor]) -> 
         tensors[f"{name}.confusion"] = torch.from_numpy(result.val_confusion.copy())
     if result.val_logits is not None:
         tensors[f"{name}.logits"] = result.val_logits.cpu().clone()
+    tensors[f"{name}.running"] = _pairs(result.running_losses)
     if result.spare is not None:
         tensors[f"{name}.spare_logits"] = result.spare[0].cpu().clone()
         tensors[f"{name}.spare_labels"] = torch.from_numpy(result.spare[1].copy())
@@ -301,7 +322,6 @@ def _pack_result(result: EpochResult, name: str, tensors: dict[str, Tensor]) -> 
         "step": result.step,
         "seconds": result.seconds,
         "train_loss": result.train_loss,
-        "running_losses": result.running_losses,
     }
 
 
@@ -313,10 +333,47 @@ def is_row(row: dict[str, str]) -> bool:
     )
 
 
-def _unpack_row(row: dict[str, str]) -> dict[str, str]:
+def _unpack_row(line: bytes) -> dict[str, str]:
+    row = dict(zip(COLUMNS, line.decode().split(","), strict=True))
     if not is_row(row):
         raise ValueError("no row of a log")
     return row
+
+
+def _pairs(pairs: Iterable[tuple[int, float]]) -> Tensor:
+    return torch.tensor(list(pairs), dtype=torch.float64).view(-1, 2)
+
+
+def _unpack_pairs(pairs: Tensor) -> list[tuple[int, float]]:
+    return [(_whole(batch), mean) for batch, mean in _numbers(pairs, 2)]
+
+
+def _numbers(values: Tensor, dimensions: int) -> Any:
+    """A tensor of float64 as a list of finite numbers, or of rows of them."""
+    if values.dtype != torch.float64 or values.ndim != dimensions:
+        raise ValueError("no numbers")
+    if values.numel() and not values.abs().max() < 1e100:
+        raise ValueError("a number that is not finite")
+    return values.tolist()
+
+
+def _whole(value: float) -> int:
+    return count(int(value)) if value == int(value) else count(value)
+
+
+def _unpack_results(tensors: dict[str, Tensor]) -> list[EpochResult]:
+    running = _unpack_pairs(tensors.pop("results.running"))
+    confusion = tensors.pop("results.confusion", None)
+    rows, results, at = _numbers(tensors.pop("results"), 2), list[EpochResult](), 0
+    for epoch, step, seconds, loss, several in rows:
+        of_epoch = tuple(running[at : at + _whole(several)])
+        at += _whole(several)
+        results.append(EpochResult(_whole(epoch), _whole(step), seconds, loss, of_epoch, None))
+    if at != len(running):
+        raise ValueError("losses of no epoch")
+    if results and confusion is not None:
+        results[-1] = replace(results[-1], val_confusion=confusion.numpy())
+    return results
 
 
 def _unpack_result(record: dict[str, Any], name: str, tensors: dict[str, Tensor]) -> EpochResult:
@@ -330,7 +387,7 @@ def _unpack_result(record: dict[str, Any], name: str, tensors: dict[str, Tensor]
         count(record["step"]),
         number(record["seconds"]),
         number(record["train_loss"]),
-        tuple((count(b), number(x)) for b, x in record["running_losses"]),
+        tuple(_unpack_pairs(tensors.pop(f"{name}.running"))),
         None if confusion is None else confusion.numpy(),
         logits,
         spare,

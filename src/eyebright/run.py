@@ -27,7 +27,8 @@ from eyebright.data.labels import Decisions, apply, read, read_again
 from eyebright.data.sources import NAMES, MissingPartError, find_part_names
 from eyebright.errors import DataError, EyebrightError, ModelError, UsageError
 from eyebright.evaluation import Evaluation, check_interval, evaluate, read_evaluation
-from eyebright.files import MOST_LOG, append_line, read_json, read_rows
+from eyebright.files import MOST_JSON, MOST_LOG, append_line, read_json, read_rows, read_within
+from eyebright.lock import locked
 from eyebright.records import read_data_record, read_openings
 from eyebright.resume import is_row
 from eyebright.robustness import measure_robustness
@@ -69,7 +70,7 @@ class Run:
     def config(self) -> TrainConfig:
         """The settings it was trained with."""
         try:
-            return TrainConfig.from_json((self.path / "config.json").read_text(encoding="utf-8"))
+            return TrainConfig.from_json(read_within(self.path / "config.json", MOST_JSON).decode())
         except (OSError, ValueError, UsageError) as error:
             raise ModelError(f"{shown(self.path / 'config.json')}: {error}") from None
 
@@ -119,8 +120,20 @@ class Run:
         Raises:
             UsageError: nothing was held out, or no such promise can be made.
             DataError: the data are no longer what was trained on.
+            BusyError: another process is writing into the run folder.
         """
         check_interval(interval)
+        with locked(self.path):
+            return self._val(device, interval, risk, coverage, labels)
+
+    def _val(
+        self,
+        device: str,
+        interval: str,
+        risk: float | None,
+        coverage: float | None,
+        labels: str | os.PathLike[str] | None,
+    ) -> Evaluation:
         decisions = None if labels is None else read(labels)
         record, classifier = self.data_record, self.classifier(device)
         if not record["splits"]["val"]:
@@ -172,8 +185,24 @@ class Run:
             UsageError: nothing was held out that such a promise could rest on.
             DataError: no test part, unknown classes, or the very pictures that were trained on.
             ModelError: no readable model.
+            BusyError: another process is writing into the run folder.
         """
         check_interval(interval)
+        with locked(self.path):
+            return self._test(data, device, skip_bad, interval, risk, coverage, shift, labels, root)
+
+    def _test(
+        self,
+        data: Dataset | str | os.PathLike[str] | None,
+        device: str,
+        skip_bad: bool,
+        interval: str,
+        risk: float | None,
+        coverage: float | None,
+        shift: bool,
+        labels: str | os.PathLike[str] | None,
+        root: str | os.PathLike[str] | None,
+    ) -> Evaluation:
         decisions = None if labels is None else read(labels)
         record, classifier = self.data_record, self.classifier(device)
         promises = self.promises(risk, coverage)
@@ -319,9 +348,15 @@ class Run:
         lesson = card.recipe == "tutorial" and card.classes == CIFAR10_CLASSES
         return LESSON_NAMES if lesson else {}
 
+    def trained_on(self) -> TrainedOn | None:
+        """Fingerprints of the training pictures; None where they are missing or damaged."""
+        record, imgsz = self.data_record, self.config.imgsz
+        n, classes = sum(record["counts"].values()), len(record["classes"])
+        return None if imgsz is None else TrainedOn.load(self.path, n, classes, imgsz)
+
     def _leaks(self, data: Dataset) -> int | None:
         """How many pictures it was also trained on; None where that is not known any more."""
-        known = TrainedOn.load(self.path)
+        known = self.trained_on()
         return None if known is None else known.count_leaks(data)
 
     def _load_test(

@@ -14,10 +14,11 @@ from pathlib import Path
 from torch import nn
 
 from eyebright.checkpoint import bytes_of
+from eyebright.config import TrainConfig
 from eyebright.console import notices, shown
 from eyebright.errors import ModelError, StorageError
 from eyebright.files import read_safetensors, write_file
-from eyebright.resume import Checkpoint
+from eyebright.resume import MOST_STATE, Checkpoint
 
 FOLDER = "checkpoints"
 NAME = re.compile(r"(\d{10})-([0-9a-f]{64})\.safetensors")
@@ -25,8 +26,7 @@ KEPT = 2
 MOST_LOST = 50.0  # seconds of work, beside those of a step
 LEAST = 5.0  # seconds between two checkpoints ...
 SHARE = 0.015  # ... and the share of the time that they may take
-LEAST_STATE = 4 << 20  # bytes of JSON that any checkpoint may have
-MOST_EPOCHS = 100_000  # that it has room for
+MOST_EPOCHS = 1_000_000  # that a checkpoint has room for where nobody knows how many there will be
 
 
 class Saver:
@@ -93,14 +93,12 @@ def list_checkpoints(run: Path) -> list[tuple[int, Path]]:
     return sorted(named, key=lambda one: (-one[0], one[1].name))
 
 
-def newest_checkpoint(
-    run: Path, most: tuple[int, int] | tuple[None, None] = (None, None)
-) -> Checkpoint | None:
+def newest_checkpoint(run: Path, most: int | None = None) -> Checkpoint | None:
     """The newest whole one; None where there is none yet. Damaged ones are passed over, loudly.
 
     Args:
         run: the run folder.
-        most: bytes that a checkpoint and its JSON can have, as `most_bytes` says.
+        most: bytes that a checkpoint can have, as `most_bytes` says.
 
     Raises:
         ModelError: there are some, and all are damaged.
@@ -108,10 +106,10 @@ def newest_checkpoint(
     found = list_checkpoints(run)
     for _, path in found:
         try:
-            content = read_safetensors(path, most[0])
+            content = read_safetensors(path, most)
             if hashlib.sha256(content).hexdigest() not in path.name:
                 raise ValueError("not the content that its name tells")
-            return Checkpoint.unpack(content, most[1])
+            return Checkpoint.unpack(content)
         except (OSError, ValueError) as error:
             notices.warning("%s: damaged (%s); an earlier one is looked for", shown(path), error)
     if found:
@@ -122,17 +120,19 @@ def newest_checkpoint(
     return None
 
 
-def most_bytes(net: nn.Module, pictures: int, classes: int, epochs: int) -> tuple[int, int]:
-    """What a checkpoint, and the JSON in it, can have at most.
+def most_bytes(net: nn.Module, pictures: int, classes: int, config: TrainConfig) -> int:
+    """What a checkpoint can have at most.
 
     Args:
         net: whose it is.
         pictures: trained on and held out together.
         classes: of them.
-        epochs: of the run.
+        config: of the run.
     """
     weights = 4 * bytes_of(net)  # its own, the kept ones, and two more of an optimizer
     seen = 2 * pictures * (4 * classes + 8) + 3 * 8 * classes**2  # logits, labels, counts
-    # A loss for each mini-batch of an epoch, and a line of the log for each epoch.
-    state = LEAST_STATE + 40 * pictures + 1000 * min(epochs, MOST_EPOCHS)
-    return weights + seen + state, state
+    # By the clock, or by steps, there may be more epochs than the configuration says.
+    epochs = MOST_EPOCHS if config.time or config.max_steps else config.epochs
+    steps = -(-pictures // config.batch_size)
+    means = 16 * epochs * (steps // config.log_every) if config.log_every else 0
+    return weights + seen + MOST_STATE + 8 * steps + 200 * epochs + 3 * means

@@ -53,14 +53,28 @@ class TrainedOn:
         return cls(np.sort(digests(data.pixels)), int(np.argmax(data.counts())), weights, offset)
 
     @classmethod
-    def load(cls, folder: Path) -> "TrainedOn | None":
-        """What `write` wrote; None where it is missing or damaged."""
+    def load(cls, folder: Path, pictures: int, classes: int, imgsz: int) -> "TrainedOn | None":
+        """What `write` wrote; None where it is missing, damaged, or of other pictures.
+
+        Args:
+            folder: of the run.
+            pictures: that it was trained on.
+            classes: of them.
+            imgsz: their side, in pixels.
+        """
+        inputs = 3 * min(SIDE, imgsz) ** 2
+        most = 8 * pictures + 4 * inputs * classes + 8 * classes + 8
         try:
-            arrays = load_arrays(read_safetensors(folder / FILE))
+            arrays = load_arrays(read_safetensors(folder / FILE, most))
+            digests, largest = arrays["digests"], int(arrays["largest"])
             weights, offset = arrays["weights"].astype(np.float64), arrays["offset"]
-            if weights.shape[0] > 3 * SIDE**2 or weights.shape[1:] != offset.shape:
+            if digests.shape != (pictures,) or digests.dtype != np.uint64:
                 return None
-            return cls(arrays["digests"], int(arrays["largest"]), weights, offset)
+            if weights.shape != (inputs, classes) or offset.shape != (classes,):
+                return None
+            if not 0 <= largest < classes or not np.isfinite(weights).all():
+                return None
+            return cls(digests, largest, weights, offset.astype(np.float64))
         except (OSError, SafetensorError, ValueError, LookupError, TypeError, ArithmeticError):
             return None
 

@@ -1,5 +1,6 @@
 """The folder of data sets, and how one is downloaded into it: whole or not at all."""
 
+import contextlib
 import os
 import tarfile
 import tempfile
@@ -17,7 +18,9 @@ PATIENCE = 15.0  # seconds without a single byte until a download gives up
 def data_home() -> Path:
     """The folder of data sets: ``$EYEBRIGHT_DATA``, or ``eyebright`` in the user's cache folder."""
     if chosen := os.environ.get("EYEBRIGHT_DATA"):
-        return Path(chosen).expanduser()
+        with contextlib.suppress(RuntimeError):  # no such user: it is a folder of that name
+            return Path(chosen).expanduser()
+        return Path(chosen)
     import pooch
 
     return Path(pooch.os_cache("eyebright"))

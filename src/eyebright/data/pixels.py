@@ -29,7 +29,8 @@ from eyebright.console import Bar, notices, progress_bar, shown
 from eyebright.data.cache import data_home
 from eyebright.data.dataset import allocate_images
 from eyebright.data.views import View
-from eyebright.errors import DataError, UsageError
+from eyebright.errors import DataError, ModelError, UsageError
+from eyebright.files import MOST_LOG, read_json
 from eyebright.images import POLICY, Pixels, read_bytes, read_image
 
 PART_BYTES, PART_PICTURES = 4 << 20, 256  # what a thread decodes before it hands it over
@@ -174,10 +175,10 @@ def _open_entry(folder: Path, job: Job, checked: bool = False) -> Entry | None:
         checked: it was written a moment ago: its checksums need not be compared.
     """
     try:
-        about = json.loads((folder / ABOUT).read_bytes())
+        about = read_json(folder / ABOUT, MOST_LOG)
         bad = {str(digest): str(why) for digest, why in about["bad"].items()}
         parts = [(int(count), int(checksum)) for count, checksum in about["parts"]]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, ArithmeticError):
+    except (ModelError, ValueError, KeyError, TypeError, AttributeError, ArithmeticError):
         return None
     known = {digest.hex() for digest in job.files}
     n, file = len(known) - len(bad), folder / PIXELS

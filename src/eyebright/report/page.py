@@ -17,6 +17,7 @@ from eyebright.data import Dataset
 from eyebright.errors import DataError, EyebrightError, ModelError, UsageError
 from eyebright.evaluation import Evaluation, read_evaluation
 from eyebright.files import read_json, write_file
+from eyebright.lock import locked
 from eyebright.losses import EVEN
 from eyebright.report.card import model_card
 from eyebright.report.charts import TO, interval_bars
@@ -31,7 +32,6 @@ from eyebright.report.plots import (
 )
 from eyebright.report.words import LANGUAGES, translator
 from eyebright.run import Run
-from eyebright.trained_on import TrainedOn
 from eyebright.wording import (
     DECIDED,
     LEAKS,
@@ -61,6 +61,7 @@ def write_report(
     language: str = "en",
     evaluation: Evaluation | None = None,
     data: Dataset | None = None,
+    is_locked: bool = False,
 ) -> Path:
     """Write ``report.html`` and ``model-card.md`` into a run folder.
 
@@ -70,6 +71,7 @@ def write_report(
         evaluation: what the report is about. Default: what the run folder holds, of the test set
             if that has been opened.
         data: the pictures that were evaluated, if they are at hand; otherwise they are read again.
+        is_locked: whoever calls it has the run folder for itself already.
 
     Returns:
         The path of the page.
@@ -78,6 +80,7 @@ def write_report(
         UsageError: no such language.
         ModelError: damaged files.
         StorageError: it cannot be written.
+        BusyError: another process is writing into the run folder.
     """
     if language not in LANGUAGES:
         raise UsageError(f"--lang cannot be '{language}'; choose one of: {', '.join(LANGUAGES)}")
@@ -96,7 +99,7 @@ def write_report(
         except EyebrightError as error:
             notices.warning("%s", error)
             data, missing = None, True
-        known = TrainedOn.load(run.path)
+        known = run.trained_on()
         context |= figures_context(evaluation, t)
         context |= pictures_context(evaluation, data, t)
         context["warnings"] = find_warnings(run, evaluation, t)
@@ -108,9 +111,10 @@ def write_report(
     page = files("eyebright.report").joinpath("page.html").read_text(encoding="utf-8")
     environment = Environment(autoescape=True)
     html = environment.from_string(page).render(context | {"t": t, "language": language})
-    path = run.path / "report.html"
-    write_file(path, html.encode("utf-8", "backslashreplace"))
-    write_file(run.path / "model-card.md", model_card(run, evaluation).encode("utf-8", "replace"))
+    path, card = run.path / "report.html", model_card(run, evaluation)
+    with contextlib.nullcontext() if is_locked else locked(run.path):
+        write_file(path, html.encode("utf-8", "backslashreplace"))
+        write_file(run.path / "model-card.md", card.encode("utf-8", "replace"))
     return path
 
 
