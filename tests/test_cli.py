@@ -50,8 +50,9 @@ def test_the_whole_way(eyebright_says: Callable, class_folders: Callable[..., Pa
     assert code == 0
     lines = out.splitlines()
     assert lines[0] == "model will be trained on device: 'cpu'"
-    assert lines[1].startswith("epoch  1/2  train loss ")
-    assert "validation accuracy" in lines[1]
+    assert lines[1] == "white16 on 32 pictures, 8 held out, into runs/pets-fast"
+    assert lines[2].startswith("epoch  1/2  train loss ")
+    assert "validation accuracy" in lines[2]
     assert "Finished Training" in lines
     assert "run folder: runs/pets-fast" in lines
     assert lines[-1] == "open the test set: eyebright test runs/pets-fast"

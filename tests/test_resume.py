@@ -24,11 +24,12 @@ import pytest
 import timm
 import torch
 from bench.soak import state_of
+from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import nn
 
 import eyebright
-from eyebright import keeper, launch, saver, signals, training
+from eyebright import images, keeper, launch, saver, signals, training
 from eyebright.checkpoint import load_model
 from eyebright.cli import run_app
 from eyebright.config import TrainConfig
@@ -557,6 +558,59 @@ def test_a_run_of_very_many_epochs_can_still_be_read(stopped: Path) -> None:
     assert again.rows == long.rows
     by_clock = replace(config, epochs=3, time=60.0, log_every=0)
     assert most_bytes(create_model("white16", 2), 36, 2, by_clock) > 200 * n
+
+
+def test_figures_of_an_earlier_model_are_not_those_of_this_one(
+    class_folders: Callable[..., Path], monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    pets = class_folders(size=(32, 32))
+    others = class_folders("others", size=(30, 30))
+    train_and_die(7, monkeypatch, "train", str(pets), *RECIPES["fast"].split(), "--name", "r")
+    assert run_app(["test", "runs/r", str(others)]) == 0
+    assert run_app(["train", "--resume", "runs/r"]) == 0
+    capsys.readouterr()
+    assert run_app(["runs", "--json"]) == 0
+    [entry] = json.loads(capsys.readouterr().out)
+    assert entry["test"] is None
+    assert entry["val"] is not None
+    assert run_app(["report", "runs/r"]) == 0
+    assert "split: test" not in Path("runs/r/model-card.md").read_text()
+    assert run_app(["test", "runs/r", str(others)]) == 0
+    capsys.readouterr()
+    assert run_app(["runs", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)[0]["test"] is not None
+    weights = Path("runs/r/model.safetensors")
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    assert run_app(["runs"]) == 0
+    assert "damaged" in capsys.readouterr().out
+
+
+def test_a_limit_on_pixels_is_the_same_when_it_goes_on(
+    class_folders: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pets = class_folders(size=(32, 32))
+    Image.new("RGB", (200, 200)).save(pets / "cat" / "large.png")
+    words = ["--skip-bad", "--max-pixels", "20000", "--name", "r"]
+    train_and_die(7, monkeypatch, "train", str(pets), *RECIPES["fast"].split(), *words)
+    images.limit_pixels(images.DEFAULT_MAX_PIXELS)  # as in another process
+    assert run_app(["train", "--resume", "runs/r"]) == 0
+    assert images.MAX_PIXELS == images.DEFAULT_MAX_PIXELS
+    assert run_app(["val", "runs/r"]) == 0
+
+
+def test_fewer_epochs_than_there_were_are_refused(
+    stopped: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["train", "--resume", str(stopped), "--resume-anyway", "--epochs"]
+    assert run_app([*words, "1"]) == 2
+    assert "is in its epoch 2 already: --epochs 1 is less" in capsys.readouterr().err
+    assert run_app([*words, "2"]) == 0
+    capsys.readouterr()
+    assert run_app(["train", "--resume", str(stopped)]) == 0
+    assert "there is nothing to go on with" in capsys.readouterr().out
 
 
 def test_battery_17_nobody_else_writes_results_meanwhile(

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import shlex
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
@@ -21,6 +22,7 @@ from eyebright.calibration import (
     set_threshold,
     softmax,
 )
+from eyebright.checkpoint import CARD, load_card
 from eyebright.classifier import Classifier
 from eyebright.console import as_text, shown
 from eyebright.data import Dataset
@@ -73,6 +75,8 @@ class Evaluation:
     """On changed pictures; None: it was not asked for."""
     decided: dict[str, Any] | None = None
     """The table of decisions that was applied to these pictures for it; None: none was."""
+    weights_sha256: str = ""
+    """Of the model's file of weights; empty: not known."""
 
     def __post_init__(self) -> None:
         """Refuse an unknown interval, as `check_interval` does."""
@@ -264,6 +268,7 @@ class Evaluation:
             "interval_kind": self.interval,
             "tta": self.tta,
             "temperature": self.temperature,
+            "weights_sha256": self.weights_sha256,
             "leaks": self.leaks,
             "labels": self.decided,
             "figures": {name: asdict(figure) for name, figure in self.figures.items()},
@@ -321,9 +326,14 @@ def read_evaluation(folder: Path, split: str) -> Evaluation:
     """What `Evaluation.write` wrote of this split; ids are text.
 
     Raises:
-        ModelError: missing, or damaged.
+        ModelError: missing, damaged, or of another model than the one that is there now.
     """
     path = folder / f"predictions-{split}.csv"
+    if not is_of_this_model(folder, read_json(folder / f"{split}.json", MOST_FIGURES)):
+        raise ModelError(
+            f"{shown(folder / f'{split}.json')}: of an earlier model of this run; evaluate this "
+            f"one: eyebright {split} {shlex.quote(shown(folder))}"
+        )
     try:
         record = read_json(folder / f"{split}.json", MOST_FIGURES)
         [_, _, _, *columns], *rows = read_rows(path, MOST_LIST)
@@ -352,9 +362,17 @@ def read_evaluation(folder: Path, split: str) -> Evaluation:
             temperature=None if temperature is None else float(temperature),
             leaks=None if record.get("leaks") is None else int(record["leaks"]),
             decided=check_decided(record.get("labels")),
+            weights_sha256=str(record.get("weights_sha256", "")),
         )
     except (OSError, ValueError, LookupError, TypeError, ArithmeticError, UsageError) as error:
         raise ModelError(f"{shown(path)}: no predictions, or damaged ({error})") from None
+
+
+def is_of_this_model(folder: Path, record: dict[str, Any]) -> bool:
+    """Whether an evaluation's JSON is of the weights that a run has now, as far as is known."""
+    if not (weights := record.get("weights_sha256")) or not (folder / CARD).exists():
+        return True
+    return bool(weights == load_card(folder).weights_sha256)
 
 
 def read_promises(record: dict[str, Any]) -> Promises:
@@ -403,4 +421,5 @@ def evaluate(
         tta=classifier.card.tta,
         temperature=classifier.card.temperature,
         interval=interval,
+        weights_sha256=classifier.card.weights_sha256,
     )

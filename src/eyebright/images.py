@@ -42,7 +42,8 @@ ENDINGS = frozenset(
     ".heic .heif .hif".split()
 )
 HEIC_BRANDS = frozenset(b"heic heix heim heis hevc hevx hevm hevs mif1 msf1".split())
-MAX_PIXELS = 1 << 26  # decoded within two seconds and 1.5 GiB, whatever the format
+DEFAULT_MAX_PIXELS = 1 << 26  # decoded within two seconds and 1.5 GiB, whatever the format
+MAX_PIXELS = DEFAULT_MAX_PIXELS
 MOST_BYTES = 1 << 29  # of a file: as many pixels with eight bytes each
 MOST_PARTS = 1000  # of a JPEG or PNG that are no pixels; Pillow takes ever longer for each
 MOST_COMMENT = 1 << 16  # bytes before the pixels of a Netpbm file; Pillow reads one after the other
@@ -66,6 +67,18 @@ MARKER, SCAN, END = (
     b"\xff\xd9",
 )
 SIXTEEN_TO_EIGHT = ((np.arange(65536) * 255 + 32767) // 65535).astype(np.uint8)
+
+
+@contextlib.contextmanager
+def pixels_limited_to(most: int) -> Iterator[None]:
+    """While the block runs, the limit of an earlier run, unless somebody set another one."""
+    before = MAX_PIXELS
+    if before == DEFAULT_MAX_PIXELS and most > 0:
+        limit_pixels(most)
+    try:
+        yield
+    finally:
+        limit_pixels(before)
 
 
 def limit_pixels(most: int) -> None:

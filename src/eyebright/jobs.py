@@ -21,6 +21,7 @@ from eyebright.data.labels import apply, read, read_again
 from eyebright.errors import ModelError, UsageError
 from eyebright.files import read_json
 from eyebright.holdout import hold_out
+from eyebright.images import pixels_limited_to
 from eyebright.keeper import describe_data
 from eyebright.plan import FILE as PLAN
 from eyebright.plan import Plan, make_plan
@@ -214,11 +215,20 @@ def old_job(
             for key, value in asdict(config).items()
             if was.get(key) != value
         ]
-    differences += other_data + machine_differences(before, machine)
+    differences += other_data
+    differences += [
+        one for one in machine_differences(before, machine)
+        if "threads" not in others or not one.startswith("threads ")
+    ]  # fmt: skip
     if differences and not anyway:
         raise UsageError(
             f"{shown(folder)} would not go on exactly: {'; '.join(map(shown, differences))}. "
             "--resume-anyway goes on, and writes that down"
+        )
+    done = checkpoint.position.epoch + bool(checkpoint.position.batch) if checkpoint else 0
+    if "epochs" in others and others["epochs"] < done:
+        raise UsageError(
+            f"{shown(folder)} is in its epoch {done} already: --epochs {others['epochs']} is less"
         )
     if checkpoint and other_data:  # what was best was best on other pictures
         judged = [replace(one, val_confusion=None) for one in checkpoint.results]
@@ -281,7 +291,8 @@ def read_pictures_again(
         skip = record["skipped_bad"] or (decisions.dropped if decisions else False)
         if data is None and root is None:
             root = record.get("root")
-        data = load(source, imgsz=config.imgsz, skip_bad=skip, workers=workers, root=root)
+        with pixels_limited_to(record["max_pixels"]):
+            data = load(source, imgsz=config.imgsz, skip_bad=skip, workers=workers, root=root)
     if decisions is not None and data.decided is None:
         data = apply(data, decisions)
     return data.resized(config.imgsz)

@@ -2,6 +2,7 @@
 
 import contextlib
 import itertools
+import shlex
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, replace
@@ -12,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from eyebright import metrics
+from eyebright import images, metrics
 from eyebright.batches import Normalization
 from eyebright.calibration import fit_temperature, softmax
 from eyebright.checkpoint import ModelCard, copy_tensors, load_card, save_card, save_model
@@ -69,6 +70,7 @@ def describe_data(
         "counts": dict(zip(data.classes, train_set.counts().tolist(), strict=True)),
         "imgsz": data.imgsz,
         "skipped_bad": skip_bad,
+        "max_pixels": images.MAX_PIXELS,
         "labels": data.decided,
         # Where they are cut off, the fingerprint above is of all.
         "val_fingerprint": val_set.fingerprint if val_set and val_set is data.val else None,
@@ -224,7 +226,8 @@ class Keeper:
             np.concatenate([one for _, one in seen]),
             self.config.balance in EVEN,
         )
-        save_card(self.folder, replace(load_card(self.folder), temperature=temperature))
+        card = replace(load_card(self.folder), temperature=temperature)
+        save_card(self.folder, card)
         evaluation = Evaluation(
             split="val",
             classes=self.classes,
@@ -236,6 +239,7 @@ class Keeper:
             tta=self.config.tta,
             temperature=temperature,
             leaks=leaks,
+            weights_sha256=card.weights_sha256,
         )
         evaluation.write(self.folder)
         return evaluation
@@ -252,10 +256,15 @@ class Keeper:
         if self.saved is None:
             return "no epoch was finished, so no model is kept"
         if self.best is not None and self.saved == 0:
-            return f"the linear probe is kept in {shown(self.folder)}"
+            return f"the linear probe is kept in {shown(self.folder)}{self._go_on()}"
         if self.saved == 0:
-            return f"a half-trained model, before its first epoch, is kept in {shown(self.folder)}"
-        return f"the model of epoch {self.saved} is kept in {shown(self.folder)}"
+            what = "a half-trained model, before its first epoch,"
+        else:
+            what = f"the model of epoch {self.saved}"
+        return f"{what} is kept in {shown(self.folder)}{self._go_on()}"
+
+    def _go_on(self) -> str:
+        return f"; go on: eyebright train --resume {shlex.quote(shown(self.folder))}"
 
     def leave_nothing_half_done(self) -> None:
         """Remove a run folder that has no model in it, and nothing to go on from.

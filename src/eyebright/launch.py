@@ -205,9 +205,14 @@ def carry_out(
         record = describe_data(job.data, train_set, val_set, job.skip_bad)
         write_json(folder / "data.json", record)
         write_file(folder / "config.json", config.to_json().encode())  # now it is a run
-        if job.checkpoint:
+        if position.step >= schedule.total_steps:
+            tell(f"all {position.step:,} steps are taken: there is nothing to go on with")
+        elif job.checkpoint:
             tell(f"goes on after {position.step:,} steps of {schedule.total_steps:,}")
         tell(f"model will be trained on device: '{config.device}'")
+        if not config.log_every:  # as the lesson has it, its lines follow at once
+            held_out = f", {len(val_set):,} held out" if val_set else ""
+            tell(f"{config.model} on {len(train_set):,} pictures{held_out}, into {shown(folder)}")
         if config.tta == "mirror" and val_set is not None:
             tell("every figure averages each picture with its mirror image")
         if (source := job.machine.get("first_weights", "none")) != "none":

@@ -1,6 +1,7 @@
 """`list_runs`: what there is in a folder of runs; `remove_run`."""
 
 import contextlib
+import hashlib
 import os
 import shutil
 from dataclasses import asdict, dataclass
@@ -10,15 +11,17 @@ from typing import Any
 
 from rich.table import Table
 
-from eyebright.checkpoint import CARD
+from eyebright.checkpoint import CARD, WEIGHTS, load_card
 from eyebright.console import shown
 from eyebright.errors import EyebrightError, ModelError, StorageError, UsageError
+from eyebright.evaluation import is_of_this_model
 from eyebright.files import read_json
 from eyebright.lock import is_locked, locked
 from eyebright.metrics import Figure
 from eyebright.run import Run
 
 LATEST = 253_402_300_799.0  # the end of the year 9999
+MOST_HASHED = 100 << 20  # bytes of weights that a list of runs looks at
 CONFIG, DOOMED = "config.json", ".removing-"
 
 
@@ -87,6 +90,7 @@ def describe(path: Path) -> Entry:
         env = read_json(path / "env.json")
         exact = all(bool(one["exact"]) for one in env.get("resumed", []))
         done = bool(env.get("finished")) and (path / CARD).exists()
+        damaged = done and not _has_its_weights(path)
         name = run.data_record["name"]
     except (EyebrightError, KeyError, TypeError, ValueError, AttributeError, OSError):
         damaged = True
@@ -95,7 +99,7 @@ def describe(path: Path) -> Entry:
         state = "training"
     return Entry(
         path.name, state, exact, name, recipe, model, epochs,
-        _accuracy(path / "val.json"), _accuracy(path / "test.json"),
+        _accuracy(path, "val"), _accuracy(path, "test"),
         bytes_below(path), datetime.fromtimestamp(_when(path), UTC).isoformat(" ", "minutes")[:16],
     )  # fmt: skip
 
@@ -153,12 +157,22 @@ def remove_run(path: Path) -> None:
         raise StorageError(f"{shown(path)}: {error.strerror or error}") from None
 
 
-def _accuracy(path: Path) -> Figure | None:
+def _accuracy(run: Path, split: str) -> Figure | None:
+    """Of the model that is there now; None where nobody has looked at it."""
     with contextlib.suppress(ModelError, KeyError, TypeError, ValueError):
-        figure = Figure(**read_json(path)["figures"]["accuracy"])
+        record = read_json(run / f"{split}.json")
+        figure = Figure(**record["figures"]["accuracy"])
         figure.percent()
-        return figure
+        return figure if is_of_this_model(run, record) else None
     return None
+
+
+def _has_its_weights(run: Path) -> bool:
+    """Whether the weights are those of the card, where it does not take long to see."""
+    if (run / WEIGHTS).stat().st_size > MOST_HASHED:
+        return True
+    digest = hashlib.sha256((run / WEIGHTS).read_bytes()).hexdigest()
+    return digest == load_card(run).weights_sha256
 
 
 def _when(path: Path) -> float:

@@ -40,6 +40,7 @@ def _is_whole(record: dict[str, Any]) -> bool:
         and isinstance(record["fingerprint"], str)
         and isinstance(record["val_fingerprint"], TEXT)
         and isinstance(record["skipped_bad"], bool)
+        and type(record["max_pixels"]) is int
         and record["val"] in ("own", "cut", "none")
         and list(counts) == record["classes"]
         and len(counts) <= MOST_CLASSES

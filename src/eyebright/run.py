@@ -28,6 +28,7 @@ from eyebright.data.sources import NAMES, MissingPartError, find_part_names
 from eyebright.errors import DataError, EyebrightError, ModelError, UsageError
 from eyebright.evaluation import Evaluation, check_interval, evaluate, read_evaluation
 from eyebright.files import MOST_JSON, MOST_LOG, append_line, read_json, read_rows, read_within
+from eyebright.images import pixels_limited_to
 from eyebright.lock import locked
 from eyebright.records import read_data_record, read_openings
 from eyebright.resume import is_row
@@ -400,7 +401,8 @@ class Run:
         before = None if recorded is None else trained_with(recorded, decisions)
         dropped = frozenset[str]().union(*(one.dropped for one in (before, decisions) if one))
         skip = bool(record["skipped_bad"]) or dropped
-        raw = data = load(record["source"], imgsz=imgsz, skip_bad=skip, root=record.get("root"))
+        with pixels_limited_to(record["max_pixels"]):
+            raw = data = load(record["source"], imgsz=imgsz, skip_bad=skip, root=record.get("root"))
         if before is not None:
             data = apply(raw, before, quiet=decisions is not None)
         if data.fingerprint != record["fingerprint"]:

@@ -15,8 +15,8 @@ from eyebright.config import UNBALANCED
 from eyebright.console import notices, shown
 from eyebright.data import Dataset
 from eyebright.errors import DataError, EyebrightError, ModelError, UsageError
-from eyebright.evaluation import Evaluation, read_evaluation
-from eyebright.files import read_json, write_file
+from eyebright.evaluation import Evaluation, is_of_this_model, read_evaluation
+from eyebright.files import MOST_FIGURES, read_json, write_file
 from eyebright.lock import locked
 from eyebright.losses import EVEN
 from eyebright.report.card import model_card
@@ -131,10 +131,12 @@ def with_promise(run: Run, evaluation: Evaluation) -> Evaluation:
 
 
 def latest_evaluation(run: Run) -> Evaluation | None:
-    """Of the test set if it has been opened, else of the pictures held out, else none."""
+    """Of this model: on the test set if that has been opened, else on what was held out."""
     for split in ("test", "val"):
         if (run.path / f"predictions-{split}.csv").is_file():
-            return read_evaluation(run.path, split)
+            if is_of_this_model(run.path, read_json(run.path / f"{split}.json", MOST_FIGURES)):
+                return read_evaluation(run.path, split)
+            notices.warning("%s.json is of an earlier model of this run, and is left out", split)
     return None
 
 
