@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from eyebright import kernels
+from eyebright import images, kernels
 from eyebright.augment import parse_augment
 from eyebright.batches import Normalization
 from eyebright.config import TrainConfig, flag
@@ -80,6 +80,8 @@ class Job:
     """Where to go on; None: at the beginning."""
     resumed: bool = False
     """Whether there is a run folder already."""
+    max_pixels: int = images.DEFAULT_MAX_PIXELS
+    """That a picture could have."""
 
 
 def new_job(
@@ -140,8 +142,10 @@ def new_job(
     machine = describe_machine(config, device)
     machine["first_weights"] = weights.source if weights else "none"
     machine["settings"] = settings
-    known = TrainedOn.learn(train_set)
-    return Job(config, data, train_set, val_set, skip_bad, net, normalization, machine, known, plan)
+    return Job(
+        config, data, train_set, val_set, skip_bad, net, normalization, machine,
+        TrainedOn.learn(train_set), plan, max_pixels=images.MAX_PIXELS,
+    )  # fmt: skip
 
 
 def old_job(
@@ -191,7 +195,10 @@ def old_job(
     data = read_pictures_again(run, data, changed, workers, labels, root)
     train_set, val_set = hold_out(data, changed)
     changed = changed.replace(batch_size=min(changed.batch_size, len(train_set)))
-    now = json.loads(json.dumps(describe_data(data, train_set, val_set, record["skipped_bad"])))
+    most = images.MAX_PIXELS
+    most_pixels = record["max_pixels"] if most == images.DEFAULT_MAX_PIXELS else most
+    described = describe_data(data, train_set, val_set, record["skipped_bad"], most_pixels)
+    now = json.loads(json.dumps(described))
     other_data = [
         f"{what} are not the same" for key, what in DATA.items() if now[key] != record.get(key)
     ]
@@ -245,7 +252,7 @@ def old_job(
     return Job(
         changed, data, train_set, val_set, record["skipped_bad"], net,
         checkpoint.normalization if checkpoint else normalization, env,
-        TrainedOn.learn(train_set), plan, checkpoint, resumed=True,
+        TrainedOn.learn(train_set), plan, checkpoint, resumed=True, max_pixels=most_pixels,
     )  # fmt: skip
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from eyebright import images, metrics
+from eyebright import metrics
 from eyebright.batches import Normalization
 from eyebright.calibration import fit_temperature, softmax
 from eyebright.checkpoint import ModelCard, copy_tensors, load_card, save_card, save_model
@@ -58,7 +58,7 @@ def claim_folder(runs: Path, name: str) -> Path:
 
 
 def describe_data(
-    data: Dataset, train_set: Dataset, val_set: Dataset | None, skip_bad: bool
+    data: Dataset, train_set: Dataset, val_set: Dataset | None, skip_bad: bool, max_pixels: int
 ) -> dict[str, Any]:
     """What ``data.json`` holds."""
     return {
@@ -70,7 +70,7 @@ def describe_data(
         "counts": dict(zip(data.classes, train_set.counts().tolist(), strict=True)),
         "imgsz": data.imgsz,
         "skipped_bad": skip_bad,
-        "max_pixels": images.MAX_PIXELS,
+        "max_pixels": max_pixels,
         "labels": data.decided,
         # Where they are cut off, the fingerprint above is of all.
         "val_fingerprint": val_set.fingerprint if val_set and val_set is data.val else None,

@@ -202,7 +202,7 @@ def carry_out(
             plan.write(folder)
         # First of all that it is not exact, if so: whoever is killed after it leaves that behind.
         write_json(folder / "env.json", job.machine)
-        record = describe_data(job.data, train_set, val_set, job.skip_bad)
+        record = describe_data(job.data, train_set, val_set, job.skip_bad, job.max_pixels)
         write_json(folder / "data.json", record)
         write_file(folder / "config.json", config.to_json().encode())  # now it is a run
         if position.step >= schedule.total_steps:
