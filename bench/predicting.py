@@ -3,8 +3,8 @@
     python -m bench.predicting --imgsz 32
     python -m bench.predicting --imgsz 224 --model tf_efficientnet_lite0 --count 600
 
-Picture files are made of noise and of the photographs that are at hand, a net has weights by chance; the
-three are timed in turn, three times. A row goes into ``results/predicting.csv``.
+Picture files are made of smooth noise, and the net has weights by chance; the three are timed in
+turn, three times. A row goes into ``results/predicting.csv``.
 """
 
 import argparse

@@ -32,9 +32,9 @@ class WatchedSaver(Saver):
         self.spent, self.moments = list[float](), [time.perf_counter()]
         savers.append(self)
 
-    def save(self, checkpoint: Checkpoint) -> None:
+    def save(self, collect: Callable[[], Checkpoint]) -> None:
         """As `Saver.save`."""
-        super().save(checkpoint)
+        super().save(collect)
         self.spent.append(self.cost)
         self.moments.append(time.perf_counter())
 
@@ -58,7 +58,6 @@ def measure(recipe: str, data: str, settings: dict[str, Any]) -> dict[str, Any]:
 
     with (
         patch.object(launch, "Saver", WatchedSaver),
-        patch.object(Keeper, "checkpoint", timed(Keeper.checkpoint)),
         patch.object(Keeper, "_save", timed(Keeper._save)),
         tempfile.TemporaryDirectory() as place,
     ):

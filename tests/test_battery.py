@@ -235,8 +235,9 @@ def test_battery_15_a_disk_that_refuses_any_call_of_a_whole_training(
         if code == 5:
             assert os.strerror(errno.ENOSPC) in err
             if Path("runs/full").exists():
+                begun = any(step for step, _ in list_checkpoints(Path("runs/full")))
                 code, _, err = eyebright_says("train", "--resume", "runs/full")
-                assert code in (0, 4), (failing, err)
+                assert code in ((0,) if begun else (0, 4)), (failing, err)
         Path("runs").mkdir(exist_ok=True)
 
 
@@ -593,6 +594,11 @@ def test_battery_34_library_command_line_and_evaluation_say_the_same_of_1000_pic
     command = np.array([[row["probabilities"][c] for c in ("cat", "dog")] for row in rows])
     batched = classifier.predict_proba(paths)
     single = np.concatenate([classifier.predict_proba([path]) for path in paths])
+    for i in range(0, len(rows), 100):  # the command, too, one picture at a time
+        [row] = json.loads(eyebright_says("predict", "runs/r", paths[i], "--json")[1])
+        assert row["prediction"] == rows[i]["prediction"]
+        alone = [row["probabilities"][c] for c in ("cat", "dog")]
+        np.testing.assert_allclose(alone, command[i], rtol=0, atol=1e-6)
     evaluation = eyebright.Run("runs/r").test(test)
     order = {str(test / name): i for i, name in enumerate(evaluation.ids)}
     evaluated = evaluation.probabilities[[order[path] for path in paths]]

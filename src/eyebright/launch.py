@@ -182,7 +182,7 @@ def carry_out(
             net.state_dict(), position.step, config.lr * schedule.share(position.step - 1)
         )
         elapsed = time.monotonic() - started
-        saver.save(keeper.checkpoint(optimizers, position, results, elapsed))
+        saver.save(lambda: keeper.checkpoint(optimizers, position, results, elapsed))
 
     def look() -> None:
         if plan and pacer and pacer.look(position.step):

@@ -9,6 +9,7 @@ import contextlib
 import hashlib
 import re
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from torch import nn
@@ -47,14 +48,17 @@ class Saver:
         pause = max(LEAST, self.cost / SHARE)
         return time.monotonic() - self.saved >= min(pause, MOST_LOST)
 
-    def save(self, checkpoint: Checkpoint) -> None:
+    def save(self, collect: Callable[[], Checkpoint]) -> None:
         """Write one, and remove all but the last two.
+
+        Args:
+            collect: gives it; the time that it takes counts too.
 
         Raises:
             StorageError: the disk refuses; the message names the path.
         """
         begun = time.monotonic()
-        save_checkpoint(self.folder, checkpoint)
+        save_checkpoint(self.folder, collect())
         self.saved = time.monotonic()
         self.cost = self.saved - begun
 
