@@ -1,5 +1,6 @@
 """Predicting any number of picture files: few are in memory at once, and none stops the rest."""
 
+import contextlib
 import glob
 import os
 from collections import Counter, deque
@@ -27,6 +28,7 @@ from eyebright.machine import available_cores
 CHUNK_BYTES = 64 << 20  # of decoded pictures that go through the net one batch after the other
 MOST_CHUNK, LEAST_CHUNK = 2048, 16  # pictures
 PART = 16  # picture files that a thread decodes before it takes others
+SMALL = 8192  # bytes of a file
 NAMED = 3  # unreadable pictures, in messages
 JPEG = b"\xff\xd8"
 
@@ -173,8 +175,8 @@ def predict_files(
     Raises:
         StorageError: memory ran out.
     """
-    size = classifier.card.imgsz
-    chunk = max(LEAST_CHUNK, min(MOST_CHUNK, CHUNK_BYTES // (3 * size**2)))
+    imgsz = classifier.card.imgsz
+    chunk = max(LEAST_CHUNK, min(MOST_CHUNK, CHUNK_BYTES // (3 * imgsz**2)))
     ahead = 1 if classifier.device.type == "cuda" else 0
     waiting: deque[list[Future[_Decoded]]] = deque()
     files = iter(files)
@@ -186,8 +188,9 @@ def predict_files(
             while more or waiting:
                 paths = list(islice(files, chunk)) if more else []
                 if more := bool(paths):
-                    parts = [paths[start : start + PART] for start in range(0, len(paths), PART)]
-                    waiting.append([pool.submit(_decode, part, size) for part in parts])
+                    size = len(paths) if _are_small(paths) else PART
+                    parts = [paths[start : start + size] for start in range(0, len(paths), size)]
+                    waiting.append([pool.submit(_decode, part, imgsz) for part in parts])
                 if waiting and (len(waiting) > ahead or not more):
                     decoded = []
                     for part in waiting.popleft():
@@ -201,6 +204,18 @@ def predict_files(
         notices.warning("%d animations: the first frame of each is used", animations)
 
 
+def _are_small(paths: list[Path]) -> bool:
+    """Whether one thread decodes them sooner than several, which would wait for each other.
+
+    Of small files the most is Python, and only one thread at a time may run that.
+    """
+    sizes = []
+    for path in paths[:: max(1, len(paths) // 10)]:
+        with contextlib.suppress(OSError):
+            sizes.append(path.stat().st_size)
+    return bool(sizes) and sum(sizes) < SMALL * len(sizes)
+
+
 @dataclass(frozen=True)
 class _Decoded:
     paths: list[Path]
@@ -209,13 +224,13 @@ class _Decoded:
     animations: int
 
 
-def _decode(paths: list[Path], size: int) -> _Decoded:
+def _decode(paths: list[Path], imgsz: int) -> _Decoded:
     images: list[Pixels | None] = []
     errors, animations = [], 0
     for path in paths:
         try:
             content = read_bytes(path)
-            images.append(read_image(content, size))
+            images.append(read_image(content, imgsz))
             errors.append("")
             # JPEGs have one frame, and a second look would cost as much as small ones take.
             animations += not content.startswith(JPEG) and read_header(content).animated
