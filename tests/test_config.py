@@ -19,6 +19,7 @@ from eyebright.config import (
     recipe_config,
 )
 from eyebright.errors import UsageError
+from eyebright.models import check_name
 
 BY_KIND: dict[Any, st.SearchStrategy[Any]] = {
     str | None: st.none() | st.text(max_size=5),
@@ -310,3 +311,12 @@ def test_what_is_no_time_is_refused(text: str) -> None:
     with pytest.raises(UsageError, match="--time cannot be") as caught:
         parse_time(text)
     assert caught.value.exit_code == 2
+
+
+def test_a_misspelt_name_gets_a_guess() -> None:
+    with pytest.raises(UsageError, match=r"'fats' \(did you mean fast\?\); choose one of"):
+        recipe_config("fats")
+    with pytest.raises(UsageError, match=r"'whit16' \(did you mean white16\?\); choose one of"):
+        check_name("whit16")
+    with pytest.raises(UsageError, match="'zzz'; choose one of"):
+        check_name("zzz")

@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+from eyebright.console import nearest
 from eyebright.errors import UsageError
 
 BATCH_PIXELS = 4_000_000  # of all pictures of a batch together: a few GB while training
@@ -284,5 +285,8 @@ def recipe_config(name: str) -> TrainConfig:
         UsageError: no recipe has this name.
     """
     if name not in RECIPES:
-        raise UsageError(f"no recipe is called '{name}'; choose one of: {', '.join(RECIPES)}")
+        meant = nearest(name, RECIPES)
+        raise UsageError(
+            f"no recipe is called '{name}'{meant}; choose one of: {', '.join(RECIPES)}"
+        )
     return RECIPES[name]

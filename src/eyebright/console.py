@@ -1,8 +1,9 @@
 """What a person sees while waiting: one console for results, one for notices, one progress bar."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from difflib import get_close_matches
 
 from rich.console import Console
 from rich.progress import (
@@ -101,6 +102,12 @@ class Bar:
     def update(self, completed: int, info: str, total: int | None = None) -> None:
         """Set how many items are done and what stands behind the bar."""
         self.progress.update(self.task, completed=completed, info=info, total=total, refresh=True)
+
+
+def nearest(name: str, names: Iterable[str]) -> str:
+    """A guess at what was meant, to put into a message; nothing where nothing is near."""
+    close = get_close_matches(name, names, n=1)
+    return f" (did you mean {close[0]}?)" if close else ""
 
 
 def as_text(name: object) -> str:

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from eyebright import kernels
+from eyebright.console import nearest
 from eyebright.errors import UsageError
 
 MOST_WHITENING = 48  # filters of the first layer
@@ -237,8 +238,8 @@ def check_name(name: str) -> None:
     if name in MODELS or is_backbone(name):
         return
     raise UsageError(
-        f"no net is called '{name}'; choose one of: {', '.join(MODELS)}, or a backbone of timm, "
-        "such as tf_efficientnet_lite0 or resnet18"
+        f"no net is called '{name}'{nearest(name, MODELS)}; choose one of: {', '.join(MODELS)}, "
+        "or a backbone of timm, such as tf_efficientnet_lite0 or resnet18"
     )
 
 
