@@ -10,7 +10,7 @@ import argparse
 import time
 
 from bench.peers import airbench, ours
-from bench.rows import append_row
+from bench.rows import append_row, settings_of
 from eyebright.console import out
 from eyebright.data import load
 from eyebright.runtime import choose_device, choose_precision
@@ -30,8 +30,7 @@ def main() -> None:
     if arguments.few:
         data, test = data.subset(range(arguments.few)), test.subset(range(arguments.few))
     device = choose_device("auto")
-    pairs = (pair.split("=") for pair in arguments.settings)
-    settings = {name: float(v) if "." in v else int(v) if v.isdigit() else v for name, v in pairs}
+    settings = settings_of(arguments.settings)
     for program in arguments.programs:
         for seed in range(-1, arguments.seeds):
             begun, warm = time.perf_counter(), seed < 0  # the first one only makes warm

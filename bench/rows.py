@@ -17,6 +17,15 @@ from eyebright.runtime import describe
 RESULTS = Path(__file__).parent / "results"
 
 
+def settings_of(pairs: list[str]) -> dict[str, Any]:
+    """Settings of a run from words such as ``epochs=3`` and ``lr=0.1``."""
+    found: dict[str, Any] = {}
+    for pair in pairs:
+        key, value = pair.split("=")
+        found[key] = int(value) if value.isdigit() else float(value) if "." in value else value
+    return found
+
+
 def append_row(name: str, row: dict[str, Any]) -> None:
     """Add a row to ``bench/results/<name>.csv`` and print it.
 

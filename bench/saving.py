@@ -17,7 +17,7 @@ from typing import Any
 from unittest.mock import patch
 
 import eyebright
-from bench.rows import append_row
+from bench.rows import append_row, settings_of
 from eyebright import launch
 from eyebright.keeper import Keeper
 from eyebright.resume import Checkpoint
@@ -89,10 +89,7 @@ def main() -> None:
     parser.add_argument("data")
     parser.add_argument("--set", action="append", default=[], metavar="SETTING=VALUE")
     arguments = parser.parse_args()
-    settings: dict[str, Any] = {}
-    for one in arguments.set:
-        key, value = one.split("=")
-        settings[key] = int(value) if value.isdigit() else float(value) if "." in value else value
+    settings = settings_of(arguments.set)
     append_row("saving", measure(arguments.recipe, arguments.data, settings))
 
 

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from eyebright import images
+from eyebright.cli import run_app
 from eyebright.data import cifar, pixels
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
@@ -104,3 +105,17 @@ def small_cifar10(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         content = {"labels": labels.tolist(), "data": pixels}
         (folder / name).write_bytes(pickle.dumps(content, protocol=4))
     return tmp_path / "data"
+
+
+@pytest.fixture
+def eyebright_says(
+    capsys: pytest.CaptureFixture[str],
+) -> Callable[..., tuple[int, str, str]]:
+    """Runs a command line; gives exit code, standard output and standard error."""
+
+    def call(*words: object) -> tuple[int, str, str]:
+        capsys.readouterr()
+        code = run_app([str(word) for word in words])
+        return code, *capsys.readouterr()
+
+    return call

@@ -41,18 +41,6 @@ Says = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
-def eyebright_says(capsys: pytest.CaptureFixture[str]) -> Says:
-    """Runs a command line; gives exit code, standard output and standard error."""
-
-    def call(*words: object) -> tuple[int, str, str]:
-        capsys.readouterr()
-        code = run_app([str(word) for word in words])
-        return code, *capsys.readouterr()
-
-    return call
-
-
-@pytest.fixture
 def trained(class_folders: Callable[..., Path]) -> Path:
     """A run on pictures of 32 px in the folder ``pets``."""
     words = ["train", str(class_folders(size=(32, 32))), *FAST, "--name", "trained"]

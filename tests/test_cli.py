@@ -22,18 +22,6 @@ from eyebright.data import sources
 QUICK = ["--epochs", "2", "--model", "white16", "-b", "16", "--device", "cpu"]
 
 
-@pytest.fixture
-def eyebright_says(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
-    """Runs a command line; gives exit code, standard output and standard error."""
-
-    def call(*words: object) -> tuple[int, str, str]:
-        capsys.readouterr()
-        code = run_app([str(word) for word in words])
-        return code, *capsys.readouterr()
-
-    return call
-
-
 def png_width(path: str) -> int:
     with Image.open(path) as image:
         return image.width

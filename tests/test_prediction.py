@@ -33,16 +33,6 @@ def run(class_folders: Callable[..., Path]) -> str:
     return "runs/r"
 
 
-@pytest.fixture
-def says(capsys: pytest.CaptureFixture[str]) -> Says:
-    def call(*words: object) -> tuple[int, str, str]:
-        capsys.readouterr()
-        code = run_app([str(word) for word in words])
-        return code, *capsys.readouterr()
-
-    return call
-
-
 def names(words: list[str], lines: str = "") -> list[str]:
     files, n = find_pictures([Path(word) for word in words], io.StringIO(lines))
     found = [str(file) for file in files]
@@ -112,9 +102,11 @@ def test_in_parts_it_is_the_same(run: str, workers: int, monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize("ending", [".csv", ".jsonl", ".parquet"])
-def test_rows_are_written(ending: str, run: str, says: Says) -> None:
+def test_rows_are_written(ending: str, run: str, eyebright_says: Says) -> None:
     file = Path(f"rows{ending}")
-    code, out, err = says("predict", run, "pets", "-o", file, "--top", 2, "--coverage", 0.9)
+    code, out, err = eyebright_says(
+        "predict", run, "pets", "-o", file, "--top", 2, "--coverage", 0.9
+    )
     assert code == 3
     assert "1 of " in err
     assert "pets/dog/2.png: no picture" in err
@@ -148,26 +140,28 @@ def read(file: Path) -> list[dict[str, Any]]:
         return list(csv.DictReader(opened))
 
 
-def test_rows_are_printed(run: str, says: Says, monkeypatch: pytest.MonkeyPatch) -> None:
-    code, out, _ = says("predict", run, "pets", "--format", "csv", "--skip-bad")
+def test_rows_are_printed(run: str, eyebright_says: Says, monkeypatch: pytest.MonkeyPatch) -> None:
+    code, out, _ = eyebright_says("predict", run, "pets", "--format", "csv", "--skip-bad")
     assert code == 0
     rows = list(csv.DictReader(io.StringIO(out)))
     assert rows[0]["picture"] == "pets/cat/0.png"
     monkeypatch.setattr("sys.stdin", io.StringIO("pets/cat/0.png\ngone.png\n"))
-    code, out, err = says("predict", run, "-", "--format", "jsonl")
+    code, out, err = eyebright_says("predict", run, "-", "--format", "jsonl")
     assert code == 3
     first, second = map(json.loads, out.splitlines())
     assert first["label"] == rows[0]["label"]
     assert (second["label"], second["error"]) == (None, "No such file or directory")
     assert "1 of 2 pictures cannot be read" in err
-    code, out, _ = says("predict", run, "pets", "--json", "--skip-bad")
+    code, out, _ = eyebright_says("predict", run, "pets", "--json", "--skip-bad")
     assert code == 0
     assert {"error", "picture"} in [set(row) for row in json.loads(out)]
 
 
-def test_a_table_for_people(run: str, says: Says, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_table_for_people(
+    run: str, eyebright_says: Says, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("eyebright.wording.MOST_SHOWN", 3)
-    code, out, _ = says("predict", run, "pets", "--skip-bad", "--top", 1)
+    code, out, _ = eyebright_says("predict", run, "pets", "--skip-bad", "--top", 1)
     assert code == 0
     assert out.count(".png") == 3
     assert "more: --out" in out
@@ -185,13 +179,15 @@ def test_a_table_for_people(run: str, says: Says, monkeypatch: pytest.MonkeyPatc
         ("--copy-into pets/cat/0.png", "no folder"),
     ],
 )
-def test_wrong_wishes_are_refused(words: str, said: str, run: str, says: Says) -> None:
-    code, _, err = says("predict", run, "pets", *words.split())
+def test_wrong_wishes_are_refused(words: str, said: str, run: str, eyebright_says: Says) -> None:
+    code, _, err = eyebright_says("predict", run, "pets", *words.split())
     assert code == 2
     assert said in err
 
 
-def test_not_sure_is_an_answer(run: str, says: Says, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_not_sure_is_an_answer(
+    run: str, eyebright_says: Says, monkeypatch: pytest.MonkeyPatch
+) -> None:
     asked = []
 
     def promises(self: Run, risk: float | None, coverage: float | None) -> Promises:
@@ -199,16 +195,20 @@ def test_not_sure_is_an_answer(run: str, says: Says, monkeypatch: pytest.MonkeyP
         return Promises(Promise(risk=0.05, threshold=0.85, answered=0.5, n=100))
 
     monkeypatch.setattr(Run, "promises", promises)
-    code, out, _ = says("predict", run, "pets", "--not-sure", "--format", "jsonl", "--skip-bad")
+    code, out, _ = eyebright_says(
+        "predict", run, "pets", "--not-sure", "--format", "jsonl", "--skip-bad"
+    )
     assert code == 0
-    assert says("predict", run, "pets", "--not-sure", "--risk", 0.01, "--skip-bad")[0] == 0
+    assert (
+        eyebright_says("predict", run, "pets", "--not-sure", "--risk", 0.01, "--skip-bad")[0] == 0
+    )
     assert asked == [(0.05, None), (0.01, None)]
     rows = [json.loads(line) for line in out.splitlines()]
     for row in rows:
         if row["error"] is None:
             assert row["answer"] == (row["label"] if row["probability"] >= 0.85 else None)
     words = ("--copy-into", "sorted", "--yes", "--skip-bad")
-    assert says("predict", run, "pets", "--not-sure", *words)[0] == 0
+    assert eyebright_says("predict", run, "pets", "--not-sure", *words)[0] == 0
     unsure = [row for row in rows if row["error"] is None and row["answer"] is None]
     there = list(Path("sorted/not sure").iterdir()) if unsure else []
     assert len(there) == len(unsure)
@@ -232,18 +232,20 @@ def test_what_there_is_is_kept_when_it_is_interrupted(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("link", [False, True])
 def test_pictures_are_sorted_into_folders(
-    link: bool, run: str, says: Says, monkeypatch: pytest.MonkeyPatch
+    link: bool, run: str, eyebright_says: Says, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("sys.stdin", io.StringIO())  # nobody is there to answer
     words = ["predict", run, "pets", "--copy-into", "sorted", "--skip-bad", *["--link"] * link]
-    code, _, err = says(*words)
+    code, _, err = eyebright_says(*words)
     assert code == 2
     assert "nobody said yes" in err
     assert not Path("sorted").exists()
-    code, out, err = says(*words, "--yes")
+    code, out, err = eyebright_says(*words, "--yes")
     assert code == 0
     assert "into sorted" in err  # the plan
-    rows = [json.loads(line) for line in says(*words[:3], "--format", "jsonl")[1].splitlines()]
+    rows = [
+        json.loads(line) for line in eyebright_says(*words[:3], "--format", "jsonl")[1].splitlines()
+    ]
     rows = [row for row in rows if row["error"] is None]
     assert f"{len(rows)} pictures {'linked' if link else 'copied'}" in out
     files = [file for file in Path("sorted").rglob("*") if file.is_file()]
@@ -253,7 +255,7 @@ def test_pictures_are_sorted_into_folders(
         folder = Path("sorted") / row["label"]
         assert content in [file.read_bytes() for file in folder.iterdir()]
         assert Path(row["picture"]).stat().st_nlink == 1 + link
-    code, out, _ = says(*words, "--yes")
+    code, out, _ = eyebright_says(*words, "--yes")
     assert f"0 pictures {'linked' if link else 'copied'}" in out
     assert f"{len(rows)} were there already" in out
 

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from hashlib import sha256
 from pathlib import Path
@@ -64,9 +64,10 @@ class KilledError(BaseException):
     """Stands for the end of a process: nothing catches it."""
 
 
-def train_and_die(after: int, monkeypatch: pytest.MonkeyPatch, *command: str) -> None:
-    """Run a command that ends without a word before it takes one more step than so many."""
-    real, left = training.set_lr, [after]
+@contextlib.contextmanager
+def dying_after(steps: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """What is in the block ends without a word before it takes one more step than so many."""
+    real, left = training.set_lr, [steps]
 
     def set_lr(optimizers: Any, share: float) -> None:
         left[0] -= 1
@@ -77,7 +78,13 @@ def train_and_die(after: int, monkeypatch: pytest.MonkeyPatch, *command: str) ->
     with monkeypatch.context() as patch:
         patch.setattr(training, "set_lr", set_lr)
         with pytest.raises(KilledError):
-            run_app([*command])
+            yield
+
+
+def train_and_die(after: int, monkeypatch: pytest.MonkeyPatch, *command: str) -> None:
+    """Run a command that dies so."""
+    with dying_after(after, monkeypatch):
+        run_app([*command])
 
 
 RECIPES = {
@@ -518,18 +525,8 @@ def test_whatever_optimizer_and_net_it_ends_as_if_it_had_never_stopped(
         return make()
 
     whole = eyebright.train(data, model=net(), name="whole", **settings)
-    real, left = training.set_lr, [7]
-
-    def set_lr(optimizers: Any, share: float) -> None:
-        left[0] -= 1
-        if left[0] < 0:
-            raise KilledError
-        real(optimizers, share)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(training, "set_lr", set_lr)
-        with pytest.raises(KilledError):
-            eyebright.train(data, model=net(), name="cut", **settings)
+    with dying_after(7, monkeypatch):
+        eyebright.train(data, model=net(), name="cut", **settings)
     if make is Own:
         with pytest.raises(UsageError, match="the net was Own, now Other"):
             eyebright.train(data, model=Other(), resume="runs/cut", quiet=True)

@@ -20,7 +20,7 @@ from eyebright.data import Dataset, load
 from eyebright.graphs import Replayed
 from eyebright.images import Pixels
 from eyebright.models import create_model
-from eyebright.optim import Muon, keep_lr_on
+from eyebright.optim import Muon, keep_lr_on, put_lr
 from eyebright.runtime import choose_device, choose_precision, set_up, timed_kernels
 
 EPOCHS, BIAS_EPOCHS, BATCH = 8, 3, 2000
@@ -143,12 +143,8 @@ def train(
                 run_step = Replayed(take_step, batch_size) if recorded else take_step
             for optimizer in optimizers:
                 for group in optimizer.param_groups:
-                    lr = group.setdefault("initial_lr", group["lr"])
-                    lr *= 1 - step / (bias_total if group is sgd.param_groups[BIAS] else total)
-                    if isinstance(group["lr"], Tensor):
-                        group["lr"].fill_(max(0.0, lr))
-                    else:
-                        group["lr"] = max(0.0, lr)
+                    steps = bias_total if group is sgd.param_groups[BIAS] else total
+                    put_lr(group, max(0.0, 1 - step / steps))
             with timed_kernels():
                 run_step(pictures, targets)
             step += 1

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from eyebright.console import shown
 from eyebright.errors import UsageError
 from eyebright.files import write_file
+from eyebright.tabular import check_pyarrow
 
 ENDINGS = (".npy", ".parquet")
 
@@ -23,12 +24,7 @@ def check_format(path: Path) -> None:
     if path.suffix not in ENDINGS:
         raise UsageError(f"{shown(path)}: features go into .npy or .parquet files")
     if path.suffix == ".parquet":
-        try:
-            import pyarrow  # noqa: F401
-        except ImportError:
-            raise UsageError(
-                'Parquet needs pyarrow: pip install "eyebright[parquet]", or write .npy'
-            ) from None
+        check_pyarrow("write .npy")
 
 
 def write_features(path: Path, names: list[str], features: NDArray[np.float32]) -> None:

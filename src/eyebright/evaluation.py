@@ -329,13 +329,13 @@ def read_evaluation(folder: Path, split: str) -> Evaluation:
         ModelError: missing, damaged, or of another model than the one that is there now.
     """
     path = folder / f"predictions-{split}.csv"
-    if not is_of_this_model(folder, read_json(folder / f"{split}.json", MOST_FIGURES)):
+    record = read_json(folder / f"{split}.json", MOST_FIGURES)
+    if not is_of_this_model(folder, record):
         raise ModelError(
             f"{shown(folder / f'{split}.json')}: of an earlier model of this run; evaluate this "
             f"one: eyebright {split} {shlex.quote(shown(folder))}"
         )
     try:
-        record = read_json(folder / f"{split}.json", MOST_FIGURES)
         [_, _, _, *columns], *rows = read_rows(path, MOST_LIST)
         # A name that is not UTF-8 stands in the table escaped, in the JSON as it is.
         classes = [str(name) for name in record["confusion"]["classes"]]

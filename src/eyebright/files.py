@@ -26,13 +26,18 @@ MOST_LIST = 1 << 30
 MOST_HEADER = 4 << 20  # bytes of what a safetensors file says of its tensors
 
 
+def beside(path: Path) -> Path:
+    """Where a file is written before it takes its place; `sweep` knows such names."""
+    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+
+
 def write_file(path: Path, content: bytes) -> None:
     """Write a file whole or not at all.
 
     Raises:
         StorageError: the disk refuses; the message names the path.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = beside(path)
     try:
         try:
             _write(temporary, content, os.O_TRUNC)

@@ -69,12 +69,16 @@ MARKER, SCAN, END = (
 SIXTEEN_TO_EIGHT = ((np.arange(65536) * 255 + 32767) // 65535).astype(np.uint8)
 
 
+def limit_after(earlier: int) -> int:
+    """The limit that holds where an earlier run had this one: its own, if nobody set another."""
+    return earlier if MAX_PIXELS == DEFAULT_MAX_PIXELS and earlier > 0 else MAX_PIXELS
+
+
 @contextlib.contextmanager
 def pixels_limited_to(most: int) -> Iterator[None]:
     """While the block runs, the limit of an earlier run, unless somebody set another one."""
     before = MAX_PIXELS
-    if before == DEFAULT_MAX_PIXELS and most > 0:
-        limit_pixels(most)
+    limit_pixels(limit_after(most))
     try:
         yield
     finally:

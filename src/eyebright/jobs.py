@@ -195,8 +195,7 @@ def old_job(
     data = read_pictures_again(run, data, changed, workers, labels, root)
     train_set, val_set = hold_out(data, changed)
     changed = changed.replace(batch_size=min(changed.batch_size, len(train_set)))
-    most = images.MAX_PIXELS
-    most_pixels = record["max_pixels"] if most == images.DEFAULT_MAX_PIXELS else most
+    most_pixels = images.limit_after(record["max_pixels"])
     described = describe_data(data, train_set, val_set, record["skipped_bad"], most_pixels)
     now = json.loads(json.dumps(described))
     other_data = [

@@ -91,9 +91,11 @@ def norm_gelu(x: Tensor, norm: torch.nn.BatchNorm2d, pool: bool) -> Tensor:
         norm: has the bias, and running statistics that are brought up to date; its scale is 1.
         pool: halve height and width first; an odd last row or column is left out.
     """
+    result: Tensor
     if x.is_cuda:
-        return gpu_library().norm_gelu(x, norm, pool)  # type: ignore[no-any-return]
-    result: Tensor = _NormGelu.apply(x, norm.bias, norm, pool)
+        result = gpu_library().norm_gelu(x, norm, pool)
+    else:
+        result = _NormGelu.apply(x, norm.bias, norm, pool)
     return result
 
 

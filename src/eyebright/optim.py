@@ -224,8 +224,13 @@ def set_lr(optimizers: list[torch.optim.Optimizer], share: float) -> None:
     """Give every group of parameters this share of the learning rate it began with."""
     for optimizer in optimizers:
         for group in optimizer.param_groups:
-            lr = share * group.setdefault("initial_lr", group["lr"])
-            if isinstance(group["lr"], Tensor):
-                group["lr"].fill_(lr)
-            else:
-                group["lr"] = lr
+            put_lr(group, share)
+
+
+def put_lr(group: dict[str, Any], share: float) -> None:
+    """Give a group of parameters this share of the learning rate it began with."""
+    lr = share * group.setdefault("initial_lr", group["lr"])
+    if isinstance(group["lr"], Tensor):  # where a recorded step finds it
+        group["lr"].fill_(lr)
+    else:
+        group["lr"] = lr

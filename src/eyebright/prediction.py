@@ -137,7 +137,7 @@ def find_pictures(words: Sequence[Path], lines: TextIO) -> tuple[Iterable[Path],
         if word.suffix.lower() in TABLES and word.is_file():
             found += _of_table(word)
         elif glob.has_magic(str(word)) and not os.path.lexists(word):
-            if not (matches := sorted(glob.glob(str(word), recursive=True))):  # noqa: PTH207
+            if not (matches := sorted(glob.glob(str(word), recursive=True))):  # noqa: PTH207 - Path.glob takes no absolute pattern
                 raise DataError(f"{shown(word)}: nothing is called so")
             found += list_pictures([Path(match) for match in matches])
         else:

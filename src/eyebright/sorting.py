@@ -1,5 +1,6 @@
 """Sorting picture files into class folders by what a model says of them; nothing is moved."""
 
+import filecmp
 import os
 import shutil
 from collections import Counter
@@ -10,6 +11,7 @@ from rich.table import Table
 
 from eyebright.console import progress_bar, shown
 from eyebright.errors import StorageError, UsageError
+from eyebright.files import beside
 
 NOT_SURE = "not sure"
 
@@ -89,26 +91,16 @@ def _put(picture: Path, into: Path, link: bool) -> bool:
         target = into / name
         if not os.path.lexists(target):
             break
-        if _is_same(picture, target):
+        if target.is_file() and filecmp.cmp(picture, target, shallow=False):
             return False
         number += 1
     if link:
         os.link(picture.resolve(), target)
         return True
-    temporary = into / f".{target.name}.{os.getpid()}.tmp"
+    temporary = beside(target)
     try:
         shutil.copy2(picture, temporary)
         temporary.replace(target)
     finally:
         temporary.unlink(missing_ok=True)
     return True
-
-
-def _is_same(picture: Path, target: Path) -> bool:
-    if not target.is_file():
-        return False
-    if picture.samefile(target):
-        return True
-    if picture.stat().st_size != target.stat().st_size:
-        return False
-    return picture.read_bytes() == target.read_bytes()

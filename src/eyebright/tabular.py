@@ -10,7 +10,7 @@ from typing import Any, TextIO
 
 from eyebright.console import shown
 from eyebright.errors import StorageError, UsageError
-from eyebright.files import sync_folder
+from eyebright.files import beside, sync_folder
 
 Row = dict[str, Any]
 AT_ONCE = 5000  # rows that Parquet keeps together
@@ -26,13 +26,22 @@ def format_of(path: Path) -> str:
     if path.suffix.lower() not in FORMATS:
         raise UsageError(f"{shown(path)}: rows go into {', '.join(FORMATS)} files")
     if path.suffix.lower() == ".parquet":
-        try:
-            import pyarrow  # noqa: F401
-        except ImportError:
-            raise UsageError(
-                'Parquet needs pyarrow: pip install "eyebright[parquet]", or write .csv'
-            ) from None
+        check_pyarrow("write .csv")
     return FORMATS[path.suffix.lower()]
+
+
+def check_pyarrow(instead: str) -> None:
+    """See that what writes Parquet is installed.
+
+    Raises:
+        UsageError: it is not; says what to do instead.
+    """
+    try:
+        import pyarrow  # noqa: F401 - whether it is there is all that is asked
+    except ImportError:
+        raise UsageError(
+            f'Parquet needs pyarrow: pip install "eyebright[parquet]", or {instead}'
+        ) from None
 
 
 def write_rows(path: Path, rows: Iterable[Row]) -> int:
@@ -49,7 +58,7 @@ def write_rows(path: Path, rows: Iterable[Row]) -> int:
         StorageError: the disk refuses; the message names the path.
     """
     form = format_of(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = beside(path)
     counted = _Counted(rows)
     try:
         try:
