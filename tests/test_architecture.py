@@ -96,6 +96,12 @@ ORDER = [
     "eyebright.audit.review_words",
     "eyebright.audit.review",
     "eyebright.audit",
+    "eyebright.cli.options",
+    "eyebright.cli.pictures",
+    "eyebright.cli.training",
+    "eyebright.cli.judging",
+    "eyebright.cli.keeping",
+    "eyebright.cli.using",
     "eyebright.cli",
     "eyebright.__main__",
     "eyebright",  # the public names: nothing inside the package imports them from there

@@ -346,9 +346,9 @@ def test_a_diverged_training_exits_with_6(
 
 
 def test_names_of_data_are_documented() -> None:
-    from eyebright import cli
+    from eyebright.cli.options import DATA_HELP
 
-    assert all(name in cli.DATA_HELP for name in sources.NAMES)
+    assert all(name in DATA_HELP for name in sources.NAMES)
 
 
 def start(*words: str) -> "subprocess.Popen[str]":

@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 
 import eyebright
-from eyebright import Dataset, Run, cli, several
+from eyebright import Dataset, Run, several
 from eyebright.calibration import fit_temperature, softmax
 from eyebright.checkpoint import load_card
+from eyebright.cli.judging import show_evaluation
 from eyebright.errors import ModelError, UsageError
 from eyebright.evaluation import Evaluation, read_evaluation
 from eyebright.report import write_report
@@ -380,7 +381,7 @@ def test_other_shares_of_classes_are_said_where_something_is_promised(
     run = eyebright.train(shades(counts=(500, 60, 60)), epochs=3, val=0.4, **QUICK)
     for data, said in ((shades(counts=(250, 30, 30)), False), (shades(300, seed=2), True)):
         evaluation = run.test(data, risk=0.4)
-        cli._show_evaluation(evaluation, run)
+        show_evaluation(evaluation, run)
         assert (OTHER_SHARES in " ".join(capsys.readouterr().out.split())) == said
         html = write_report(run, evaluation=evaluation, data=data).read_text(encoding="utf-8")
         assert (OTHER_SHARES in html) == said

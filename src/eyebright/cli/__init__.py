@@ -1,0 +1,78 @@
+"""The command line: one table of verbs, with no logic of their own.
+
+Nothing heavy is imported here, so that ``--help`` answers at once; each verb imports what it calls.
+"""
+
+from typing import Annotated
+
+import typer
+
+from eyebright.cli.judging import compare, report, test, val
+from eyebright.cli.keeping import doctor, runs
+from eyebright.cli.pictures import audit, look
+from eyebright.cli.training import train
+from eyebright.cli.using import embed, predict
+from eyebright.console import as_text, err, say
+from eyebright.errors import EyebrightError, StorageError
+
+# In the order of the help. A new verb is a new name here.
+VERBS = (look, audit, train, val, test, report, compare, runs, doctor, predict, embed)
+
+app = typer.Typer(
+    name="eyebright",
+    help="Train image classifiers that see clearly and say how sure they are.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        say(f"eyebright {version('eyebright')}")
+        raise typer.Exit
+
+
+@app.callback()
+def main_options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Say it, and stop.")
+    ] = False,
+) -> None:
+    """Train image classifiers that see clearly and say how sure they are."""
+
+
+for verb in VERBS:
+    app.command()(verb)
+
+
+def run_app(arguments: list[str] | None = None) -> int:
+    """Run the command line and say what went wrong in one line.
+
+    Args:
+        arguments: without the program's name; None: the process's own.
+
+    Returns:
+        The exit code: 0, or as in `eyebright.errors`; 2 for a usage error, 130 for Ctrl-C.
+    """
+    try:
+        code = app(args=arguments, standalone_mode=False)
+    except EyebrightError as error:
+        err.print(as_text(f"eyebright: {error}"), soft_wrap=True)
+        return error.exit_code
+    except (KeyboardInterrupt, typer.Abort):
+        return 130
+    except MemoryError:
+        err.print("eyebright: out of memory; use fewer pictures, or smaller ones (--imgsz)")
+        return StorageError.exit_code
+    except Exception as error:
+        # Usage errors: typer's own class, or click's in older releases; both explain themselves.
+        if (explain := getattr(error, "format_message", None)) is None:
+            raise
+        if message := " ".join(explain().split()):  # none where the help was printed instead
+            err.print(f"eyebright: {message} (see --help)", soft_wrap=True)
+        return int(getattr(error, "exit_code", 2))
+    return code if isinstance(code, int) else 0

@@ -1,0 +1,78 @@
+"""What the verbs share: their options, which are called and mean the same everywhere."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from eyebright.console import shown
+from eyebright.errors import StorageError
+
+SURE = 0.05  # share of wrong answers that "not sure" allows, where nobody says another
+
+DATA_HELP = (
+    "cifar10, cifar100, mnist, fashion-mnist, digits; a folder of class folders (flat, or with "
+    "train/val/test) or a zip or tar of one; a table (.csv, .tsv, .jsonl, .parquet) with path, "
+    "label and perhaps split; a folder with metadata.csv as Hugging Face has it; or an official "
+    "CIFAR-10 folder or archive"
+)
+DataArgument = Annotated[str | None, typer.Argument(metavar="[DATA]", help=DATA_HELP)]
+RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")]
+SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Go on without unreadable pictures.")]
+Root = Annotated[
+    Path | None,
+    typer.Option("--root", help="Folder of a table's paths. Default: the table's own."),
+]
+Workers = Annotated[
+    int | None, typer.Option("-j", "--workers", min=0, help="Threads that decode pictures.")
+]
+Imgsz = Annotated[
+    int | None,
+    typer.Option(
+        help="Side of the square pictures, px. Default: their own if all alike and small, "
+        "32 up to 64 px, 224 above."
+    ),
+]
+Interval = Annotated[str, typer.Option(help="Of proportions: wilson or exact (Clopper-Pearson).")]
+Risk = Annotated[
+    float | None,
+    typer.Option(help="Answer only where at most this share is wrong, with 95 % confidence: 0.01."),
+]
+Coverage = Annotated[
+    float | None, typer.Option(help="Sets of classes that hold the true one this often: 0.9.")
+]
+Labels = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="A table of decisions: pictures to drop or to relabel."),
+]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")]
+
+
+def _limit_pixels(most: int | None) -> None:
+    if most is not None:
+        from eyebright.images import limit_pixels
+
+        limit_pixels(most)
+
+
+MaxPixels = Annotated[
+    int | None,
+    typer.Option(
+        "--max-pixels",
+        min=1,
+        callback=_limit_pixels,
+        help="Refuse pictures of more pixels than this. Default: 67108864.",
+    ),
+]
+
+
+def save_png(image: Any, path: Path) -> None:
+    """Write a picture.
+
+    Raises:
+        StorageError: the disk refuses; the message names the path.
+    """
+    try:
+        image.save(path, "PNG")
+    except OSError as error:
+        raise StorageError(f"{shown(path)}: {error.strerror or error}") from None

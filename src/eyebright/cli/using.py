@@ -1,0 +1,205 @@
+"""The verbs that use a model: predict, embed."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from eyebright.cli.options import (
+    SURE,
+    Coverage,
+    Device,
+    MaxPixels,
+    Risk,
+    RunArgument,
+    SkipBad,
+    Workers,
+    save_png,
+)
+from eyebright.console import err, out, say, shown, waiting_for
+from eyebright.errors import UsageError
+
+
+def predict(
+    run: RunArgument,
+    pictures: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            metavar="PICTURE...",
+            help="Picture files, folders of them, patterns, tables with a column path, or - for "
+            "paths from standard input.",
+        ),
+    ] = None,
+    sample: Annotated[
+        int | None, typer.Option(min=1, help="Take so many pictures of the test part instead.")
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("-o", "--out", help="Write rows here: .csv, .jsonl or .parquet."),
+    ] = None,
+    form: Annotated[
+        str | None, typer.Option("--format", help="Print rows as they come: csv or jsonl.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
+    top: Annotated[int, typer.Option(min=1, help="Name so many of the likeliest classes.")] = 3,
+    not_sure: Annotated[
+        bool, typer.Option("--not-sure", help="Answer only where it is sure: as --risk 0.05.")
+    ] = False,
+    copy_into: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Sort the pictures into class folders here, by copying."),
+    ] = None,
+    link: Annotated[
+        bool, typer.Option("--link", help="With --copy-into: hard links, which take no room.")
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="With --copy-into: do not ask.")] = False,
+    skip_bad: SkipBad = False,
+    device: Device = "auto",
+    risk: Risk = None,
+    coverage: Coverage = None,
+    workers: Workers = None,
+    max_pixels: MaxPixels = None,
+) -> None:
+    """Say what is on pictures: the likeliest classes of each, with probabilities."""
+    if bool(pictures) == bool(sample):
+        raise UsageError("predict needs pictures, or --sample 4 (and not both)")
+    if form not in (None, "csv", "jsonl"):
+        raise UsageError(f"--format cannot be '{form}'; choose one of: csv, jsonl")
+    if sum((output is not None, form is not None, as_json)) > 1:
+        raise UsageError("choose one of: --out, --format, --json")
+    if copy_into is None and (link or yes):
+        raise UsageError("--link and --yes go with --copy-into")
+    from eyebright.prediction import Tally, find_pictures, predict_files
+    from eyebright.run import Run
+    from eyebright.sorting import check_folder
+    from eyebright.tabular import format_of, write_rows, write_text
+    from eyebright.wording import predictions_table
+
+    if output is not None:
+        format_of(output)
+    opened = Run(run)
+    given = opened.promises(SURE if not_sure and risk is None else risk, coverage)
+    if sample:
+        return _predict_sample(opened, sample, as_json, device, given)
+    classifier = opened.classifier(device)
+    if copy_into is not None:
+        check_folder(copy_into, classifier.classes)
+    files, total = find_pictures(pictures or [], sys.stdin)
+    tally = Tally(given, keep=copy_into is not None)
+    outcomes = tally.watch(predict_files(classifier, files, workers, total))
+    if output is not None:
+        say(f"{write_rows(output, (one.row(top, given) for one in outcomes)):,} rows in {output}")
+    elif form is not None:
+        write_text(sys.stdout, (one.row(top, given) for one in outcomes), form)
+    elif as_json:
+        print(json.dumps([_json_row(one, given, classifier) for one in outcomes], indent=2))
+    else:
+        out.print(predictions_table(outcomes, classifier.card, top, given))
+        say(tally.line())
+    if copy_into is not None:
+        _sort_pictures(copy_into, tally.answers, link, yes)
+    if not skip_bad:
+        tally.check()
+    return None
+
+
+def _json_row(one: Any, given: Any, classifier: Any) -> dict[str, Any]:
+    row = {"picture": shown(one.picture)}
+    if one.prediction is None:
+        return row | {"error": one.error}
+    return row | _as_json(one.prediction, given, classifier)
+
+
+def _sort_pictures(folder: Path, answers: list[Any], link: bool, yes: bool) -> None:
+    """Show what would go where, ask, and do it."""
+    from eyebright.sorting import plan_table, sort_into
+
+    if not answers:
+        return say("there is nothing to sort")
+    err.print(plan_table(answers, folder))
+    question = f"{'link' if link else 'copy'} {len(answers):,} pictures into {shown(folder)}?"
+    try:
+        sure = yes or typer.confirm(question, err=True)
+    except typer.Abort:  # nobody is there to answer
+        raise UsageError("nothing was sorted: nobody said yes (--yes)") from None
+    if not sure:
+        return say("nothing was sorted")
+    new = sort_into(folder, answers, link)
+    there = f", {len(answers) - new:,} were there already" if new < len(answers) else ""
+    return say(f"{new:,} pictures {'linked' if link else 'copied'} into {shown(folder)}{there}")
+
+
+def embed(
+    run: RunArgument,
+    pictures: Annotated[
+        list[Path], typer.Argument(metavar="PICTURE...", help="Picture files, or folders of them.")
+    ],
+    output: Annotated[
+        Path,
+        typer.Option(
+            "-o", "--out", help="File to write: .npy, a .pictures.csv beside it, or .parquet."
+        ),
+    ] = Path("features.npy"),
+    device: Device = "auto",
+    max_pixels: MaxPixels = None,
+) -> None:
+    """Write what the net's last layer sees of pictures: features to search or to cluster by."""
+    waiting_for("reading the pictures")
+    import numpy as np
+
+    from eyebright.classifier import in_parts
+    from eyebright.data.folders import list_pictures
+    from eyebright.embedding import check_format, write_features
+    from eyebright.run import Run
+
+    check_format(output)
+    paths = list_pictures(pictures)
+    classifier = Run(run).classifier(device)
+    parts = in_parts("computing features", paths)
+    features = np.concatenate([classifier.embed(part) for part in parts])
+    write_features(output, [shown(path) for path in paths], features)
+    say(f"{len(paths):,} pictures, {features.shape[1]:,} features each: {shown(output)}")
+
+
+def _as_json(prediction: Any, given: Any, classifier: Any) -> dict[str, Any]:
+    said: dict[str, Any] = {
+        "prediction": prediction.label,
+        "probabilities": prediction.probabilities,
+        "calibrated": classifier.card.temperature is not None,
+        "tta": classifier.card.tta,
+    }
+    said |= prediction.answers(given)
+    return said
+
+
+def _predict_sample(run: Any, count: int, as_json: bool, device: str, given: Any) -> None:
+    from eyebright.data.look import draw_grid, lesson_labels, terminal_grid
+    from eyebright.wording import in_words
+
+    data = run.sample(count)
+    classifier = run.classifier(device)
+    predictions = classifier.predict(data.images)
+    if as_json:
+        rows = [
+            {"picture": i, "label": data.classes[label]} | _as_json(p, given, classifier)
+            for i, label, p in zip(data.ids, data.labels, predictions, strict=True)
+        ]
+        return print(json.dumps(rows, indent=2))
+    short = run.short_names()
+    truth = [short.get(name, name) for name in (data.classes[label] for label in data.labels)]
+    said = [p.answers(given) for p in predictions]
+    answers = [one.get("answer", p.label) for one, p in zip(said, predictions, strict=True)]
+    guess = ["not sure" if a is None else short.get(a, a) for a in answers]
+    path = run.path / "sample.png"
+    save_png(draw_grid(data.images, truth), path)
+    if out.is_terminal and out.color_system is not None:
+        out.print(terminal_grid(data.images, truth, out.width))
+    say(f"GroundTruth:  {lesson_labels(truth)}")
+    say(f"Predicted:  {lesson_labels(guess)}")
+    for name, one in zip(truth, said, strict=True):
+        if "set" in one:
+            say(f"set of a {shown(name)}: {in_words(one['set'])}")
+    say(f"grid: {shown(path)}")
+    return None
