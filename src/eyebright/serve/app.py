@@ -1,0 +1,356 @@
+"""The routes: pictures in, predictions out, and what a page and a monitor want to know."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from importlib.resources import files
+from typing import Any
+
+from fastapi import FastAPI, Query, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, Field
+from starlette.exceptions import HTTPException
+from starlette.formparsers import MultiPartException, MultiPartParser
+
+from eyebright.answers import prediction_of
+from eyebright.console import shown
+from eyebright.errors import DataError, EyebrightError
+from eyebright.serve.batching import Batcher, FullError
+from eyebright.serve.guard import MOST_PICTURES, RefusedError, too_busy
+from eyebright.serve.net import Loaded, Net, Row
+from eyebright.serve.net import explain as explain_picture
+from eyebright.serve.net import predict as predict_pictures
+from eyebright.serve.numbers import Numbers
+
+KINDS = {
+    ".html": "text/html",
+    ".js": "text/javascript",
+    ".css": "text/css",
+    ".svg": "image/svg+xml",
+}
+MOST_EXPLAINING = 4  # pictures of which a heat map is wanted, at once
+ANY_PICTURE = {"schema": {"type": "string", "format": "binary"}}
+ONE_BODY = {"requestBody": {"required": True, "content": {"image/*": ANY_PICTURE}}}
+BODIES = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "image/*": ANY_PICTURE,
+            "application/octet-stream": ANY_PICTURE,
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "properties": {
+                        "pictures": {"type": "array", "items": ANY_PICTURE["schema"]},
+                    },
+                }
+            },
+        },
+    }
+}
+
+
+class PictureAnswer(BaseModel):
+    """What became of one picture."""
+
+    picture: str | None = Field(description="Its name, in a form.")
+    prediction: str | None = Field(None, description="The likeliest class.")
+    probability: float | None = Field(None, description="Of that class.")
+    probabilities: dict[str, float] | None = Field(
+        None, description="Of every class, or of the top ones; the likeliest first."
+    )
+    calibrated: bool | None = Field(
+        None, description="Whether of pictures with probability 0.9, nine in ten are right."
+    )
+    answer: str | None = Field(
+        None, description="The class, where it is sure enough; null: not sure. See /model."
+    )
+    set: list[str] | None = Field(
+        None, description="Classes among which the true one is, as often as was asked for."
+    )
+    error: str | None = Field(None, description="Why it cannot be read, instead of all others.")
+
+
+class Answers(BaseModel):
+    """What became of the pictures of a request, in their order."""
+
+    predictions: list[PictureAnswer] = Field(description="A PictureAnswer for each.")
+
+
+class Problem(BaseModel):
+    """Why there is no answer."""
+
+    error: str = Field(description="In English, and without names of this machine.")
+
+
+PROBLEMS: dict[int | str, dict[str, Any]] = {
+    code: {"model": Problem, "description": text}
+    for code, text in {
+        400: "no such form, or not our name",
+        401: "a token is needed",
+        403: "asked by the page of another site",
+        408: "it did not arrive in time",
+        413: "more bytes than are taken",
+        422: "no picture that can be read",
+        429: "too many wait; Retry-After says when to come back",
+        503: "leaving, or no answer in time",
+    }.items()
+}
+
+
+@dataclass
+class Serving:
+    """All that the routes need."""
+
+    net: Net
+    model: Loaded
+    about: dict[str, Any]
+    """What ``GET /model`` says."""
+    timeout: float
+    """Seconds in which a request is answered, once it is all there."""
+    numbers: Numbers = field(default_factory=Numbers)
+    leaving: bool = False
+
+    def __post_init__(self) -> None:
+        self.classes = self.about["classes"]
+        predict = partial(self.net.run, predict_pictures)
+        self.batcher = Batcher(predict, self.model.imgsz, self.model.seconds)
+        load = self.batcher.load
+        waiting, seconds = "Pictures that wait for the net.", "What a picture takes, of late."
+        self.numbers.watch("eyebright_waiting_pictures", waiting, lambda: load.waiting)
+        self.numbers.watch("eyebright_picture_seconds", seconds, lambda: load.net + load.decoding)
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether it takes pictures."""
+        return self.net.is_there and not self.leaving
+
+    def leave(self) -> None:
+        """From now on nothing new is taken."""
+        self.leaving = True
+
+    def refuse(self, path: str) -> RefusedError | None:
+        """What can be refused before anything is done for it."""
+        if path not in ("/predict", "/explain"):
+            return None
+        refused = None
+        if self.leaving:
+            refused = RefusedError(503, "this server is leaving", retry_after="5")
+        elif self.batcher.load.is_full:
+            refused = too_busy(self.batcher.load.seconds_to_wait)
+        if refused:
+            self.numbers.count(path, refused.status)
+        return refused
+
+    def said_of(self, row: Row, top: int | None) -> dict[str, Any]:
+        """What is said of a picture, in the words of ``eyebright predict --json``."""
+        if isinstance(row, DataError):
+            return {"error": str(row)}
+        prediction = prediction_of(self.classes, row)
+        return {
+            "prediction": prediction.label,
+            "probability": prediction.probability,
+            "probabilities": dict(prediction.top(top)) if top else prediction.probabilities,
+            "calibrated": self.about["calibrated"],
+            **prediction.answers(self.model.promises),
+        }
+
+
+class InMemory(MultiPartParser):
+    """Files of a form stay in memory: no picture is ever written to a disk."""
+
+    spool_max_size = 1 << 40
+
+
+def create_app(serving: Serving) -> FastAPI:
+    """The routes, of a model that is loaded."""
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        task = asyncio.get_running_loop().create_task(serving.batcher.work())
+        yield
+        task.cancel()
+        serving.batcher.close()
+        serving.net.close()
+
+    app = FastAPI(
+        title=f"eyebright: {serving.about['name']}",
+        summary="Pictures in, calibrated probabilities out.",
+        version=str(serving.about["version"]),
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+    )
+
+    @app.exception_handler(RefusedError)
+    async def refused(_: Request, error: RefusedError) -> JSONResponse:
+        return JSONResponse({"error": error.message}, error.status, error.headers)
+
+    @app.exception_handler(HTTPException)
+    async def unknown(_: Request, error: HTTPException) -> JSONResponse:
+        return JSONResponse({"error": str(error.detail)}, error.status_code, error.headers)
+
+    @app.exception_handler(RequestValidationError)
+    async def misused(_: Request, error: RequestValidationError) -> JSONResponse:
+        words = (f"{one['loc'][-1]}: {one['msg']}" for one in error.errors())
+        return JSONResponse({"error": "; ".join(words)}, 422)
+
+    @app.exception_handler(EyebrightError)
+    async def broken(_: Request, error: EyebrightError) -> JSONResponse:
+        status = 422 if isinstance(error, DataError) else 503
+        return JSONResponse({"error": shown(error)}, status)
+
+    @app.get("/", include_in_schema=False)
+    async def page() -> Response:
+        return static("index.html")
+
+    @app.get("/page/{name}", include_in_schema=False)
+    async def part_of_page(name: str) -> Response:
+        return static(name)
+
+    @app.get("/docs", include_in_schema=False)
+    async def docs(request: Request) -> Response:
+        return Response(api_page(app.openapi(), str(request.base_url)), media_type="text/html")
+
+    @app.get("/model", summary="The model: classes, measured accuracy, what it is weak at")
+    async def model() -> JSONResponse:
+        return JSONResponse(serving.about)
+
+    @app.get("/healthz", summary="Whether the process lives")
+    async def healthz() -> JSONResponse:
+        return JSONResponse({"status": "ok"})
+
+    @app.get("/readyz", summary="Whether it takes pictures", responses={503: {"model": Problem}})
+    async def readyz() -> JSONResponse:
+        if not serving.is_ready:
+            raise RefusedError(503, "leaving" if serving.leaving else "the net is being loaded")
+        return JSONResponse({"status": "ready"})
+
+    @app.get("/metrics", summary="Figures for Prometheus", response_class=Response)
+    async def metrics() -> Response:
+        return Response(serving.numbers.text(), media_type=serving.numbers.kind)
+
+    @app.post(
+        "/predict",
+        summary="What is on one picture (the body) or several (a form)",
+        responses={200: {"model": Answers}, **PROBLEMS},
+        openapi_extra=BODIES,
+    )
+    async def predict(
+        request: Request, top: int | None = Query(None, ge=1, description="So many classes.")
+    ) -> Response:
+        names, contents = await read_pictures(request)
+        rows = await unless_gone(request, serving, contents)
+        serving.numbers.count_pictures(sum(isinstance(row, DataError) for row in rows), len(rows))
+        if names == [None] and isinstance(rows[0], DataError):
+            raise rows[0]
+        said = [
+            {"picture": name} | serving.said_of(row, top)
+            for name, row in zip(names, rows, strict=True)
+        ]
+        return Response(json.dumps({"predictions": said}), media_type="application/json")
+
+    explaining = asyncio.Semaphore(MOST_EXPLAINING)
+
+    @app.post(
+        "/explain",
+        summary="Which pixels mattered: a PNG to lay over the picture's centre square",
+        responses={200: {"content": {"image/png": ANY_PICTURE}}, **PROBLEMS},
+        response_class=Response,
+        openapi_extra=ONE_BODY,
+    )
+    async def explain(
+        request: Request,
+        label: str | None = Query(None, description="Of this class; default: the likeliest."),
+    ) -> Response:
+        if not serving.about["explain"]:
+            raise RefusedError(501, 'heat maps need captum: pip install "eyebright[explain]"')
+        if label is not None and label not in serving.classes:
+            raise RefusedError(422, "the model knows no such class")
+        _, (content,) = await read_pictures(request, most=1)
+        if explaining.locked():
+            raise too_busy(1)
+        async with explaining, asyncio.timeout(serving.timeout):
+            png = await serving.net.run(explain_picture, content, label)
+        return Response(png, media_type="image/png")
+
+    return app
+
+
+def api_page(api: dict[str, Any], base: str) -> str:
+    """The routes for people to read; nothing in it runs or comes from elsewhere."""
+    from jinja2 import Environment
+
+    text = (files("eyebright.serve") / "api.html").read_text(encoding="utf-8")
+    schemas = {n: s for n, s in api["components"]["schemas"].items() if "description" in s}
+    return Environment(autoescape=True).from_string(text).render(api, schemas=schemas, base=base)
+
+
+def static(name: str) -> Response:
+    """A file of the page."""
+    file = files("eyebright.serve") / "page" / name
+    kind = KINDS.get("." + name.rpartition(".")[2])
+    if kind is None or "/" in name or "\\" in name or not file.is_file():
+        raise HTTPException(404, "Not Found")
+    return Response(file.read_bytes(), media_type=kind)
+
+
+async def read_pictures(
+    request: Request, most: int = MOST_PICTURES
+) -> tuple[list[str | None], list[bytes]]:
+    """Names (None: it has none) and contents of the pictures of a request.
+
+    Raises:
+        RefusedError: no picture, too many, or a form that is none.
+    """
+    if not request.headers.get("content-type", "").startswith("multipart/form-data"):
+        content = await request.body()
+        if not content:
+            raise RefusedError(422, "no picture in the request")
+        return [None], [content]
+    try:
+        parser = InMemory(request.headers, request.stream(), max_files=most, max_fields=most)
+        form = await parser.parse()
+    except MultiPartException as error:
+        raise RefusedError(400, f"no form that can be read ({error.message})") from None
+    names: list[str | None] = []
+    contents = []
+    for _, part in form.multi_items():
+        if not isinstance(part, str):
+            names.append(part.filename or "")
+            contents.append(await part.read())
+    if not contents:
+        raise RefusedError(422, "no picture in the form")
+    return names, contents
+
+
+async def unless_gone(request: Request, serving: Serving, contents: list[bytes]) -> list[Row]:
+    """The answers, as long as somebody waits for them.
+
+    Raises:
+        RefusedError: too many wait already, or it takes too long.
+    """
+    try:
+        answers = asyncio.gather(*serving.batcher.submit(contents))
+    except FullError as full:
+        raise too_busy(full.seconds) from None
+    gone = asyncio.ensure_future(until_gone(request))
+    try:
+        await asyncio.wait((answers, gone), timeout=serving.timeout, return_when="FIRST_COMPLETED")
+        if answers.done():
+            return list(answers.result())
+        status = 499 if gone.done() else 503  # nobody reads the first
+        raise RefusedError(status, "no answer in time", retry_after="1")
+    finally:
+        answers.cancel()  # whatever still waits is dropped
+        gone.cancel()
+
+
+async def until_gone(request: Request) -> None:
+    """Wait until the client has gone away."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass

@@ -1,0 +1,226 @@
+"""Below the application: uvicorn, with what it lacks against slow, endless and too many senders."""
+
+import asyncio
+import contextlib
+import signal
+import socket
+from collections.abc import Callable
+from time import monotonic
+from typing import Any
+
+from uvicorn import Config, Server
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+
+from eyebright.errors import StorageError
+from eyebright.serve.guard import RefusedError
+
+HEAD_WITHIN = 10.0  # seconds in which a request's headers must be there
+BODY_WITHIN = 60.0  # and all of it
+LEAST_RATE = 8 << 10  # bytes a second, which slower senders than these do not mean well
+LOOK_EVERY = 5.0  # seconds between two looks at that
+MOST_HEAD = 64 << 10  # bytes before a request's body
+KEEP_ALIVE = 15  # seconds that a connection stays open for another request
+MOST_CONNECTIONS = 1000
+BACKLOG = 2048  # connections that wait to be taken
+LINGER = 1.0  # seconds that a sender who was refused has time to read why
+FAREWELL = 0.5  # seconds between "not ready" and no longer listening
+GRACE = 8.0  # seconds for what was accepted
+
+
+class Protocol(HttpToolsProtocol):
+    """A connection that does not wait for ever, nor take more than it should.
+
+    What it adds, by uvicorn's own methods: a request must arrive in time and at some pace, its
+    headers may not be endless, and who is refused before the end of his body can read why, where
+    closing at once would throw that away.
+    """
+
+    refuse: Callable[[str], RefusedError | None] = staticmethod(lambda path: None)
+    """Looks at a request's path before anything is done for it."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """A client is there."""
+        self.arriving = self.skipping = False
+        self.clock: asyncio.TimerHandle | None = None
+        super().connection_made(transport)
+        if len(self.connections) > MOST_CONNECTIONS:
+            return self.end(RefusedError(503, "too many connections", retry_after="1"))
+        return self.begin()
+
+    def begin(self) -> None:
+        """A request begins."""
+        self.arriving, self.in_body, self.skipping = True, False, False
+        self.head_bytes = self.bytes_seen = 0
+        self.since = monotonic()
+        self.wind(HEAD_WITHIN, self.look)
+
+    def wind(self, seconds: float, function: Callable[[], None]) -> None:
+        """Set the clock of this connection."""
+        if self.clock is not None:
+            self.clock.cancel()
+        self.clock = self.loop.call_later(seconds, function)
+
+    def look(self) -> None:
+        """See whether the request still comes at some pace."""
+        age = monotonic() - self.since
+        slow = self.bytes_seen < LEAST_RATE * age or age > BODY_WITHIN
+        if not self.in_body or slow:
+            return self.end(RefusedError(408, "the request did not arrive in time"))
+        return self.wind(LOOK_EVERY, self.look)
+
+    def end(self, refused: RefusedError) -> None:
+        """Say why, and close."""
+        refused.headers["connection"] = "close"
+        if self.cycle is None or not self.cycle.response_started or self.cycle.response_complete:
+            self.say(refused)
+        self.transport.close()
+
+    def say(self, refused: RefusedError) -> None:
+        """Say why, apart from the application."""
+        lines = [STATUS_LINE[refused.status]]
+        lines += (b"%s: %s\r\n" % pair for pair in refused.raw_headers())
+        self.transport.write(b"".join((*lines, b"\r\n", refused.body)))
+
+    def data_received(self, data: bytes) -> None:
+        """Some bytes of a request."""
+        if self.transport.is_closing():
+            return
+        self.bytes_seen += len(data)
+        if not self.in_body:
+            self.head_bytes += len(data)
+        super().data_received(data)
+        if not self.in_body and self.arriving and self.head_bytes > MOST_HEAD:
+            self.end(RefusedError(431, "too many headers"))
+
+    def on_message_begin(self) -> None:
+        """The first byte of a request, perhaps behind another one that was not waited for."""
+        if not self.arriving:
+            self.begin()
+        super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        """All but the body is there."""
+        self.in_body = True
+        is_next = self.cycle is None or self.cycle.response_complete
+        path = self.url.partition(b"?")[0].decode("latin-1")
+        if is_next and (refused := self.refuse(path)):
+            # Nothing else is done for it, so that those who were let in lose no time by it.
+            self.skipping = True
+            self.say(refused)
+            return self.wind(LINGER, self.transport.close)
+        return super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        """A part of the body."""
+        if not self.skipping:
+            super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        """The whole request is there."""
+        self.arriving = False
+        if not self.skipping:
+            if self.clock is not None:
+                self.clock.cancel()
+            return super().on_message_complete()
+        self.skipping = False
+        if self.parser.should_keep_alive():
+            return self.wind(KEEP_ALIVE, self.transport.close)
+        return self.transport.close()
+
+    def on_response_complete(self) -> None:
+        """All was said; if not all was heard, the rest is no longer of interest."""
+        super().on_response_complete()
+        if self.arriving and not self.transport.is_closing():
+            with contextlib.suppress(OSError, RuntimeError):
+                self.transport.write_eof()
+            self.wind(LINGER, self.transport.close)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The client is gone."""
+        if self.clock is not None:
+            self.clock.cancel()
+        super().connection_lost(exc)
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A socket that listens; who connects waits until somebody answers.
+
+    Raises:
+        StorageError: the port is taken, or there is no such address.
+    """
+    with contextlib.ExitStack() as on_error:
+        try:
+            family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+            bound = on_error.enter_context(socket.socket(family, socket.SOCK_STREAM))
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            bound.bind((host, port))
+            bound.listen(BACKLOG)
+        except (OSError, OverflowError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise StorageError(f"{host}:{port}: {reason}; choose another --port") from None
+        on_error.pop_all()
+    return bound
+
+
+class GracefulServer(Server):
+    """Says that it is leaving before it does."""
+
+    def __init__(self, config: Config, begun: Callable[[], None], leaving: Callable[[], None]):
+        super().__init__(config)
+        self.begun, self.leaving = begun, leaving
+
+    def handle_exit(self, sig: int, frame: Any) -> None:
+        """The first signal: finish what was accepted. Ctrl-C once more: at once."""
+        self._captured_signals.append(sig)
+        if len(self._captured_signals) > 1:
+            self.should_exit = True
+            self.force_exit = self.force_exit or sig == signal.SIGINT
+            return
+        self.leaving()
+        self.loop.call_soon_threadsafe(self.loop.call_later, FAREWELL, self.leave)
+
+    def leave(self) -> None:
+        """No longer listen."""
+        self.should_exit = True
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Answer who connects."""
+        self.loop = asyncio.get_running_loop()
+        await super().startup(sockets)
+        self.begun()
+
+
+def run(
+    app: Any,
+    bound: socket.socket,
+    refuse: Callable[[str], RefusedError | None],
+    begun: Callable[[], None],
+    leaving: Callable[[], None],
+) -> None:
+    """Serve until SIGTERM or Ctrl-C, then finish what was accepted.
+
+    Args:
+        app: an ASGI application.
+        bound: a socket from `bind`.
+        refuse: looks at a request's path before anything is done for it; None lets it in.
+        begun: called when it answers.
+        leaving: called when the first signal comes.
+
+    Raises:
+        KeyboardInterrupt: at the end, as the signal asked for.
+    """
+    protocol = type("Connection", (Protocol,), {"refuse": staticmethod(refuse)})
+    config = Config(
+        app,
+        http=protocol,
+        ws="none",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+        timeout_graceful_shutdown=int(GRACE),
+        timeout_keep_alive=KEEP_ALIVE,
+        backlog=BACKLOG,
+    )
+    GracefulServer(config, begun, leaving).run([bound])
