@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from bench.load import Mixed
 from PIL import Image
 
 import eyebright
@@ -644,3 +645,17 @@ def test_missing_packages_are_named(run: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setitem(sys.modules, "uvicorn", None)
     with pytest.raises(UsageError, match=r"eyebright\[serve\]"):
         serve(run, port=0)
+
+
+@pytest.mark.slow
+def test_a_short_while_of_good_bad_and_hostile_load(server: Served) -> None:
+    before = server.peak_memory()
+    mixed = Mixed(server.port, shade(40))
+    mixed.run(seconds=12)
+    assert mixed.statuses[200] > 100
+    assert {400, 403, 404, 413, 422} <= mixed.statuses.keys()
+    assert not [status for status in mixed.statuses if status >= 500]
+    assert mixed.slowest_liveness < 2
+    assert server.peak_memory() - before < 200 << 20
+    assert server.figure("eyebright_waiting_pictures") == 0
+    assert server.predict(shade(40)).json["predictions"][0]["prediction"] == "cat"
