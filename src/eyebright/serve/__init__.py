@@ -1,6 +1,7 @@
 """A model behind HTTP, and a page to drop a picture on."""
 
 import contextlib
+import gc
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -79,5 +80,6 @@ def serve(
         url = f"http://{address}:{bound.getsockname()[1]}/"
         if host not in LOOPBACK and token is None:
             notices.warning("whoever reaches this address can use the model; --token asks for one")
+        gc.freeze()  # what is there stays; looking through it would hold up requests
         begun = partial(say, f"{shown(run)}: {url} (Ctrl-C ends it)")
         server.run(app, bound, serving.refuse, begun, serving.leave)
