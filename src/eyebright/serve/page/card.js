@@ -1,0 +1,122 @@
+// What is known of the model: how often it is right, where it is weak, what it is not for.
+
+import { made, track } from "./one.js";
+import { number, percent, round, t } from "./words.js";
+
+const FOLD = 24; // classes that are shown without asking
+const $ = (id) => document.getElementById(id);
+
+const bare = (share) => (share * 100).toFixed(1);
+const partOf = (evaluation) => t(evaluation.split === "test" ? "test" : "val");
+
+export function draw(model) {
+  const { evaluation } = model;
+  $("model-name").textContent = model.name;
+  document.title = `${model.name} – eyebright`;
+  const lead = [t("lead", { n: number(model.classes.length) })];
+  if (evaluation) {
+    const { value, low, high } = evaluation.accuracy;
+    lead.push(t("lead_right", { value: percent(value), n: number(evaluation.n), split: partOf(evaluation), low: bare(low), high: percent(high) }));
+  } else lead.push(t("lead_untested"));
+  $("lead").textContent = lead.join(" ");
+  $("version").textContent = t("version", { version: model.version });
+  const left = made("div");
+  left.append(...accuracy(evaluation), ...promise(model.promise));
+  const right = made("div");
+  right.append(...weakest(evaluation), ...confused(evaluation));
+  const about = [made("h2", t("about")), pair(left, right), pair(known(model), limits(model)), facts(model)];
+  $("card").replaceChildren(...about);
+  $("card").hidden = false;
+}
+
+function pair(...parts) {
+  const two = made("div", "", "two");
+  for (const part of parts) if (part.childElementCount) part.classList.add("card");
+  two.append(...parts.filter((part) => part.childElementCount));
+  return two;
+}
+
+function accuracy(evaluation) {
+  if (!evaluation) return [made("p", t("untested"), "headline small"), made("p", t("untested_why"), "soft")];
+  const { value, low, high } = evaluation.accuracy;
+  return [
+    made("p", percent(value), "headline"),
+    made("p", t("accuracy", { n: number(evaluation.n), split: partOf(evaluation) })),
+    made("p", t("interval", { low: percent(low), high: percent(high) }), "soft"),
+  ];
+}
+
+function promise(promised) {
+  if (!promised) return [];
+  const { threshold, risk, answered, n } = promised;
+  const text = t("promise_says", { threshold: round(threshold), right: round(1 - risk), n: number(n), answered: round(answered) });
+  return [made("h3", t("promise")), made("p", text, "soft")];
+}
+
+function weakest(evaluation) {
+  if (!evaluation?.weakest?.length) return [];
+  const list = made("ul", "", "bars");
+  for (const { class: name, recall } of evaluation.weakest) {
+    const item = made("li", "", "bar");
+    const share = t("found", { value: percent(recall.value), low: bare(recall.low), high: bare(recall.high) });
+    item.append(made("span", name, "label"), track(recall.value), made("span", share, "share"));
+    list.append(item);
+  }
+  return [made("h3", t("weakest")), made("p", t("weakest_soft"), "soft"), list];
+}
+
+function confused(evaluation) {
+  if (!evaluation?.confused?.length) return [];
+  const list = made("ul", "", "plain");
+  for (const { true: truth, predicted, count, of } of evaluation.confused) {
+    const item = made("li");
+    item.append(made("span", t("confused_row", { true: truth, predicted })));
+    item.append(made("span", t("confused_of", { count: number(count), of: number(of) }), "soft"));
+    list.append(item);
+  }
+  return [made("h3", t("confused")), list];
+}
+
+function known({ classes }) {
+  const part = made("div");
+  const chips = made("ul", "", "chips");
+  chips.append(...classes.map((name) => made("li", name)));
+  part.append(made("h3", t("knows")));
+  if (classes.length <= FOLD) part.append(chips);
+  else {
+    const fold = made("details");
+    const some = made("p", `${classes.slice(0, FOLD / 2).join(" · ")} …`, "soft");
+    fold.append(made("summary", t("knows_all", { n: number(classes.length) })), chips);
+    part.append(some, fold);
+  }
+  return part;
+}
+
+function limits({ classes }) {
+  const part = made("div");
+  const list = made("ul", "", "limits");
+  const n = number(classes.length);
+  list.append(...[t("limit_other", { n }), t("limit_several"), t("limit_unlike"), t("limit_grave")].map((text) => made("li", text)));
+  part.append(made("h3", t("limits")), list);
+  return part;
+}
+
+function facts(model) {
+  const temperature = model.temperature?.toFixed(2);
+  const pairs = [
+    [t("architecture"), model.architecture],
+    [t("imgsz"), t("pixels", { n: model.imgsz })],
+    [t("recipe"), model.recipe],
+    [t("calibrated"), model.calibrated ? t("calibrated_yes", { temperature }) : t("calibrated_no")],
+    [t("tta"), t(model.tta === "mirror" ? "yes" : "no")],
+    [t("weights"), model.weights_sha256.slice(0, 12)],
+  ];
+  const list = made("dl", "", "facts");
+  list.setAttribute("aria-label", t("facts"));
+  for (const [term, value] of pairs) {
+    const item = made("div");
+    item.append(made("dt", term), made("dd", value));
+    list.append(item);
+  }
+  return list;
+}
