@@ -13,18 +13,19 @@ export function draw(model) {
   const { evaluation } = model;
   $("model-name").textContent = model.name;
   document.title = `${model.name} – eyebright`;
-  const lead = [t("lead", { n: number(model.classes.length) })];
+  let known = t("lead_untested");
   if (evaluation) {
     const { value, low, high } = evaluation.accuracy;
-    lead.push(t("lead_right", { value: percent(value), n: number(evaluation.n), split: partOf(evaluation), low: bare(low), high: percent(high) }));
-  } else lead.push(t("lead_untested"));
-  $("lead").textContent = lead.join(" ");
+    const span = { low: bare(low), high: percent(high) };
+    known = t("lead_right", { value: percent(value), n: number(evaluation.n), split: partOf(evaluation), ...span });
+  }
+  $("lead").textContent = t("lead", { n: number(model.classes.length), known });
   $("version").textContent = t("version", { version: model.version });
   const left = made("div");
-  left.append(...accuracy(evaluation), ...promise(model.promise));
+  left.append(...accuracy(evaluation), ...promise(model.promise), ...knows(model));
   const right = made("div");
   right.append(...weakest(evaluation), ...confused(evaluation));
-  const about = [made("h2", t("about")), pair(left, right), pair(known(model), limits(model)), facts(model)];
+  const about = [made("h2", t("about")), pair(left, right), pair(limits(model)), facts(model)];
   $("card").replaceChildren(...about);
   $("card").hidden = false;
 }
@@ -77,19 +78,18 @@ function confused(evaluation) {
   return [made("h3", t("confused")), list];
 }
 
-function known({ classes }) {
-  const part = made("div");
+function knows({ classes }) {
+  const parts = [made("h3", t("knows"))];
   const chips = made("ul", "", "chips");
   chips.append(...classes.map((name) => made("li", name)));
-  part.append(made("h3", t("knows")));
-  if (classes.length <= FOLD) part.append(chips);
+  if (classes.length <= FOLD) parts.push(chips);
   else {
     const fold = made("details");
     const some = made("p", `${classes.slice(0, FOLD / 2).join(" · ")} …`, "soft");
     fold.append(made("summary", t("knows_all", { n: number(classes.length) })), chips);
-    part.append(some, fold);
+    parts.push(some, fold);
   }
-  return part;
+  return parts;
 }
 
 function limits({ classes }) {

@@ -185,6 +185,12 @@ function drawHead() {
   }));
 }
 
+function wide(text, kind) {
+  const cell = made("td", text, kind);
+  cell.colSpan = 2; // and not the last, which narrow screens leave out
+  return cell;
+}
+
 function line(row) {
   const element = made("tr");
   const name = made("th", "", "name");
@@ -197,13 +203,9 @@ function line(row) {
   name.append(button);
   element.append(name);
   if (row.error) {
-    const why = made("td", because(row), "error");
-    why.colSpan = 3;
-    element.append(why);
+    element.append(wide(because(row), "error"), made("td", "", "second"));
   } else if (!row.result) {
-    const wait = made("td", t("yet"), "soft");
-    wait.colSpan = 3;
-    element.append(wait);
+    element.append(wide(t("yet"), "soft"), made("td", "", "second"));
   } else {
     const { prediction, probability } = row.result;
     const label = isUnsure(row) ? t("leans", { label: prediction }) : prediction;

@@ -35,6 +35,7 @@ export function prepare(card) {
     if (!$("picture").hasAttribute("src")) return;
     $("picture").hidden = true;
     $("unseen").hidden = false;
+    draw();
   };
 }
 
@@ -77,11 +78,20 @@ export function draw() {
   $("name").textContent = name;
   $("picture").alt = name;
   $("busy").hidden = Boolean(result || error);
-  $("verdict").hidden = !result;
+  $("verdict").hidden = !(result || error);
+  $("unseen").textContent = t(error ? "unseen_bad" : "unseen");
+  $("kicker").hidden = !result;
   for (const id of ["bars", "rest", "belief"]) $(id).hidden = !result;
   if (result) drawResult(result);
+  else if (error) drawError(error);
   if ($("picture").naturalWidth) measure();
   drawHeat();
+}
+
+function drawError(error) {
+  $("answer").textContent = t("no_answer");
+  $("answer").classList.add("unsure");
+  $("why").replaceChildren(made("span", error.says()));
 }
 
 function drawResult({ prediction, probability, probabilities, calibrated, answer }) {
@@ -101,7 +111,8 @@ function drawResult({ prediction, probability, probabilities, calibrated, answer
   const others = model.classes.length - likeliest.length;
   const left = 1 - likeliest.reduce((sum, [, share]) => sum + share, 0);
   $("rest").textContent = others > 0 ? t("rest", { n: others, percent: percent(Math.max(0, left)) }) : "";
-  $("belief").textContent = calibrated ? t("believed", { percent: percent(probability, 0) }) : t("unbelieved");
+  const sure = probability >= 0.995 ? "believed_most" : "believed";
+  $("belief").textContent = t(calibrated ? sure : "unbelieved", { percent: percent(probability, 0) });
 }
 
 export function made(tag, text = "", name = "") {

@@ -69,7 +69,7 @@ function take(files, why = "no_file") {
 
 function show(entry) {
   current = entry;
-  message = entry.error ? () => entry.error.says() : null;
+  message = null;
   view("one");
   one.show(entry);
   draw();
@@ -91,7 +91,7 @@ async function look(entry) {
   if (mine.signal.aborted) return;
   seen = [entry, ...seen].slice(0, MOST_SEEN);
   show(entry);
-  say(entry.error ? "" : heard(entry)); // an error is in an alert already
+  say(entry.error ? entry.error.says() : heard(entry));
 }
 
 function heard({ name, result: { prediction: label, probability, answer } }) {
@@ -136,7 +136,7 @@ function drawHistory() {
       show(entry);
       $("strip").querySelector("[aria-current]")?.focus({ preventScroll: true });
       $("one").scrollIntoView({ block: "nearest" });
-      say(result ? heard(entry) : "");
+      say(result ? heard(entry) : entry.error.says());
     };
     button.append(many.thumb(entry), one.made("span", label, result?.answer === null || !result ? "unsure" : ""));
     item.append(button);
