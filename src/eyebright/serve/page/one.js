@@ -11,8 +11,8 @@ let model = null;
 let entry = null; // {file, name, result, error, heat: Map of label to Blob}
 let label = null; // whose heat is asked for
 let wanted = true; // heat, for all pictures of this visit
-let asking = null;
-let drawn = null; // {key, state}: of the heat
+let asking = null; // {of, name, control}: the heat that is on its way
+let drawn = null; // the heat that lies over the picture
 const urls = { picture: null, heat: null };
 
 function source(kind, image, blob) {
@@ -54,10 +54,11 @@ export function show(given) {
 }
 
 export function hide() {
-  asking?.abort();
+  stopAsking();
   entry = null;
   source("picture", $("picture"), null);
   source("heat", $("heat"), null);
+  drawn = null;
   $("cut").querySelector("img").removeAttribute("src");
 }
 
@@ -158,12 +159,13 @@ function drawHeat() {
     row.setAttribute("aria-pressed", String(wanted && row.dataset.label === of));
   $("heat-toggle").setAttribute("aria-pressed", String(wanted));
   $("heat-strength").disabled = !wanted;
-  if (drawn?.blob !== blob || !blob) source("heat", $("heat"), blob instanceof Blob ? blob : null);
-  drawn = { blob };
-  $("heat").hidden = !(blob instanceof Blob);
+  const over = blob instanceof Blob ? blob : null;
+  if (drawn !== over) source("heat", $("heat"), over);
+  drawn = over;
+  $("heat").hidden = !over;
   $("heat-state").textContent = heatState(offered, of, blob);
   if (offered && wanted && blob === undefined) fetchHeat(entry, of);
-  else asking?.abort();
+  else stopAsking();
 }
 
 function heatState(offered, of, blob) {
@@ -173,13 +175,21 @@ function heatState(offered, of, blob) {
 }
 
 async function fetchHeat(of, name) {
-  asking?.abort();
-  asking = new AbortController();
+  if (asking?.of === of && asking.name === name) return;
+  stopAsking();
+  const mine = (asking = { of, name, control: new AbortController() });
   try {
-    of.heat.set(name, await explain(of.file, name, asking.signal));
+    of.heat.set(name, await explain(of.file, name, mine.control.signal));
   } catch (error) {
-    if (!(error instanceof Refused)) return; // another picture or class is asked for by now
+    if (mine.control.signal.aborted) return; // another picture or class is asked for by now
+    if (!(error instanceof Refused)) throw error;
     of.heat.set(name, error);
   }
+  if (asking === mine) asking = null;
   if (entry === of) drawHeat();
+}
+
+function stopAsking() {
+  asking?.control.abort();
+  asking = null;
 }
