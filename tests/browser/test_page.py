@@ -277,12 +277,28 @@ def test_many_pictures_become_a_table_and_a_csv(
     assert table[6][5] == ""  # not sure
     assert table[8] == ["text.jpg", "", "", "", "", "", "no picture in a format that is read"]
 
-    page.click("#filter button:has-text('All')")
+    page.click("#filter button:has-text('Not sure')")
     page.click("button.row:has-text('comma')")
     answer(page, "not sure")
-    assert page.locator("#bars li").count() == 3  # the table asked for two classes only
+    # The table asked for two classes only.
+    sync_api.expect(page.locator("#bars li")).to_have_count(3)
     page.click("#back")
-    assert rows.count() == 50
+    assert rows.count() == 1
+
+
+def test_a_whole_folder(visit: Visit, tmp_path: Path) -> None:
+    inside = tmp_path / "album" / "deeper"
+    inside.mkdir(parents=True)
+    for name in ("a.png", ".hidden.png", "notes.txt", "deeper/b.png"):
+        (tmp_path / "album" / name).write_bytes(png())
+    page = visit()
+    page.wait_for_selector("#card:not([hidden])")
+    page.set_input_files("#directory", str(tmp_path / "album"))
+    sync_api.expect(page.locator("td.label")).to_have_count(2)
+    assert sorted(page.locator("button.row").all_inner_texts()) == [
+        "album/a.png",
+        "album/deeper/b.png",
+    ]
 
 
 def test_stop_and_go_on(visit: Visit, served: Served) -> None:

@@ -3,7 +3,12 @@
 import { t } from "./words.js";
 
 const $ = (id) => document.getElementById(id);
-const REASONS = { NotAllowedError: "lens_denied", SecurityError: "lens_denied", NotFoundError: "lens_none", OverconstrainedError: "lens_none" };
+const REASONS = {
+  NotAllowedError: "lens_denied",
+  SecurityError: "lens_denied",
+  NotFoundError: "lens_none",
+  OverconstrainedError: "lens_none",
+};
 
 let stream = null;
 let says = "lens_wait";

@@ -17,7 +17,8 @@ export function draw(model) {
   if (evaluation) {
     const { value, low, high } = evaluation.accuracy;
     const span = { low: bare(low), high: percent(high) };
-    known = t("lead_right", { value: percent(value), n: number(evaluation.n), split: partOf(evaluation), ...span });
+    const on = { n: number(evaluation.n), split: partOf(evaluation) };
+    known = t("lead_right", { value: percent(value), ...on, ...span });
   }
   $("lead").textContent = t("lead", { n: number(model.classes.length), known });
   $("version").textContent = t("version", { version: model.version });
@@ -25,8 +26,8 @@ export function draw(model) {
   left.append(...accuracy(evaluation), ...promise(model.promise), ...knows(model));
   const right = made("div");
   right.append(...weakest(evaluation), ...confused(evaluation));
-  const about = [made("h2", t("about")), pair(left, right), pair(limits(model)), facts(model)];
-  $("card").replaceChildren(...about);
+  const parts = [pair(left, right), pair(limits(model)), facts(model)];
+  $("card").replaceChildren(made("h2", t("about")), ...parts);
   $("card").hidden = false;
 }
 
@@ -38,7 +39,8 @@ function pair(...parts) {
 }
 
 function accuracy(evaluation) {
-  if (!evaluation) return [made("p", t("untested"), "headline small"), made("p", t("untested_why"), "soft")];
+  if (!evaluation)
+    return [made("p", t("untested"), "headline small"), made("p", t("untested_why"), "soft")];
   const { value, low, high } = evaluation.accuracy;
   return [
     made("p", percent(value), "headline"),
@@ -50,7 +52,8 @@ function accuracy(evaluation) {
 function promise(promised) {
   if (!promised) return [];
   const { threshold, risk, answered, n } = promised;
-  const text = t("promise_says", { threshold: round(threshold), right: round(1 - risk), n: number(n), answered: round(answered) });
+  const shares = { threshold: round(threshold), right: round(1 - risk), answered: round(answered) };
+  const text = t("promise_says", { ...shares, n: number(n) });
   return [made("h3", t("promise")), made("p", text, "soft")];
 }
 
@@ -59,7 +62,8 @@ function weakest(evaluation) {
   const list = made("ul", "", "bars");
   for (const { class: name, recall } of evaluation.weakest) {
     const item = made("li", "", "bar");
-    const share = t("found", { value: percent(recall.value), low: bare(recall.low), high: bare(recall.high) });
+    const span = { low: bare(recall.low), high: bare(recall.high) };
+    const share = t("found", { value: percent(recall.value), ...span });
     item.append(made("span", name, "label"), track(recall.value), made("span", share, "share"));
     list.append(item);
   }
@@ -72,7 +76,8 @@ function confused(evaluation) {
   for (const { true: truth, predicted, count, of } of evaluation.confused) {
     const item = made("li");
     item.append(made("span", t("confused_row", { true: truth, predicted })));
-    item.append(made("span", t("confused_of", { count: number(count), of: number(of) }), "soft"));
+    const share = t("confused_of", { count: number(count), of: number(of) });
+    item.append(made("span", share, "soft"));
     list.append(item);
   }
   return [made("h3", t("confused")), list];
@@ -96,7 +101,8 @@ function limits({ classes }) {
   const part = made("div");
   const list = made("ul", "", "limits");
   const n = number(classes.length);
-  list.append(...[t("limit_other", { n }), t("limit_several"), t("limit_unlike"), t("limit_grave")].map((text) => made("li", text)));
+  const texts = [t("limit_other", { n }), t("limit_several"), t("limit_unlike"), t("limit_grave")];
+  list.append(...texts.map((text) => made("li", text)));
   part.append(made("h3", t("limits")), list);
   return part;
 }

@@ -8,4 +8,5 @@ export function cell(value) {
 }
 
 /** The BOM tells Excel that it is UTF-8. */
-export const csv = (rows) => "\ufeff" + rows.map((row) => row.map(cell).join(",") + "\r\n").join("");
+export const csv = (rows) =>
+  "\ufeff" + rows.map((row) => row.map(cell).join(",") + "\r\n").join("");

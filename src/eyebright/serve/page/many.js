@@ -9,7 +9,12 @@ import { number, percent, t } from "./words.js";
 const $ = (id) => document.getElementById(id);
 const BATCH = 16; // pictures a request, as far as the server takes them
 const PAGE = 50; // rows in the document at once, so that 10,000 files are no burden
-const COLUMNS = [["picture", "name"], ["class", "label"], ["probability", "probability"], ["runner_up", "second"]];
+const COLUMNS = [
+  ["picture", "name"],
+  ["class", "label"],
+  ["probability", "probability"],
+  ["runner_up", "second"],
+];
 const FILTERS = ["all", "unsure", "errors"];
 
 let model = null;
@@ -147,8 +152,11 @@ export function draw() {
   $("previous").disabled = first === 0;
   $("next").disabled = first + PAGE >= list.length;
   const last = first + part.length;
-  $("page-of").textContent = t("page_of", { first: number(first + 1), last: number(last), total: number(list.length) });
-  if (held) $("many").querySelector(`[data-key="${CSS.escape(held)}"]`)?.focus({ preventScroll: true });
+  const where = { first: number(first + 1), last: number(last), total: number(list.length) };
+  $("page-of").textContent = t("page_of", where);
+  if (!held) return;
+  const same = $("many").querySelector(`[data-key="${CSS.escape(held)}"]`);
+  same?.focus({ preventScroll: true });
 }
 
 function drawFilter() {
@@ -198,6 +206,7 @@ function line(row) {
   const button = made("button", "", "row");
   button.type = "button";
   button.dataset.key = `row ${rows.indexOf(row)}`;
+  button.disabled = !isDone(row);
   button.onclick = () => open(row);
   button.append(thumb(row), made("span", row.name));
   name.append(button);
@@ -230,12 +239,15 @@ export function thumb(row) {
 
 function download() {
   const promised = model.promise ? ["answer"] : [];
-  const head = ["picture", "label", "probability", "label_2", "probability_2", ...promised, "error"];
+  // As `eyebright predict -o` names them.
+  const likely = ["label", "probability", "label_2", "probability_2"];
+  const head = ["picture", ...likely, ...promised, "error"];
   const list = rows.filter(isDone).map((row) => {
     const { prediction, probability, answer } = row.result ?? {};
     const [label, share] = second(row) ?? [];
     const answered = model.promise ? [answer] : [];
-    return [row.name, prediction, probability, label, share, ...answered, row.error ? because(row) : ""];
+    const found = [prediction, probability, label, share, ...answered];
+    return [row.name, ...found, row.error ? because(row) : ""];
   });
   const url = URL.createObjectURL(new Blob([csv([head, ...list])], { type: "text/csv" }));
   const link = made("a");

@@ -4,7 +4,6 @@ import { explain, Refused } from "./server.js";
 import { percent, round, t } from "./words.js";
 
 const $ = (id) => document.getElementById(id);
-const SMALL = 128; // pixels: below it, enlarged pixels are shown as they are
 const SQUARE = 0.04; // share outside the middle square that is not worth a word
 
 let model = null;
@@ -64,7 +63,6 @@ export function hide() {
 
 function measure() {
   const { naturalWidth: width, naturalHeight: height } = $("picture");
-  $("frame").classList.toggle("small", Math.min(width, height) < SMALL);
   const whole = $("cut").querySelector(".whole");
   const part = Math.min(width, height) / Math.max(width, height);
   whole.classList.toggle("tall", height > width);
@@ -101,19 +99,21 @@ function drawResult({ prediction, probability, probabilities, calibrated, answer
   $("kicker").textContent = t("kicker");
   $("answer").textContent = unsure ? t("not_sure") : prediction;
   $("answer").classList.toggle("unsure", unsure);
-  const why = [t(unsure ? "kicker_leans" : "why", { label: prediction, percent: percent(probability) })];
+  const leans = { label: prediction, percent: percent(probability) };
+  const why = [t(unsure ? "kicker_leans" : "why", leans)];
   if (unsure && model.promise) {
     const { threshold, risk } = model.promise;
     why.push(t("why_not", { threshold: round(threshold), right: round(1 - risk) }));
   } else if (calibrated && probability < 0.5) why.push(t("odds"));
   $("why").replaceChildren(...why.map((text) => made("span", text)));
-  const wide = Math.max(likeliest[0]?.[1] ?? 1, 1e-9) > 0.02 ? 1 : likeliest[0][1]; // 1,000 even classes
-  $("bars").replaceChildren(...likeliest.map(([name, share]) => bar(name, share, share / wide)));
+  $("bars").replaceChildren(...likeliest.map(([name, share]) => bar(name, share)));
   const others = model.classes.length - likeliest.length;
   const left = 1 - likeliest.reduce((sum, [, share]) => sum + share, 0);
-  $("rest").textContent = others > 0 ? t("rest", { n: others, percent: percent(Math.max(0, left)) }) : "";
+  const rest = { n: others, percent: percent(Math.max(0, left)) };
+  $("rest").textContent = others > 0 ? t("rest", rest) : "";
   const sure = probability >= 0.995 ? "believed_most" : "believed";
-  $("belief").textContent = t(calibrated ? sure : "unbelieved", { percent: percent(probability, 0) });
+  const about = { percent: percent(probability, 0) };
+  $("belief").textContent = t(calibrated ? sure : "unbelieved", about);
 }
 
 export function made(tag, text = "", name = "") {
@@ -132,10 +132,10 @@ export function track(share) {
   return outer;
 }
 
-function bar(name, share, length) {
+function bar(name, share) {
   const item = made("li");
   const row = made(model.explain ? "button" : "div", "", "bar");
-  row.append(made("span", name, "label"), track(length), made("span", percent(share), "share"));
+  row.append(made("span", name, "label"), track(share), made("span", percent(share), "share"));
   if (model.explain) {
     row.type = "button";
     row.dataset.label = name;

@@ -19,11 +19,12 @@ let asking = null;
 let early = null; // files that came before the model was known
 
 function draw() {
-  const [touch, apple] = [matchMedia("(pointer: coarse)").matches, /mac|iphone|ipad/i.test(navigator.platform)];
+  const touch = matchMedia("(pointer: coarse)").matches;
+  const keys = /mac|iphone|ipad/i.test(navigator.platform) ? "⌘V" : "Ctrl+V";
   const empty = document.body.dataset.view === "empty";
   speak(language);
   $("invite").textContent = t(!empty && !touch ? "another" : touch ? "invite_touch" : "invite");
-  $("paste-hint").textContent = t(touch ? "paste_touch" : "paste", { keys: apple ? "⌘V" : "Ctrl+V" });
+  $("paste-hint").textContent = t(touch ? "paste_touch" : "paste", { keys });
   for (const name of ["en", "zh"]) $(name).setAttribute("aria-pressed", String(language === name));
   $("message").hidden = !message;
   if (message) $("message").querySelector("p").textContent = message();
@@ -63,7 +64,10 @@ function take(files, why = "no_file") {
   const [file] = files;
   const most = model.limits.body_bytes;
   if (file.size > most)
-    return tell(() => t("large", { name: nameOf(file), size: megabytes(file.size), most: megabytes(most) }));
+    return tell(() => {
+      const sizes = { size: megabytes(file.size), most: megabytes(most) };
+      return t("large", { name: nameOf(file), ...sizes });
+    });
   return look({ file, name: nameOf(file), result: null, error: null, heat: new Map() });
 }
 
@@ -99,25 +103,19 @@ function heard({ name, result: { prediction: label, probability, answer } }) {
 }
 
 /** A row of the table, looked at alone. */
-function open(row) {
-  row.heat ??= new Map();
-  if (row.result || row.error) {
-    const says = () => (typeof row.error === "function" ? row.error() : row.error);
-    const full = row.full ?? { ...row, error: row.error && { says } };
-    row.full = full;
-    // A row knows two classes only; the rest is asked for when it is looked at.
-    if (row.result && !row.full.asked) {
-      full.asked = true;
-      server.predict(row.file).then((result) => {
-        full.result = result;
-        if (current === full) show(full);
-      }).catch((error) => {
-        if (!(error instanceof server.Refused)) throw error;
-        full.asked = false;
-      });
-    }
-    show(full);
-    $("back").focus();
+async function open(row) {
+  const says = () => (typeof row.error === "function" ? row.error() : row.error);
+  const full = (row.full ??= { ...row, heat: new Map(), error: row.error && { says } });
+  show(full);
+  $("back").focus();
+  if (!row.result || full.asked) return;
+  full.asked = true; // a row knows two classes only; the others are asked for when it is looked at
+  try {
+    full.result = await server.predict(row.file);
+    if (current === full && document.body.dataset.view === "one") show(full);
+  } catch (error) {
+    if (!(error instanceof server.Refused)) throw error;
+    full.asked = false;
   }
 }
 
@@ -127,10 +125,12 @@ function drawHistory() {
     const item = one.made("li");
     const button = one.made("button");
     const { result, name } = entry;
-    const label = !result ? t("failed") : result.answer === null ? t("not_sure") : result.prediction;
+    const answered = result?.answer === null ? t("not_sure") : result?.prediction;
+    const label = result ? answered : t("failed");
     button.type = "button";
     button.setAttribute("aria-label", t("again", { name, label }));
-    if (entry === current && document.body.dataset.view === "one") button.setAttribute("aria-current", "true");
+    if (entry === current && document.body.dataset.view === "one")
+      button.setAttribute("aria-current", "true");
     button.onclick = () => {
       asking?.abort();
       show(entry);
@@ -138,7 +138,8 @@ function drawHistory() {
       $("one").scrollIntoView({ block: "nearest" });
       say(result ? heard(entry) : entry.error.says());
     };
-    button.append(many.thumb(entry), one.made("span", label, result?.answer === null || !result ? "unsure" : ""));
+    const unsure = !result || result.answer === null;
+    button.append(many.thumb(entry), one.made("span", label, unsure ? "unsure" : ""));
     item.append(button);
     return item;
   }));
@@ -171,7 +172,8 @@ function askToken(wrong) {
 }
 
 function listen() {
-  const carries = (event) => ["Files", "text/uri-list"].some((kind) => event.dataTransfer?.types.includes(kind));
+  const carries = ({ dataTransfer: carried }) =>
+    carried?.types.some((kind) => kind === "Files" || kind === "text/uri-list");
   let depth = 0; // dragenter of a child comes before dragleave of its parent
   const over = (by) => {
     depth = Math.max(0, depth + by);
@@ -183,7 +185,8 @@ function listen() {
   addEventListener("drop", async (event) => {
     event.preventDefault(); // else the browser would leave for the file
     over(-Infinity);
-    const folder = [...event.dataTransfer.items].some((item) => item.webkitGetAsEntry?.()?.isDirectory);
+    const items = [...event.dataTransfer.items];
+    const folder = items.some((item) => item.webkitGetAsEntry?.()?.isDirectory);
     take(await filesOf(event.dataTransfer), folder ? "empty_folder" : "no_file");
   });
   addEventListener("paste", (event) => {
@@ -197,7 +200,8 @@ function listen() {
   for (const id of ["files", "capture", "directory"])
     $(id).onchange = () => {
       let files = [...$(id).files];
-      if (id === "directory") files = files.filter((file) => isPicture(file) && !file.name.startsWith("."));
+      if (id === "directory")
+        files = files.filter((file) => isPicture(file) && !file.name.startsWith("."));
       $(id).value = ""; // the same file may be chosen again
       take(files, "empty_folder");
     };

@@ -81,7 +81,9 @@ function untilThere() {
 }
 
 const aborted = (signal) =>
-  new Promise((_, reject) => signal?.addEventListener("abort", () => reject(signal.reason), { once: true }));
+  new Promise((_, reject) => {
+    signal?.addEventListener("abort", () => reject(signal.reason), { once: true });
+  });
 
 let opening = null; // one dialog, whoever asks
 
