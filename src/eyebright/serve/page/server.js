@@ -7,8 +7,8 @@ const MOST_WAITS = 6; // for a busy server, before it is said to be too busy
 const MOST_BREAKS = 3; // of a connection to a server that is there, before the file is blamed
 const GONE = [502, 504]; // what a proxy says in its place
 const PHRASES = {
-  0: "unsent", 400: "bad", 401: "closed", 403: "forbidden", 413: "big", 415: "bad", 422: "bad",
-  429: "crowded", 500: "broken", 503: "crowded",
+  0: "unsent", 400: "bad", 401: "closed", 403: "forbidden", 408: "unsent", 413: "big",
+  415: "bad", 422: "bad", 429: "crowded", 500: "broken", 503: "crowded",
 };
 
 /** What the page does when the server is gone, busy or closed; page.js fills it in. */
