@@ -564,10 +564,10 @@ def test_battery_32_a_port_that_is_taken_or_a_model_that_is_not_there(
 
 
 def test_a_token_is_asked_for(run: Path) -> None:
-    with served(run, "--token", "open sesame") as server:
+    with served(run, "--token", "open-sesame") as server:
         assert server.predict(shade(40)).status == 401
         assert server.predict(shade(40), Authorization="Bearer sesame").status == 401
-        assert server.predict(shade(40), Authorization="Bearer open sesame").status == 200
+        assert server.predict(shade(40), Authorization="Bearer open-sesame").status == 200
         assert server.ask("GET", "/model").status == 401
         assert server.ask("GET", "/metrics").status == 401
         for path in ("/", "/healthz", "/readyz"):  # nothing secret, and a page that can ask for it
@@ -588,6 +588,7 @@ def test_other_names_are_allowed_where_asked_for(run: Path) -> None:
         (["--risk", "2"], 2, "risk"),
         (["--device", "tpu"], 2, "tpu"),
         (["--timeout", "0"], 2, "timeout"),
+        (["--token", "two words"], 2, "--token"),
     ],
 )
 def test_wrong_settings_are_refused(

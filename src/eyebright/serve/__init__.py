@@ -2,6 +2,7 @@
 
 import contextlib
 import gc
+import re
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -62,6 +63,8 @@ def serve(
     from eyebright.serve.guard import MOST_BODY, MOST_PICTURES, Guard
     from eyebright.serve.net import Net, Wanted
 
+    if token is not None and not re.fullmatch("[!-~]+", token):
+        raise UsageError("--token must be visible ASCII, which is all that a header can carry")
     most_body = most_body or MOST_BODY
     if images.MAX_PIXELS == images.DEFAULT_MAX_PIXELS:
         images.limit_pixels(MOST_PIXELS)
