@@ -71,11 +71,11 @@ def predict(
         raise UsageError("choose one of: --out, --format, --json")
     if copy_into is None and (link or yes):
         raise UsageError("--link and --yes go with --copy-into")
+    from eyebright.answers import predictions_table
     from eyebright.prediction import Tally, find_pictures, predict_files
     from eyebright.run import Run
     from eyebright.sorting import check_folder
     from eyebright.tabular import format_of, write_rows, write_text
-    from eyebright.wording import predictions_table
 
     if output is not None:
         format_of(output)
@@ -175,8 +175,8 @@ def _as_json(prediction: Any, given: Any, classifier: Any) -> dict[str, Any]:
 
 
 def _predict_sample(run: Any, count: int, as_json: bool, device: str, given: Any) -> None:
+    from eyebright.answers import in_words
     from eyebright.data.look import draw_grid, lesson_labels, terminal_grid
-    from eyebright.wording import in_words
 
     data = run.sample(count)
     classifier = run.classifier(device)
