@@ -1,7 +1,7 @@
 """`ExportedClassifier`: an exported model, used through onnxruntime. No torch.
 
-All that `Classifier` knows beside its weights lies in the file's metadata, as JSON. A file knows its
-own SHA-256, counted with zeros in that sum's place, so that any damage is found before it is used.
+All that `Classifier` knows beside its weights lies in the file's metadata, as JSON. A file knows
+its own SHA-256, counted with zeros in that sum's place, so that damage is found before it is used.
 """
 
 import hashlib
@@ -103,8 +103,8 @@ def read_card(text: str, name: str) -> ExportedCard:
 def _promises(content: Any) -> Promises:
     answers, sets = content["answers"], content["sets"]
     if answers is not None:
-        shares = (_share(answers[key]) for key in ("risk", "threshold", "answered"))
-        answers = Promise(*shares, count(answers["n"]))
+        risk, threshold, share = (_share(answers[k]) for k in ("risk", "threshold", "answered"))
+        answers = Promise(risk, threshold, share, count(answers["n"]))
     if sets is not None:
         sets = SetRule(_share(sets["coverage"]), _share(sets["threshold"]))
     return Promises(answers, sets)
@@ -256,7 +256,8 @@ class ExportedClassifier:
             or not ((found >= 0) & (abs(found.sum(1, keepdims=True) - 1) < 1e-3)).all()
         ):
             raise ModelError(f"{self.name}: what it gives are no probabilities")
-        return found / found.sum(1, keepdims=True)
+        found /= found.sum(1, keepdims=True)
+        return found
 
     def _check_graph(self) -> None:
         """See that the graph takes and gives what its card says."""

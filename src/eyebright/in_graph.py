@@ -28,6 +28,9 @@ class Whole(nn.Module):
         resize_to: first resize one picture of any size to this side; None: a batch of that size.
     """
 
+    offset: Tensor
+    scale: Tensor
+
     def __init__(
         self,
         net: nn.Module,
@@ -58,7 +61,8 @@ class Whole(nn.Module):
         logits = self.net(pictures).float()
         if self.tta == "mirror":
             logits = (logits + self.net(pictures.flip(3)).float()) / 2
-        return (logits / self.temperature).softmax(1)
+        probabilities: Tensor = (logits / self.temperature).softmax(1)
+        return probabilities
 
 
 class Fit(nn.Module):
@@ -111,12 +115,13 @@ class Fit(nn.Module):
         at = (torch.arange(size) - left).double()
         weight = (1 - ((at - centre + 0.5) * (1 / reach)).abs()).clamp(min=0)
         weight = weight * ((at >= start) & (at < end))
-        return (weight / weight.sum(1, keepdim=True) * 2**BITS + 0.5).floor()
+        whole: Tensor = (weight / weight.sum(1, keepdim=True) * 2**BITS + 0.5).floor()
+        return whole
 
 
 def _is_positive(size: int) -> int:
     """1 or 0, of a size that is known only when the graph runs."""
-    found: int = torch.sym_max(0, torch.sym_min(1, size))
+    found: int = torch.sym_max(0, torch.sym_min(1, size))  # type: ignore[assignment]
     return found
 
 
@@ -125,7 +130,8 @@ def _number(size: int) -> Tensor:
 
 
 def _rounded(sums: Tensor) -> Tensor:
-    return ((sums + 2 ** (BITS - 1)) / 2**BITS).floor().clamp(0, 255)
+    values: Tensor = ((sums + 2 ** (BITS - 1)) / 2**BITS).floor().clamp(0, 255)
+    return values
 
 
 @functools.cache
