@@ -35,7 +35,7 @@ FORMATS = ("onnx", "pt2")
 TOLERANCE = 1e-4  # of a probability
 LEAST, MOST = 200, 1000  # pictures of a certificate
 PICTURES_PIXELS = 200 * 224 * 224  # of all of them, where that is more than the least
-SINGLES = 50  # pictures that also go through one by one
+SINGLES = 32  # pictures that also go through one by one
 USUAL_RISK, USUAL_COVERAGE = 0.05, 0.9  # promises that an ONNX file carries along
 NEEDED = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "pt2": ()}
 
@@ -88,7 +88,7 @@ def export(
         answer = loaded.of_picture if resize else loaded.predict_proba
     else:
         content = to_pt2(program, card_of(run, classifier, resize))
-        answer = _of_pt2(content)
+        answer = of_pt2(content)
     parity = compare_answers(classifier, answer, pictures, resize) | {"pictures": kinds}
     certificate |= {
         "takes": f"uint8 {shape}",
@@ -183,7 +183,7 @@ def card_of(run: Run, classifier: Classifier, resize: bool) -> ExportedCard:
 Answer = Callable[[Pixels], Probabilities]
 
 
-def _of_pt2(content: bytes) -> Answer:
+def of_pt2(content: bytes) -> Answer:
     """What our own file, read back, makes of pictures."""
     with quietly():
         module = torch.export.load(io.BytesIO(content)).module()
