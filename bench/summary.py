@@ -361,6 +361,25 @@ def soak_table() -> str:
     return "\n".join(lines)
 
 
+def exporting_table(rows: list[dict[str, str]]) -> str:
+    """Pictures a second of exported models."""
+    lines = [
+        "## Exported models (`exporting.csv`)\n",
+        "Pictures a second from ready pixels to probabilities; medians of measurements in turn.\n",
+        "| net | px | threads | | runs on | pictures a second (lowest to highest) | times eager | "
+        "MB | machine |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        lines.append(
+            f"| {row['model']} | {row['imgsz']} | {row['threads']} | {row['batch']} | "
+            f"{row['runs_on']} | **{float(row['pictures_a_second']):,.0f}** "
+            f"({float(row['lowest']):,.0f} to {float(row['highest']):,.0f}) | "
+            f"{row['times_eager']} | {int(row['bytes']) / 1e6:.1f} | {row['machine']} |"
+        )
+    return "\n".join(lines)
+
+
 def main() -> None:
     """Write the page."""
     parts = [targets_table(), race_table(), accuracy_table(read("accuracy"))]
@@ -372,6 +391,8 @@ def main() -> None:
     parts.append(audit_table(read("audit")))
     if cleaned := read("cleaned"):
         parts.append(cleaned_table(cleaned))
+    if exported := read("exporting"):
+        parts.append(exporting_table(exported))
     parts.append(soak_table())
     parts.append(lesson_table(read("lesson")))
     Path(RESULTS / "README.md").write_text(HEAD + "\n\n".join(parts) + "\n", encoding="utf-8")

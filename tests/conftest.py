@@ -119,3 +119,25 @@ def eyebright_says(
         return code, *capsys.readouterr()
 
     return call
+
+
+@pytest.fixture(scope="session")
+def shipped(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with class folders ``pets``, a run ``runs/r`` on them, and that run in ``onnx``.
+
+    Tests leave it as it is.
+    """
+    home = tmp_path_factory.mktemp("shipped")
+    for i, label in enumerate(("cat", "<b>dog</b>".replace("/", "∕"))):
+        (home / "pets" / label).mkdir(parents=True)
+        for j in range(130):
+            noise = np.random.default_rng([i, j]).integers(-60, 60, (24, 16 + j % 9, 3))
+            image = Image.fromarray((100 + 40 * i + noise).clip(0, 255).astype(np.uint8))
+            image.save(home / "pets" / label / f"{j}.png")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("EYEBRIGHT_CACHE_GB", "0")
+        train = "--recipe fast --model white16 --epochs 1 -b 16 --imgsz 16 --device cpu --name r"
+        words = ["train", str(home / "pets"), *train.split(), "--val", "0.3"]
+        assert run_app([*words, "--runs", str(home / "runs")]) == 0
+        assert run_app(["export", str(home / "runs" / "r"), "-o", str(home / "onnx")]) == 0
+    return home

@@ -160,7 +160,7 @@ def test_rows_are_printed(run: str, eyebright_says: Says, monkeypatch: pytest.Mo
 def test_a_table_for_people(
     run: str, eyebright_says: Says, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("eyebright.wording.MOST_SHOWN", 3)
+    monkeypatch.setattr("eyebright.answers.MOST_SHOWN", 3)
     code, out, _ = eyebright_says("predict", run, "pets", "--skip-bad", "--top", 1)
     assert code == 0
     assert out.count(".png") == 3

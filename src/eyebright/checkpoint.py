@@ -20,6 +20,7 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
+from eyebright.answers import MOST_CLASSES, check_claims
 from eyebright.batches import Normalization
 from eyebright.console import shown
 from eyebright.errors import ModelError, UsageError
@@ -29,7 +30,6 @@ from eyebright.models import MODELS, create_model, is_backbone
 from eyebright.runtime import first_not_finite
 
 FORMAT = 2
-MOST_CLASSES = 100_000
 NAMED = 5  # runs that are named to somebody who asked for one that is not there
 WEIGHTS, CARD = "model.safetensors", "model.json"
 PLAIN = {
@@ -145,14 +145,7 @@ def load_card(folder: Path) -> ModelCard:
         card = replace(card, classes=tuple(classes), normalization=Normalization(mean, std))
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise ModelError(f"{shown(path)}: no model card ({error})") from None
-    if not 4 <= card.imgsz <= 4096:
-        raise ModelError(f"{shown(path)}: pictures of {card.imgsz} px are out of range")
-    if card.policy != POLICY:
-        raise ModelError(f"{shown(path)}: an unknown way to resize pictures: {shown(card.policy)}")
-    if card.tta not in ("none", "mirror"):
-        raise ModelError(f"{shown(path)}: unknown test-time averaging: {shown(card.tta)}")
-    if card.temperature is not None and not 1e-3 <= card.temperature <= 1e3:
-        raise ModelError(f"{shown(path)}: a temperature of {card.temperature} is out of range")
+    check_claims(shown(path), card)
     return card
 
 

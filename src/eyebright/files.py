@@ -132,12 +132,24 @@ def read_json(path: Path, most: int = MOST_JSON) -> dict[str, Any]:
         ModelError: missing, damaged, too large, or no object.
     """
     try:
-        content = json.loads(read_within(path, most), parse_constant=_refuse, parse_float=_finite)
-    except (OSError, ValueError, RecursionError) as error:
+        return parse_json(read_within(path, most))
+    except (OSError, ValueError) as error:
         raise ModelError(f"{shown(path)}: unreadable ({error})") from None
-    if not isinstance(content, dict):
-        raise ModelError(f"{shown(path)}: not what belongs there")
-    return content
+
+
+def parse_json(content: str | bytes) -> dict[str, Any]:
+    """The object that JSON of ours holds.
+
+    Raises:
+        ValueError: it is no JSON, or no object.
+    """
+    try:
+        found = json.loads(content, parse_constant=_refuse, parse_float=_finite)
+    except RecursionError as error:
+        raise ValueError(str(error)) from None
+    if not isinstance(found, dict):
+        raise ValueError("not what belongs there")
+    return found
 
 
 def _finite(text: str) -> float:

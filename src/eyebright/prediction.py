@@ -9,14 +9,15 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
 import numpy as np
 from numpy.typing import NDArray
 
+from eyebright.answers import Outcome as Outcome
+from eyebright.answers import Predictor, prediction_of
 from eyebright.calibration import Promises
-from eyebright.classifier import Classifier, Prediction
-from eyebright.console import as_text, notices, progress_bar, shown
+from eyebright.console import notices, progress_bar, shown
 from eyebright.data.folders import list_pictures
 from eyebright.data.rows import ENDINGS as TABLES
 from eyebright.data.rows import read_rows
@@ -31,38 +32,6 @@ PART = 16  # picture files that a thread decodes before it takes others
 SMALL = 8192  # bytes of a file
 NAMED = 3  # unreadable pictures, in messages
 JPEG = b"\xff\xd8"
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What became of one picture file."""
-
-    picture: Path
-    prediction: Prediction | None
-    """None where it cannot be read."""
-    error: str = ""
-    """Why it cannot be read."""
-
-    def row(self, top: int, promises: Promises) -> dict[str, Any]:
-        """As a row of a table, the same columns for every picture.
-
-        Args:
-            top: how many of the likeliest classes to name.
-            promises: what answers and sets are to keep.
-        """
-        named = [] if self.prediction is None else self.prediction.top(top)
-        row: dict[str, Any] = {"picture": as_text(self.picture)}
-        for i in range(top):
-            label, probability = named[i] if i < len(named) else (None, None)
-            number = f"_{i + 1}" if i else ""
-            row |= {f"label{number}": label, f"probability{number}": probability}
-        if promises.answers:
-            row["answer"] = None
-        if promises.sets:
-            row["set"] = None
-        if self.prediction is not None:
-            row |= self.prediction.answers(promises)
-        return row | {"error": self.error or None}
 
 
 class Tally:
@@ -153,7 +122,7 @@ def _of_table(file: Path) -> list[Path]:
 
 
 def predict_files(
-    classifier: Classifier,
+    classifier: Predictor,
     files: Iterable[Path],
     workers: int | None = None,
     total: int | None = None,
@@ -177,7 +146,7 @@ def predict_files(
     """
     imgsz = classifier.card.imgsz
     chunk = max(LEAST_CHUNK, min(MOST_CHUNK, CHUNK_BYTES // (3 * imgsz**2)))
-    ahead = 1 if classifier.device.type == "cuda" else 0
+    ahead = 1 if classifier.leaves_cores_free else 0
     waiting: deque[list[Future[_Decoded]]] = deque()
     files = iter(files)
     pool = ThreadPoolExecutor(max(1, available_cores() if workers is None else workers))
@@ -240,12 +209,14 @@ def _decode(paths: list[Path], imgsz: int) -> _Decoded:
     return _Decoded(paths, images, errors, animations)
 
 
-def _predict(classifier: Classifier, decoded: list[_Decoded]) -> Iterator[Outcome]:
+def _predict(classifier: Predictor, decoded: list[_Decoded]) -> Iterator[Outcome]:
     images = [image for part in decoded for image in part.images if image is not None]
     probabilities: Iterator[NDArray[np.float64]] = iter(())
     if images:
         probabilities = iter(classifier.predict_proba(np.stack(images)))
     for part in decoded:
         for path, image, error in zip(part.paths, part.images, part.errors, strict=True):
-            found = None if image is None else classifier.prediction_of(next(probabilities))
+            found = (
+                None if image is None else prediction_of(classifier.classes, next(probabilities))
+            )
             yield Outcome(path, found, error)

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from eyebright.checkpoint import MOST_CLASSES
+from eyebright.answers import MOST_CLASSES
 from eyebright.console import shown
 from eyebright.data.labels import check_decided
 from eyebright.errors import ModelError

@@ -343,6 +343,26 @@ class Run:
         decided = last.get("labels")
         return data if decided is None else apply(data, read_again(decided), part)
 
+    def training_pictures(self) -> dict[str, Dataset]:
+        """The pictures held out (``validation``), if any were, and those trained on (``training``).
+
+        None of the test part is among them.
+
+        Raises:
+            DataError: they are gone, or no longer the same.
+        """
+        record = self.data_record
+        if record["source"] is None and self._held_out is not None:
+            return {"validation": self._held_out}  # trained just now, on data from memory
+        _, data = self._load_again(record, load_card(self.path).imgsz)
+        parts = {"training": data}
+        if held_out := set(record["splits"]["val"]):
+            parts = {"validation": held_out_part(data, record)}
+            own = record["val"] == "own"
+            rest = [i for i, name in enumerate(data.ids) if own or name not in held_out]
+            parts["training"] = data.subset(rest)
+        return parts
+
     def short_names(self) -> dict[str, str]:
         """How classes are shown: the lesson's recipe says plane and car, as the lesson does."""
         card = load_card(self.path)
@@ -395,6 +415,22 @@ class Run:
         """The pictures held out, as trained with, or as decided otherwise since."""
         if self._held_out is not None and decisions is None:
             return self._held_out
+        raw, data = self._load_again(record, imgsz, decisions)
+        held_out = held_out_part(data, record)
+        if decisions is not None and data.decided is not None:
+            given = held_out_part(raw, record)
+            labels = dict(zip(given.ids, given.labels.tolist(), strict=True))
+            pairs = zip(held_out.ids, held_out.labels.tolist(), strict=True)
+            held_out.decided = data.decided | {
+                "dropped": len(given) - len(held_out),
+                "relabelled": sum(labels[name] != label for name, label in pairs),
+            }
+        return held_out
+
+    def _load_again(
+        self, record: dict[str, Any], imgsz: int, decisions: Decisions | None = None
+    ) -> tuple[Dataset, Dataset]:
+        """All that it was trained with, as it came and as decided then, or otherwise since."""
         if record["source"] is None:
             raise DataError(f"{shown(self.path)}: trained on data from memory, which are gone")
         recorded = record.get("labels")
@@ -412,16 +448,7 @@ class Run:
             )
         if decisions is not None:
             data = apply(raw, decisions)
-        held_out = held_out_part(data, record)
-        if decisions is not None and data.decided is not None:
-            given = held_out_part(raw, record)
-            labels = dict(zip(given.ids, given.labels.tolist(), strict=True))
-            pairs = zip(held_out.ids, held_out.labels.tolist(), strict=True)
-            held_out.decided = data.decided | {
-                "dropped": len(given) - len(held_out),
-                "relabelled": sum(labels[name] != label for name, label in pairs),
-            }
-        return held_out
+        return raw, data
 
 
 def held_out_part(data: Dataset, record: dict[str, Any]) -> Dataset:

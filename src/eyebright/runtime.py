@@ -95,6 +95,22 @@ def exact_fp32() -> None:
 
 
 @contextlib.contextmanager
+def older_flags() -> Iterator[None]:
+    """While the block runs, torch's older flags of fp32 can be read, which `exact_fp32` forbids.
+
+    `torch.export` reads and sets them; afterwards fp32 is exact as before.
+    """
+    parts: Any = torch.backends.cudnn
+    torch.backends.fp32_precision = "none"  # type: ignore[attr-defined]
+    parts.conv.fp32_precision = parts.rnn.fp32_precision = "tf32"  # as torch has them at first
+    try:
+        yield
+    finally:  # once they were set, they no longer follow the one for all
+        parts.conv.fp32_precision = parts.rnn.fp32_precision = "ieee"
+        exact_fp32()
+
+
+@contextlib.contextmanager
 def timed_kernels() -> Iterator[None]:
     """While the block runs, a GPU's kernels are chosen by timing them, unless all are to be alike.
 

@@ -1,19 +1,13 @@
 """What the terminal and the model card say of evaluations and predictions, in words and tables."""
 
-from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 from rich.table import Table
 
-from eyebright.calibration import Promises
-from eyebright.checkpoint import ModelCard
 from eyebright.console import shown
 from eyebright.evaluation import Evaluation
 from eyebright.metrics import Figure
-from eyebright.prediction import Outcome
-
-MOST_SHOWN = 200  # predictions in the terminal
 
 OTHER_SHARES = (
     "These pictures have other shares of classes than those trained on: what is promised need not "
@@ -150,41 +144,3 @@ def with_n(figure: Figure, of: str = "of") -> str:
         return f"– {of} {figure.n:,}"
     interval = f"({100 * figure.low:.1f}–{100 * figure.high:.1f})"
     return f"{100 * figure.value:.1f} {interval} {of} {figure.n:,}"
-
-
-def predictions_table(
-    outcomes: Iterable[Outcome], card: ModelCard, top: int, promises: Promises
-) -> Table:
-    """The first `MOST_SHOWN` predictions, with what is to be known of their probabilities.
-
-    Args:
-        outcomes: all of them are taken.
-        card: the model's.
-        top: how many of the likeliest classes to name.
-        promises: what answers and sets are to keep.
-    """
-    titles = ["answer"] * bool(promises.answers) + ["set"] * bool(promises.sets)
-    table = Table("picture", "likeliest", *["then"] * (top - 1), *titles)
-    n = 0
-    for n, one in enumerate(outcomes, 1):
-        if n > MOST_SHOWN:
-            continue
-        if one.prediction is None:
-            table.add_row(shown(one.picture), f"unreadable: {one.error}")
-            continue
-        cells = [f"{shown(label)} {100 * p:.1f} %" for label, p in one.prediction.top(top)]
-        cells += [""] * (top - len(cells))
-        answers = one.prediction.answers(promises).values()
-        table.add_row(shown(one.picture), *cells, *map(in_words, answers))
-    notes = [f"and {n - MOST_SHOWN:,} more: --out FILE.csv writes all"] * (n > MOST_SHOWN)
-    notes += ["probabilities are uncalibrated"] * (card.temperature is None)
-    notes += ["each picture and its mirror image averaged"] * (card.tta == "mirror")
-    table.caption = "; ".join(notes) or None
-    return table
-
-
-def in_words(answer: str | list[str] | None) -> str:
-    """An answer or a set of classes; neither is "not sure"."""
-    if not answer:
-        return "not sure"
-    return shown(answer) if isinstance(answer, str) else ", ".join(map(shown, answer))

@@ -10,14 +10,17 @@ import typer
 from eyebright.cli.judging import compare, report, test, val
 from eyebright.cli.keeping import doctor, runs
 from eyebright.cli.pictures import audit, look
-from eyebright.cli.shipping import serve
+from eyebright.cli.shipping import export, serve
 from eyebright.cli.training import train
 from eyebright.cli.using import embed, predict
 from eyebright.console import as_text, err, say
 from eyebright.errors import EyebrightError, StorageError
 
 # In the order of the help. A new verb is a new name here.
-VERBS = (look, audit, train, val, test, report, compare, runs, doctor, predict, embed, serve)
+VERBS = (
+    look, audit, train, val, test, report, compare, runs, doctor,
+    predict, embed, export, serve,
+)  # fmt: skip
 
 app = typer.Typer(
     name="eyebright",

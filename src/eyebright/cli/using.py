@@ -23,7 +23,9 @@ from eyebright.errors import UsageError
 
 
 def predict(
-    run: RunArgument,
+    run: Annotated[
+        Path, typer.Argument(metavar="RUN", help="A run folder, or an exported model.onnx.")
+    ],
     pictures: Annotated[
         list[Path] | None,
         typer.Argument(
@@ -71,19 +73,30 @@ def predict(
         raise UsageError("choose one of: --out, --format, --json")
     if copy_into is None and (link or yes):
         raise UsageError("--link and --yes go with --copy-into")
+    from eyebright.answers import predictions_table
     from eyebright.prediction import Tally, find_pictures, predict_files
-    from eyebright.run import Run
     from eyebright.sorting import check_folder
     from eyebright.tabular import format_of, write_rows, write_text
-    from eyebright.wording import predictions_table
 
     if output is not None:
         format_of(output)
-    opened = Run(run)
-    given = opened.promises(SURE if not_sure and risk is None else risk, coverage)
-    if sample:
-        return _predict_sample(opened, sample, as_json, device, given)
-    classifier = opened.classifier(device)
+    risk = SURE if not_sure and risk is None else risk
+    classifier: Any
+    if run.is_file():
+        if sample:
+            raise UsageError("--sample needs a run folder: an exported model knows no test part")
+        from eyebright.exported import ExportedClassifier
+
+        classifier = ExportedClassifier.load(run, device)
+        given = classifier.promises(risk, coverage)
+    else:
+        from eyebright.run import Run
+
+        opened = Run(run)
+        given = opened.promises(risk, coverage)
+        if sample:
+            return _predict_sample(opened, sample, as_json, device, given)
+        classifier = opened.classifier(device)
     if copy_into is not None:
         check_folder(copy_into, classifier.classes)
     files, total = find_pictures(pictures or [], sys.stdin)
@@ -175,8 +188,8 @@ def _as_json(prediction: Any, given: Any, classifier: Any) -> dict[str, Any]:
 
 
 def _predict_sample(run: Any, count: int, as_json: bool, device: str, given: Any) -> None:
+    from eyebright.answers import in_words
     from eyebright.data.look import draw_grid, lesson_labels, terminal_grid
-    from eyebright.wording import in_words
 
     data = run.sample(count)
     classifier = run.classifier(device)
