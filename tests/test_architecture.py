@@ -64,6 +64,7 @@ ORDER = [
     "eyebright.sorting",
     "eyebright.tabular",
     "eyebright.embedding",
+    "eyebright.explain",
     "eyebright.robustness",
     "eyebright.evaluation",
     "eyebright.wording",
@@ -102,6 +103,7 @@ ORDER = [
     "eyebright.cli.judging",
     "eyebright.cli.keeping",
     "eyebright.cli.using",
+    "eyebright.cli.explaining",
     "eyebright.cli",
     "eyebright.__main__",
     "eyebright",  # the public names: nothing inside the package imports them from there
