@@ -98,8 +98,9 @@ def test_the_heat_lies_on_the_evidence(trained: Run, method: str) -> None:
         found = explain(classifier, image, method=method, check=False)
         assert found.label == data.classes[label]
         shares.append(share_on(found.heat, mask))
-    # The patch is a sixteenth of the picture. Grad-CAM's layer has but 3×3 places.
-    assert np.mean(shares) > (0.12 if method == "grad-cam" else 0.35), np.mean(shares)
+    # The patch is a sixteenth of the picture; the layers have 3×3 and 7×7 places.
+    least = {"grad-cam": 0.12, "hires-cam": 0.2}.get(method, 0.5)
+    assert np.mean(shares) > least, np.mean(shares)
 
 
 def vit() -> nn.Module:
@@ -121,15 +122,14 @@ def swin() -> nn.Module:
 @pytest.mark.parametrize("make", [vit, swin])
 def test_the_heat_of_transformers_lies_on_the_evidence(make: Callable[[], nn.Module]) -> None:
     classifier = learned(make(), 60)
-    data, masks = planted(30, seed=7)
+    data, masks = planted(15, seed=7)
     right = classifier.predict_proba(data.images).argmax(1) == data.labels
     assert right.mean() > 0.9
-    for method in EVERY:
-        shares = [
-            share_on(explain(classifier, image, method=method, check=False).heat, mask)
-            for image, mask in zip(data.images, masks, strict=True)
-        ]
-        assert np.mean(shares) > 0.18, (method, np.mean(shares))  # three times its area
+    shares = [
+        share_on(explain(classifier, image, check=False).heat, mask)
+        for image, mask in zip(data.images, masks, strict=True)
+    ]
+    assert np.mean(shares) > 0.25, np.mean(shares)  # four times its area
 
 
 def maps(classifier: Classifier, images: np.ndarray, method: str) -> list[torch.Tensor]:
@@ -149,7 +149,7 @@ def likeness(some: list[torch.Tensor], others: list[torch.Tensor]) -> float:
 @pytest.mark.parametrize("method", EVERY)
 def test_maps_fall_apart_with_the_weights(trained: Run, method: str) -> None:
     """The sanity check of Adebayo et al. 2018: what does not look at the weights fails it."""
-    data, _ = planted(45, seed=3)
+    data, _ = planted(30, seed=3)
     images = data.images[data.labels == 0]
     before = maps(trained.classifier("cpu"), images, method)
     assert likeness(before, maps(trained.classifier("cpu"), images, method)) > 0.999
@@ -169,8 +169,7 @@ def test_the_checks_agree_where_the_evidence_is_clear(trained: Run) -> None:
     found = [explain(classifier, image) for image in planted(9, seed=5)[0].images]
     assert np.mean([one.agreement for one in found]) > 0.2
     assert explain(classifier, planted(1)[0].images[0], method="grad-cam").agreement is not None
-    alone = explain(classifier, planted(1)[0].images[0], method="integrated-gradients")
-    assert alone.agreement is None
+    assert explain(classifier, planted(1)[0].images[0], check=False).agreement is None
 
 
 class Flat(nn.Module):
@@ -227,15 +226,26 @@ def test_any_net_is_explained(name: str, imgsz: int) -> None:
         for tensor in net.get_classifier().parameters() if hasattr(net, "get_classifier") else ():
             tensor.normal_(0, 0.1)  # some begin as zeros
     image = np.random.default_rng(0).integers(0, 256, (imgsz, imgsz, 3), dtype=np.uint8)
-    for method in ("auto", "grad-cam"):
+    for method in METHODS:
         found = explain(model_of(net, imgsz), image, "green", method)
         assert found.label == "green"
         assert found.heat.shape == (imgsz, imgsz)
         assert found.heat.dtype == np.float32
         assert found.heat.min() >= 0
         assert found.heat.max() in (0, 1)
-        assert found.method == METHODS["hires-cam" if method == "auto" else method]
+        assert found.method == METHODS[method]
         assert found.agreement is None or -1 <= found.agreement <= 1
+
+
+def test_what_is_automatic(trained: Run) -> None:
+    image = planted(1)[0].images[0]
+    assert explain(trained.classifier("cpu"), image).method == "integrated gradients"
+    large = model_of(create_model("white16", 3, 96), 96)
+    found = explain(large, image)
+    assert found.method == "HiResCAM"
+    assert found.agreement is not None
+    tokens = model_of(create_model("vit_tiny_patch16_224", 3, 96), 96)
+    assert explain(tokens, image, check=False).method == "integrated gradients"
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -323,7 +333,9 @@ def test_the_command(trained: Run, eyebright_says: Callable[..., tuple[int, str,
     code, out, _ = eyebright_says("explain", trained.path, "0/a.png", "1/a.png")
     assert code == 0
     assert "0/a.png: red " in out
-    assert re.search(r"half of the heat lies in \d+ % of the picture \(HiResCAM; rank corr", out)
+    assert re.search(
+        r"half of the heat lies in \d+ % of the picture \(integrated gradients; rank", out
+    )
     assert "written: explain-a-2.png" in out
     first, second = (np.asarray(Image.open(n)) for n in ("explain-a.png", "explain-a-2.png"))
     assert first.shape == second.shape
@@ -379,7 +391,7 @@ def test_the_report_shows_it_where_captum_is_there(
     data.labels[:20] = (data.labels[:20] + 1) % 3  # wrong labels: mistakes, to be shown
     evaluation = run.test(data, device="cpu")
     html = write_report(run, evaluation=evaluation, data=data).read_text()
-    assert "what spoke for the answer given (HiResCAM)" in html
+    assert "what spoke for the answer given (integrated gradients)" in html
     assert html.count('alt="what spoke for the answer given"') == 12
     chinese = write_report(run, "zh", evaluation, data).read_text()
     assert chinese.count('alt="支持所给答案的依据"') == 12

@@ -3,10 +3,10 @@
 Two kinds of method, both from captum. Those that look at a late layer (Grad-CAM, Selvaraju et al.
 2017; HiResCAM, Draelos and Carin 2020, arXiv:2011.08891) weigh the features at each place by what
 the class gains from them; on a last layer that is averaged over places, both are the same, and add
-up to the class's logit. They need features that lie side by side, so tokens do as well as channels
-of a convolution, whatever the attention between them. Integrated gradients (Sundararajan et al.
-2017) look at the pixels alone: they add up the gradient on the way from a picture of the average
-colour to this one.
+up to the class's logit. They need features that lie side by side, and stay where their pixels are;
+the tokens of a transformer lie so, but attention has mixed them. Integrated gradients (Sundararajan
+et al. 2017) look at the pixels alone, whatever the net: they add up the gradient on the way from a
+picture of the average colour to this one.
 """
 
 import copy
@@ -34,6 +34,7 @@ METHODS = {
     "hires-cam": "HiResCAM",
     "integrated-gradients": "integrated gradients",
 }
+SMALL = 64  # px of a side
 CELLS = 7  # a side that HiResCAM's layer has at least: 3×3 of a small net say little of where
 PATCHES = 8  # a side, over which two methods are compared
 STEPS, AT_ONCE = 32, 8  # of integrated gradients; pictures that go through the net together
@@ -58,10 +59,11 @@ class Explanation:
     method: str
     """Its name, for people."""
     agreement: float | None
-    """Spearman's rank correlation with integrated gradients over 8×8 patches.
+    """Spearman's rank correlation, over 8×8 patches, of the two kinds of method.
 
-    Both count with their signs, what speaks against the class included. None where nothing speaks
-    for it, where integrated gradients are the method, or where nobody wanted to know.
+    Integrated gradients and a layer's map (HiResCAM, where it is not Grad-CAM that was asked for),
+    both with their signs: what speaks against the class counts too. None where nothing speaks for
+    it, where the net has no such layer, or where nobody wanted to know.
     """
 
     def share(self, of: float = 0.5) -> float:
@@ -106,9 +108,10 @@ def explain(
 ) -> Explanation:
     """Which pixels of a picture spoke for a class.
 
-    ``auto`` is HiResCAM on the last layer with at least 7×7 places, or on the tokens of a
-    transformer, and integrated gradients for a net that has neither. Where predictions are
-    averaged with mirror images, so is what is explained: both sides, laid upon each other.
+    ``auto`` is HiResCAM on the last layer with at least 7×7 places, and integrated gradients where
+    places are too few (pictures up to 64 px) or do not stay in place (attention carries what a
+    token has seen to others; nets without such layers). Where predictions are averaged with
+    mirror images, so is what is explained: both sides, laid upon each other.
 
     It works on a copy of the net that shares its weights, so the net itself is left as it is, and
     several threads may explain and predict with it at the same time.
@@ -118,7 +121,7 @@ def explain(
         picture: a path, encoded bytes or uint8 RGB pixels.
         label: the class to explain. Default: the likeliest.
         method: ``auto``, or one of `METHODS`.
-        check: compare with integrated gradients, which takes most of the time.
+        check: see how far the two kinds of method agree, which takes longer.
 
     Raises:
         UsageError: no captum, no such class or method, or a method that the net has no layer for.
@@ -139,26 +142,33 @@ def explain(
         x = card.normalization(torch.tensor(image[None]).to(classifier.device))
         # What is averaged when predicting is averaged here: a sum has the sum of their maps.
         sides = torch.cat((x, x.flip(3))) if card.tta == "mirror" else x
+        if method == "auto" and card.imgsz <= SMALL:
+            method = "integrated-gradients"
         layer = None
-        if method != "integrated-gradients":
+        if check or method != "integrated-gradients":
             layer = _find_layer(net, sides, target, 2 if method == "grad-cam" else CELLS)
         if layer is None and method not in ("auto", "integrated-gradients"):
             raise UsageError(
                 f"{type(classifier.model).__name__} has no layer of features side by side, as "
                 f"{METHODS[method]} needs; use --method integrated-gradients"
             )
-        if layer is None:
-            method, raw = "integrated-gradients", _integrated_gradients(net, sides, target)
-            smooth = _blurred(raw)
-        else:
-            method = "hires-cam" if method == "auto" else method
-            raw = _layer_map(net, layer, sides, target, method)
-            smooth = F.interpolate(raw[None, None], (card.imgsz,) * 2, mode="bicubic")[0, 0]
-        heat = smooth.clamp_min(0)
+        if method == "auto":
+            mixed = layer is None or any(isinstance(module, _Laid) for module in net.modules())
+            method = "integrated-gradients" if mixed else "hires-cam"
+        by_pixel = by_place = None
+        if check or method == "integrated-gradients":
+            by_pixel = _blurred(_integrated_gradients(net, sides, target))
+        if layer is not None:
+            how = method if method == "grad-cam" else "hires-cam"
+            places = _layer_map(net, layer, sides, target, how)[None, None]
+            by_place = F.interpolate(places, (card.imgsz,) * 2, mode="bicubic")[0, 0]
+        signed = by_pixel if method == "integrated-gradients" else by_place
+        assert signed is not None, "made just now"
+        heat = signed.clamp_min(0)
         heat = heat / heat.max() if heat.max() > 0 else heat
         agreement = None
-        if check and layer is not None and heat.any():
-            agreement = rank_correlation(smooth, _integrated_gradients(net, sides, target))
+        if by_pixel is not None and by_place is not None and heat.any():
+            agreement = rank_correlation(by_place, by_pixel)
     found = heat.float().cpu().numpy()
     return Explanation(label, said.probabilities[label], image, found, METHODS[method], agreement)
 

@@ -143,8 +143,13 @@ def _line(path: Path, found: Any) -> str:
     line = f"{shown(path)}: {shown(found.label)} {100 * found.probability:.1f} %, {_where(found)}"
     line += f" ({found.method}"
     if found.agreement is not None:
-        line += f"; rank correlation with integrated gradients {found.agreement:.2f}"
+        line += f"; rank correlation with {_other(found)} {found.agreement:.2f}"
     return line + ")"
+
+
+def _other(found: Any) -> str:
+    """What the map was checked by."""
+    return "HiResCAM" if found.method == "integrated gradients" else "integrated gradients"
 
 
 def _row(path: Path, found: Any, file: Path) -> dict[str, Any]:
