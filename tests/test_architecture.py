@@ -69,6 +69,7 @@ ORDER = [
     "eyebright.sorting",
     "eyebright.tabular",
     "eyebright.embedding",
+    "eyebright.explain",
     "eyebright.robustness",
     "eyebright.evaluation",
     "eyebright.wording",
@@ -118,6 +119,7 @@ ORDER = [
     "eyebright.cli.keeping",
     "eyebright.cli.using",
     "eyebright.cli.shipping",
+    "eyebright.cli.explaining",
     "eyebright.cli",
     "eyebright.__main__",
     "eyebright",  # the public names: nothing inside the package imports them from there

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from eyebright.cli.explaining import explain
 from eyebright.cli.judging import compare, report, test, val
 from eyebright.cli.keeping import doctor, runs
 from eyebright.cli.pictures import audit, look
@@ -19,7 +20,7 @@ from eyebright.errors import EyebrightError, StorageError
 # In the order of the help. A new verb is a new name here.
 VERBS = (
     look, audit, train, val, test, report, compare, runs, doctor,
-    predict, embed, export, serve,
+    predict, embed, explain, export, serve,
 )  # fmt: skip
 
 app = typer.Typer(

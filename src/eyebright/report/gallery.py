@@ -1,16 +1,22 @@
 """Pictures inside a page, as many as its budget allows."""
 
 import base64
+import contextlib
 import io
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from importlib.util import find_spec
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from eyebright.classifier import Classifier
 from eyebright.console import shown
 from eyebright.data import Dataset
+from eyebright.errors import EyebrightError
 from eyebright.evaluation import Evaluation
+from eyebright.explain import explain
+from eyebright.run import Run
 
 BUDGET = 3_500_000  # bytes of pictures in a page
 TAGS = 150  # bytes around a picture
@@ -24,6 +30,10 @@ class Shown:
     source: str
     caption: str
     alt: str
+    heat: str = ""
+    """The same with what spoke for the answer laid over it."""
+    method: str = ""
+    """Of the heat, its name."""
 
 
 class Gallery:
@@ -42,6 +52,19 @@ class Gallery:
         """The pictures at these positions of the evaluation; fewer if the budget is spent."""
         return [picture for i in which if (picture := self._picture(int(i)))]
 
+    def explained(self, which: list[int], classifier: Classifier) -> list[Shown]:
+        """As `pictures`, with what spoke for the answer that was given."""
+        return [self._with_heat(i, one, classifier) for i in which if (one := self._picture(i))]
+
+    def _with_heat(self, i: int, picture: Shown, classifier: Classifier) -> Shown:
+        answer = self.evaluation.classes[self.evaluation.predictions[i]]
+        with contextlib.suppress(EyebrightError):  # the page is as good without
+            found = explain(classifier, self.images[i], answer, check=False)
+            heat = encode(np.asarray(found.overlay(2 * SIDE)))
+            self.left -= len(heat) + TAGS
+            return replace(picture, heat=heat, method=found.method)
+        return picture
+
     def _picture(self, i: int) -> Shown | None:
         if i not in self._made:
             if self.left <= 0:
@@ -55,6 +78,15 @@ class Gallery:
         made = self._made[i]  # whenever it stands in the page again, it is all there again
         self.left -= len(made.source) + 2 * len(made.caption.encode()) + TAGS
         return made
+
+
+def model_to_explain(run: Run) -> Classifier | None:
+    """The run's model, where captum is there and the model is no net of the user's own."""
+    if find_spec("captum") is None:
+        return None
+    with contextlib.suppress(EyebrightError):
+        return run.classifier()
+    return None
 
 
 def encode(pixels: NDArray[np.uint8]) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from eyebright.checkpoint import load_card
+from eyebright.classifier import Classifier
 from eyebright.config import UNBALANCED
 from eyebright.console import notices, shown
 from eyebright.data import Dataset
@@ -21,7 +22,7 @@ from eyebright.lock import locked
 from eyebright.losses import EVEN
 from eyebright.report.card import model_card
 from eyebright.report.charts import TO, interval_bars
-from eyebright.report.gallery import SIDE, Gallery
+from eyebright.report.gallery import SIDE, Gallery, model_to_explain
 from eyebright.report.plots import (
     baselines_chart,
     learning_curves,
@@ -41,7 +42,7 @@ from eyebright.wording import (
     with_n,
 )
 
-A_CELL, A_GALLERY, A_LIST = 16, 24, 20  # pictures or lines at most
+A_CELL, A_GALLERY, A_LIST, A_HEAT = 16, 24, 20, 12  # pictures or lines at most
 MOST_CLASSES = 30  # of a confusion matrix that can be read
 PROGRAMS = {
     ("eyebright",): "eyebright",
@@ -101,7 +102,8 @@ def write_report(
             data, missing = None, True
         known = run.trained_on()
         context |= figures_context(evaluation, t)
-        context |= pictures_context(evaluation, data, t)
+        classifier = None if data is None else model_to_explain(run)
+        context |= pictures_context(evaluation, data, t, classifier)
         context["warnings"] = find_warnings(run, evaluation, t)
         if missing:
             text = "The pictures could not be read again, so none are shown."
@@ -275,7 +277,12 @@ def promise_lines(evaluation: Evaluation, t: Translate) -> list[str]:
     return lines
 
 
-def pictures_context(evaluation: Evaluation, data: Dataset | None, t: Translate) -> dict[str, Any]:
+def pictures_context(
+    evaluation: Evaluation,
+    data: Dataset | None,
+    t: Translate,
+    classifier: Classifier | None = None,
+) -> dict[str, Any]:
     """The confusion matrix with its pictures, surest mistakes and least sure pictures."""
     confusion, classes = evaluation.confusion, [shown(c) for c in evaluation.classes]
     if len(classes) > MOST_CLASSES:
@@ -283,9 +290,13 @@ def pictures_context(evaluation: Evaluation, data: Dataset | None, t: Translate)
     show = None if data is None else Gallery(evaluation, data)
     wrong = np.flatnonzero(~evaluation.right)
     by_confidence = np.argsort(evaluation.confidences, kind="stable")
-    surest = [i for i in by_confidence[::-1] if not evaluation.right[i]][:A_GALLERY]
+    surest = [int(i) for i in by_confidence[::-1] if not evaluation.right[i]][:A_GALLERY]
+    first = A_HEAT if classifier else 0
+    explained = show.explained(surest[:first], classifier) if show and classifier else []
     found: dict[str, Any] = {
-        "surest": show and show.pictures(surest),
+        "explained": explained,
+        "heat_method": next((t(one.method) for one in explained if one.heat), ""),
+        "surest": show and show.pictures(surest[first:]),
         "unsure": show and show.pictures(by_confidence[:A_GALLERY].tolist()),
     }
     of_cell: dict[tuple[int, int], list[int]] = {}

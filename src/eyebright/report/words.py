@@ -88,6 +88,14 @@ CHINESE: dict[str, str] = {
     "{shown} of {count} pictures": "{count} 张图片中的 {shown} 张",
     "Surest mistakes": "最有把握的错误",
     "Wrong labels are often found here first.": "错误的标签往往最先在这里出现。",
+    "In colour: what spoke for the answer given ({method}). It says where, not why, and is no "
+    "proof that nothing else mattered.": (
+        "彩色部分：支持所给答案的依据（{method}）。它只说明在哪里，不说明为什么，"
+        "也不能证明其他地方无关紧要。"
+    ),
+    "what spoke for the answer given": "支持所给答案的依据",
+    "HiResCAM": "HiResCAM",
+    "integrated gradients": "积分梯度",
     "Least sure": "最没有把握",
     "Can its probabilities be believed?": "它的概率可信吗？",
     "probability of the answer, %": "回答的概率，%",
