@@ -56,6 +56,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Run:
     settings = {"device": "cpu", "quiet": True, "model": "white16", "batch_size": 50}
     run = eyebright.train(planted(900)[0], epochs=6, runs=runs, name="planted", **settings)
     assert run.held_out().accuracy.value > 0.95  # or its maps would say nothing
+    torch.set_num_threads(1)  # more would wait for each other longer than such nets take
     return run
 
 
