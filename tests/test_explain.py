@@ -396,6 +396,7 @@ def test_the_report_shows_it_where_captum_is_there(
     assert html.count('alt="what spoke for the answer given"') == 12
     chinese = write_report(run, "zh", evaluation, data).read_text()
     assert chinese.count('alt="支持所给答案的依据"') == 12
+    assert "what spoke for" not in (trained.path / "report.html").read_text()  # training is quick
     monkeypatch.setattr("eyebright.report.gallery.find_spec", lambda name: None)
     without = write_report(run, evaluation=evaluation, data=data).read_text()
     assert "what spoke for" not in without
