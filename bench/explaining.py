@@ -44,8 +44,8 @@ def area(classifier: Classifier, image: Pixels, heat: Map, label: str) -> tuple[
         come.append(np.where(first, image, blurred))
     column = classifier.classes.index(label)
     said = classifier.predict_proba(np.stack(gone + come))[:, column].reshape(2, -1)
-    areas = [float(np.trapezoid(one, dx=1 / STEPS)) for one in said]
-    return areas[0], areas[1]
+    deletion, insertion = (float(np.trapezoid(curve, dx=1 / STEPS)) for curve in said)
+    return deletion, insertion
 
 
 def by_method(name: str, cells: int = library.CELLS) -> Callable[[Classifier, Pixels], Map]:

@@ -268,7 +268,8 @@ def carry_out(
 
     run = Run(folder, own)
     run.remember(val_set)
-    report = write_report(run, evaluation=evaluation, data=val_set, is_locked=True, heat_maps=False)
+    # Heat maps are left to `test` and `report`: captum is slow to import, and brings matplotlib.
+    report = write_report(run, evaluation=evaluation, data=val_set, is_locked=True, heat=False)
     write_json(folder / "env.json", job.machine | {"finished": True})
     tell("Finished Training")
     if results[0].running_losses and not quiet:

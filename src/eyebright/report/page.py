@@ -63,7 +63,7 @@ def write_report(
     evaluation: Evaluation | None = None,
     data: Dataset | None = None,
     is_locked: bool = False,
-    heat_maps: bool = True,
+    heat: bool = True,
 ) -> Path:
     """Write ``report.html`` and ``model-card.md`` into a run folder.
 
@@ -74,7 +74,7 @@ def write_report(
             if that has been opened.
         data: the pictures that were evaluated, if they are at hand; otherwise they are read again.
         is_locked: whoever calls it has the run folder for itself already.
-        heat_maps: what spoke for the surest mistakes, where captum is there; takes seconds.
+        heat: show what spoke for the surest mistakes, where captum is there; it takes seconds.
 
     Returns:
         The path of the page.
@@ -104,7 +104,7 @@ def write_report(
             data, missing = None, True
         known = run.trained_on()
         context |= figures_context(evaluation, t)
-        classifier = model_to_explain(run) if heat_maps and data is not None else None
+        classifier = model_to_explain(run) if heat and data is not None else None
         context |= pictures_context(evaluation, data, t, classifier)
         context["warnings"] = find_warnings(run, evaluation, t)
         if missing:
