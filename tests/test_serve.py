@@ -129,6 +129,20 @@ def test_sure_enough_is_an_answer(server: Served) -> None:
         assert row["answer"] == wanted
 
 
+def test_a_heat_map_is_a_picture_to_lay_over_the_centre_square(server: Served) -> None:
+    pytest.importorskip("captum")
+    for path in ("/explain", "/explain?label=%3Cb%3Edog%3C/b%3E"):
+        reply = server.predict(shade(120, side=40), path)
+        assert reply.status == 200
+        assert reply.headers["content-type"] == "image/png"
+        heat = Image.open(io.BytesIO(reply.body))
+        assert (heat.mode, heat.size) == ("RGBA", (16, 16))
+    assert server.predict(b"no picture", "/explain").status == 422
+    assert (
+        server.predict_form([("a.png", shade(40)), ("b.png", shade(40))], "/explain").status == 400
+    )
+
+
 def test_lives_and_is_ready_and_counts(server: Served) -> None:
     assert server.ask("GET", "/healthz").status == 200
     assert server.ask("GET", "/readyz").json == {"status": "ready"}

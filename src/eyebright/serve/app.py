@@ -274,8 +274,14 @@ def create_app(serving: Serving) -> FastAPI:
         _, (content,) = await read_pictures(request, most=1)
         if explaining.locked():
             raise too_busy(1)
-        async with explaining, asyncio.timeout(serving.timeout):
-            png = await serving.net.run(explain_picture, content, label)
+        try:
+            async with explaining, asyncio.timeout(serving.timeout):
+                picture = await serving.batcher.decode(content)
+                if isinstance(picture, DataError):
+                    raise picture
+                png = await serving.net.run(explain_picture, picture, label)
+        except TimeoutError:
+            raise RefusedError(503, "no heat map in time", retry_after="1") from None
         return Response(png, media_type="image/png")
 
     return app

@@ -142,14 +142,18 @@ class Batcher:
         self._queue.append(Waiting(picture, answer))
         self._arrived.set()
 
+    async def decode(self, content: bytes) -> Pixels | DataError:
+        """A picture decoded apart from the others, which it may not hold up."""
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._decoders, self._read, content)
+
     async def _decode(self, content: bytes, answer: asyncio.Future[Row]) -> None:
-        """Decode a picture apart from the others, which it may not hold up."""
+        """Decode a picture, then let it wait."""
         async with self._free_decoder:  # whoever is gone when his turn comes costs nothing
             if answer.done():
                 return
             started = monotonic()
-            loop = asyncio.get_running_loop()
-            picture = await loop.run_in_executor(self._decoders, self._read, content)
+            picture = await self.decode(content)
             seconds = monotonic() - started
         self.load.decoding = faded(self.load.decoding, seconds / available_cores())
         if answer.done():

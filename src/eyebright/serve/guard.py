@@ -16,7 +16,7 @@ from typing import Any, TypeAlias
 from eyebright.console import notices, shown
 
 MOST_BODY = 32 << 20  # bytes of a request
-MOST_BODIES = 256 << 20  # bytes of all requests that are being answered
+MOST_BODIES = 128 << 20  # bytes of all requests that are being answered
 MOST_PICTURES = 256  # of a request
 PUBLIC = re.compile(
     r"/|/page/[^/]*|/healthz|/readyz"

@@ -106,17 +106,17 @@ def read(content: bytes, imgsz: int) -> Pixels | DataError:
         return error
 
 
-def explain(content: bytes, label: str | None) -> bytes:
+def explain(picture: Pixels, label: str | None) -> bytes:
     """The heat map of a picture, as a PNG.
 
     Raises:
-        EyebrightError: the picture cannot be read, or the net not explained.
+        UsageError: the net cannot be explained.
     """
     from eyebright.explain import (
         explain as explain_picture,
     )  # captum takes a second, which can wait
 
-    return explain_picture(_classifier, content, label, check=False).heat_png()
+    return explain_picture(_classifier, picture, label, check=False).heat_png()
 
 
 def _begin() -> None:
@@ -184,7 +184,7 @@ class Net:
             notices.error("the model cannot be loaded again: %s", error)
 
     def close(self) -> None:
-        """End the process."""
+        """End the process, whatever it is at."""
         for process in multiprocessing.active_children():
             process.kill()
         self._pool.shutdown(wait=False, cancel_futures=True)
