@@ -1,7 +1,7 @@
 """What the server stands: its capacity, its latencies below and above, and half an hour of all.
 
     python -m bench.load RUN PICTURE                    # about three minutes
-    python -m bench.load RUN PICTURE --soak 30          # and thirty minutes of mixed load
+    python -m bench.load RUN PICTURE --soak 30          # thirty minutes of mixed load
 
 The client is h2load (Debian: nghttp2-client), in its own process. It opens connections at a fixed
 rate, whether or not earlier ones are answered, and asks once over each: an open loop, so that a
@@ -254,12 +254,16 @@ def main() -> None:
     parser.add_argument("run")
     parser.add_argument("picture", type=Path)
     parser.add_argument("--seconds", type=int, default=15, help="of each measurement")
-    parser.add_argument("--soak", type=float, default=0, help="minutes of mixed load")
+    parser.add_argument("--soak", type=float, default=0, help="minutes of mixed load, nothing else")
     parser.add_argument("--port", type=int, default=8765)
     arguments = parser.parse_args()
     if shutil.which("h2load") is None:
         parser.error("h2load is needed (Debian: nghttp2-client)")
     run, picture, port = arguments.run, arguments.picture, arguments.port
+    if arguments.soak:
+        with serving("eyebright", "serve", run, "--port", str(port), port=port) as server:
+            soak(server, run, picture, arguments.soak)
+        return
     print("a plain FastAPI handler")
     plain = 0.0
     for threads in ("1", str(os.cpu_count())):
@@ -267,51 +271,54 @@ def main() -> None:
             plain = max(plain, find_capacity(port, picture))
     print("eyebright serve")
     with serving("eyebright", "serve", run, "--port", str(port), port=port) as server:
-        capacity = find_capacity(port, picture)
-        below = offer(port, 0.7 * capacity, arguments.seconds, picture, "/predict")
-        alive: list[Offered] = []
-        watcher = threading.Thread(
-            target=lambda: alive.append(offer(port, 20, arguments.seconds, None, "/healthz"))
-        )
-        watcher.start()
-        above = offer(port, 4 * capacity, arguments.seconds, picture, "/predict")
-        watcher.join()
-        append_row(
-            "load",
-            {
-                "run": Path(run).name,
-                "plain_per_second": round(plain),
-                "capacity_per_second": round(capacity),
-                "times_plain": round(capacity / plain, 2),
-                "p99_ms_at_70_percent": below.p99(200),
-                "refused_at_70_percent": len(below.milliseconds.get(429, [])),
-                "answered_per_second_at_4_times": round(above.answered),
-                "p99_ms_accepted_at_4_times": above.p99(200),
-                "p99_ms_refused_at_4_times": above.p99(429),
-                "slowest_ms_alive_at_4_times": round(max(alive[0].milliseconds[200]), 1),
-                "other_statuses": sum(
-                    len(times) for s, times in above.milliseconds.items() if s not in (200, 429)
-                ),
-                "peak_mib": round(server.memory()),
-            },
-        )
-        if arguments.soak:
-            mixed = Mixed(port, picture.read_bytes())
-            mixed.run(60 * arguments.soak)
-            failed = sum(n for status, n in mixed.statuses.items() if status >= 500)
-            append_row(
-                "load-soak",
-                {
-                    "run": Path(run).name,
-                    "minutes": arguments.soak,
-                    "answers": sum(mixed.statuses.values()),
-                    "predicted": mixed.statuses[200],
-                    "statuses": " ".join(f"{s}:{n}" for s, n in sorted(mixed.statuses.items())),
-                    "answers_5xx": failed,
-                    "slowest_ms_alive": round(1000 * mixed.slowest_liveness, 1),
-                    "peak_mib": round(server.memory()),
-                },
-            )
+        measure(server, run, picture, arguments.seconds, plain)
+
+
+def measure(server: Server, run: str, picture: Path, seconds: int, plain: float) -> None:
+    """Capacity, latencies below and above it, and the row of them."""
+    port = server.port
+    capacity = find_capacity(port, picture)
+    below = offer(port, 0.7 * capacity, seconds, picture, "/predict")
+    alive: list[Offered] = []
+    watcher = threading.Thread(
+        target=lambda: alive.append(offer(port, 20, seconds, None, "/healthz"))
+    )
+    watcher.start()
+    above = offer(port, 4 * capacity, seconds, picture, "/predict")
+    watcher.join()
+    others = (len(times) for s, times in above.milliseconds.items() if s not in (200, 429))
+    row = {
+        "run": Path(run).name,
+        "plain_per_second": round(plain),
+        "capacity_per_second": round(capacity),
+        "times_plain": round(capacity / plain, 2),
+        "p99_ms_at_70_percent": below.p99(200),
+        "refused_at_70_percent": len(below.milliseconds.get(429, [])),
+        "answered_per_second_at_4_times": round(above.answered),
+        "p99_ms_accepted_at_4_times": above.p99(200),
+        "p99_ms_refused_at_4_times": above.p99(429),
+        "slowest_ms_alive_at_4_times": round(max(alive[0].milliseconds[200]), 1),
+        "other_statuses": sum(others),
+        "peak_mib": round(server.memory()),
+    }
+    append_row("load", row)
+
+
+def soak(server: Server, run: str, picture: Path, minutes: float) -> None:
+    """Mixed load, and the row of what came of it."""
+    mixed = Mixed(server.port, picture.read_bytes())
+    mixed.run(60 * minutes)
+    row = {
+        "run": Path(run).name,
+        "minutes": minutes,
+        "answers": sum(mixed.statuses.values()),
+        "predicted": mixed.statuses[200],
+        "statuses": " ".join(f"{s}:{n}" for s, n in sorted(mixed.statuses.items())),
+        "answers_5xx": sum(n for status, n in mixed.statuses.items() if status >= 500),
+        "slowest_ms_alive": round(1000 * mixed.slowest_liveness, 1),
+        "peak_mib": round(server.memory()),
+    }
+    append_row("load-soak", row)
 
 
 if __name__ == "__main__":
