@@ -20,7 +20,7 @@ from eyebright.answers import prediction_of
 from eyebright.console import shown
 from eyebright.errors import DataError, EyebrightError
 from eyebright.serve.batching import Batcher, FullError
-from eyebright.serve.guard import MOST_PICTURES, RefusedError, too_busy
+from eyebright.serve.guard import GONE, MOST_PICTURES, RefusedError, too_busy
 from eyebright.serve.net import Loaded, Net, Row
 from eyebright.serve.net import explain as explain_picture
 from eyebright.serve.net import predict as predict_pictures
@@ -344,16 +344,23 @@ async def unless_gone(request: Request, serving: Serving, contents: list[bytes])
         answers = asyncio.gather(*serving.batcher.submit(contents))
     except FullError as full:
         raise too_busy(full.seconds) from None
+    answers.add_done_callback(looked_at)
     gone = asyncio.ensure_future(until_gone(request))
     try:
         await asyncio.wait((answers, gone), timeout=serving.timeout, return_when="FIRST_COMPLETED")
         if answers.done():
             return list(answers.result())
-        status = 499 if gone.done() else 503  # nobody reads the first
+        status = GONE if gone.done() else 503
         raise RefusedError(status, "no answer in time", retry_after="1")
     finally:
         answers.cancel()  # whatever still waits is dropped
         gone.cancel()
+
+
+def looked_at(answers: asyncio.Future[Any]) -> None:
+    """Spare the log an exception that nobody waits for any more."""
+    if not answers.cancelled():
+        answers.exception()
 
 
 async def until_gone(request: Request) -> None:

@@ -13,10 +13,13 @@ from dataclasses import dataclass, field
 from time import monotonic
 from typing import Any, TypeAlias
 
+from starlette.requests import ClientDisconnect
+
 from eyebright.console import notices, shown
 
 MOST_BODY = 32 << 20  # bytes of a request
 MOST_BODIES = 128 << 20  # bytes of all requests that are being answered
+GONE = 499  # as a status in figures: nobody was there to read it
 MOST_PICTURES = 256  # of a request
 PUBLIC = re.compile(
     r"/|/page/[^/]*|/healthz|/readyz"
@@ -114,6 +117,8 @@ class Guard:
 
         try:
             await self.app(scope, counted, headed)
+        except ClientDisconnect:  # in the middle of his request
+            status = GONE
         except Exception as error:  # its message may name paths, which are nobody's business
             notices.error("%s %s: %r", scope["method"], shown(scope["path"]), error)
             if not status:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 import signal
 import socket
 from collections.abc import Callable
@@ -209,6 +210,7 @@ def run(
     Raises:
         KeyboardInterrupt: at the end, as the signal asked for.
     """
+    logging.getLogger("uvicorn").setLevel(logging.CRITICAL)  # whatever people send is no news
     protocol = type("Connection", (Protocol,), {"refuse": staticmethod(refuse)})
     config = Config(
         app,
