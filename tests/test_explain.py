@@ -53,8 +53,10 @@ def model_of(net: nn.Module, imgsz: int = SIDE, tta: str = "none") -> Classifier
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Run:
     runs = tmp_path_factory.mktemp("runs")
-    settings = {"device": "cpu", "quiet": True, "model": "white16", "batch_size": 50}
-    run = eyebright.train(planted(900)[0], epochs=6, runs=runs, name="planted", **settings)
+    settings = {"device": "cpu", "quiet": True, "model": "white16", "threads": 1}
+    run = eyebright.train(
+        planted(900)[0], epochs=6, batch_size=50, runs=runs, name="planted", **settings
+    )
     assert run.held_out().accuracy.value > 0.95  # or its maps would say nothing
     torch.set_num_threads(1)  # more would wait for each other longer than such nets take
     return run
