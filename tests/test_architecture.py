@@ -69,6 +69,7 @@ ORDER = [
     "eyebright.sorting",
     "eyebright.tabular",
     "eyebright.embedding",
+    "eyebright.attribution",
     "eyebright.explain",
     "eyebright.robustness",
     "eyebright.evaluation",
