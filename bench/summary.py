@@ -380,6 +380,52 @@ def exporting_table(rows: list[dict[str, str]]) -> str:
     return "\n".join(lines)
 
 
+def serving_table() -> str:
+    """What the server stands."""
+    lines = [
+        "## The server (`load.csv`, `load-soak.csv`)\n",
+        "An open-loop client (h2load, a connection a request) on the same two cores; one JPEG of "
+        "CIFAR-10 a request; net `wide32`, 32 px. Capacity: the most pictures answered a second, "
+        "at whatever rate they are offered. In brackets the target.\n",
+        "| plain FastAPI handler, pictures a second | ours | times | at 70 %: p99, ms (50) "
+        "| at four times: p99 accepted, ms (100) | p99 refused, ms (50) "
+        "| slowest liveness, ms (100) | memory, MiB (1,536) | machine |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for row in read("load"):
+        lines.append(
+            f"| {row['plain_per_second']} | **{row['capacity_per_second']}** | "
+            f"{row['times_plain']} | {row['p99_ms_at_70_percent']} | "
+            f"{row['p99_ms_accepted_at_4_times']} | {row['p99_ms_refused_at_4_times']} | "
+            f"{row['slowest_ms_alive_at_4_times']} | {row['peak_mib']} | {row['machine']} |"
+        )
+    for row in read("load-soak"):
+        lines.append(
+            f"\n{float(row['minutes']):g} minutes of good, bad and hostile clients at once "
+            f"(`--soak`): {int(row['answers']):,} answers (status and count: {row['statuses']}), "
+            f"**{row['answers_5xx']} of them 5xx**, liveness within {row['slowest_ms_alive']} ms, "
+            f"{row['peak_mib']} MiB at most ({row['machine']})."
+        )
+    return "\n".join(lines)
+
+
+def explaining_table(rows: list[dict[str, str]]) -> str:
+    """Which heat maps find the pixels that matter."""
+    lines = [
+        "## Heat maps (`explaining.csv`)\n",
+        "Area under the probability as pixels come, hottest first (insertion), minus the same as "
+        "they go (deletion; Petsiuk et al. 2018); higher is better.\n",
+        "| net | px | pictures | map | insertion − deletion ± standard error | machine |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        lines.append(
+            f"| {row['net']} | {row['imgsz']} | {row['n']} | {row['map']} | "
+            f"**{row['insertion_minus_deletion']}** ± {row['standard_error']} | {row['machine']} |"
+        )
+    return "\n".join(lines)
+
+
 def main() -> None:
     """Write the page."""
     parts = [targets_table(), race_table(), accuracy_table(read("accuracy"))]
@@ -393,6 +439,9 @@ def main() -> None:
         parts.append(cleaned_table(cleaned))
     if exported := read("exporting"):
         parts.append(exporting_table(exported))
+    if read("load"):
+        parts.append(serving_table())
+    parts.append(explaining_table(read("explaining")))
     parts.append(soak_table())
     parts.append(lesson_table(read("lesson")))
     Path(RESULTS / "README.md").write_text(HEAD + "\n\n".join(parts) + "\n", encoding="utf-8")
