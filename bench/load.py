@@ -93,7 +93,9 @@ class Offered:
     seconds: float
     """From the first request to the last answer."""
     milliseconds: dict[int, list[float]]
-    """Of each status, sorted."""
+    """Of each status, sorted; from when a request is sent, once its connection stands."""
+    lost: int
+    """Requests that were never answered."""
 
     @property
     def answered(self) -> float:
@@ -134,10 +136,10 @@ def offer(port: int, rate: float, seconds: float, picture: Path | None, path: st
     for times in found.values():
         times.sort()
     if not rows:
-        return Offered(rate, seconds, found)
+        return Offered(rate, seconds, found, n)
     begun = min(int(row[0]) for row in rows)
     span = max(int(row[0]) + int(row[2]) for row in rows) - begun
-    return Offered(rate, max(seconds, span / 1e6), found)
+    return Offered(rate, max(seconds, span / 1e6), found, n - len(rows))
 
 
 def find_capacity(port: int, picture: Path) -> float:
@@ -213,6 +215,8 @@ class Mixed:
     statuses: Counter[int] = field(default_factory=Counter)
     slowest_liveness: float = 0.0
     """Seconds."""
+    failures: list[str] = field(default_factory=list)
+    """Good clients, or a look at liveness, that got no answer."""
 
     def run(self, seconds: float, good: int = 4, bad: int = 4) -> None:
         """Ask for so long, with so many clients of each kind."""
@@ -223,9 +227,16 @@ class Mixed:
             with lock:
                 self.statuses.update(found)
 
+        def asked(method: str, path: str, body: bytes | None = None) -> list[int]:
+            try:
+                return [ask(self.port, method, path, body)]
+            except (OSError, http.client.HTTPException) as error:
+                self.failures.append(f"{method} {path}: {error!r}")
+                return []
+
         def ask_well() -> None:
             while time.monotonic() < until:
-                count([ask(self.port, "POST", "/predict", self.good)])
+                count(asked("POST", "/predict", self.good))
 
         def ask_badly(seed: int) -> None:
             rng = random.Random(seed)
@@ -235,7 +246,8 @@ class Mixed:
         def watch() -> None:
             while time.monotonic() < until:
                 started = time.monotonic()
-                assert ask(self.port, "GET", "/healthz") == 200
+                if asked("GET", "/healthz") != [200]:
+                    self.failures.append("not alive")
                 self.slowest_liveness = max(self.slowest_liveness, time.monotonic() - started)
                 time.sleep(0.1)
 
@@ -299,6 +311,7 @@ def measure(server: Server, run: str, picture: Path, seconds: int, plain: float)
         "p99_ms_refused_at_4_times": above.p99(429),
         "slowest_ms_alive_at_4_times": round(max(alive[0].milliseconds[200]), 1),
         "other_statuses": sum(others),
+        "never_answered": below.lost + above.lost + alive[0].lost,
         "peak_mib": round(server.memory()),
     }
     append_row("load", row)
@@ -314,6 +327,7 @@ def soak(server: Server, run: str, picture: Path, minutes: float) -> None:
         "answers": sum(mixed.statuses.values()),
         "predicted": mixed.statuses[200],
         "statuses": " ".join(f"{s}:{n}" for s, n in sorted(mixed.statuses.items())),
+        "failures": len(mixed.failures),
         "answers_5xx": sum(n for status, n in mixed.statuses.items() if status >= 500),
         "slowest_ms_alive": round(1000 * mixed.slowest_liveness, 1),
         "peak_mib": round(server.memory()),

@@ -80,9 +80,16 @@ class Served:
         return float(found[1]) if found else 0.0
 
     def peak_memory(self) -> int:
-        """Bytes of memory that it had at most."""
-        status = Path(f"/proc/{self.process.pid}/status").read_text()
-        return 1024 * int(re.search(r"VmHWM:\s+(\d+)", status)[1])  # type: ignore[index]
+        """Bytes of memory that its processes had at most, added up."""
+        total = 0
+        for pid in (self.process.pid, *self.children()):
+            status = Path(f"/proc/{pid}/status").read_text()
+            total += 1024 * int(re.search(r"VmHWM:\s+(\d+)", status)[1])  # type: ignore[index]
+        return total
+
+    def children(self) -> list[int]:
+        pid = self.process.pid
+        return [int(n) for n in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
     def connect(self) -> socket.socket:
         return socket.create_connection(("127.0.0.1", self.port), timeout=20)

@@ -29,10 +29,10 @@ def test_what_it_copies_is_there_and_goes_into_the_build(steps: list[tuple[str, 
     copied = [words.split()[:-1] for step, words in steps if step == "COPY"]
     sources = [name for words in copied if not words[0].startswith("--") for name in words]
     assert {"src", "pyproject.toml"} <= set(sources)
-    kept = [line[1:] for line in (ROOT / ".containerignore").read_text().splitlines()]
+    kept = [line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines()]
     for name in sources:
         assert (ROOT / name).exists(), name
-        assert name in kept, f"{name} is left out by .containerignore"
+        assert name in kept, f"{name} is left out by .dockerignore"
     project = (ROOT / "pyproject.toml").read_text()
     for needed in re.findall(r'^(?:readme|license-files) = \[?"([^"]+)"', project, re.MULTILINE):
         assert needed in sources, f"the build needs {needed}"

@@ -220,6 +220,12 @@ def test_a_graph_that_disagrees_is_not_written(
     assert "disagree by up to" in err
     assert err.count("\n") == 1
     assert not Path("there").exists()
+    Path("before").mkdir()
+    Path("before/model.onnx").write_bytes(b"the first")
+    with pytest.raises(StorageError, match="no room"):
+        export.write_both(Path("before"), "model.onnx", b"the second", {})
+    assert [one.name for one in Path("before").iterdir()] == ["model.onnx"]
+    assert Path("before/model.onnx").read_bytes() == b"the first"
 
 
 def test_no_numbers_are_no_parity() -> None:
@@ -244,6 +250,12 @@ def test_a_full_disk_leaves_neither_file(run: Path, monkeypatch: pytest.MonkeyPa
     with pytest.raises(StorageError, match="no room"):
         export.write_both(Path("there"), "model.onnx", b"model", {})
     assert not Path("there").exists()
+    Path("before").mkdir()
+    Path("before/model.onnx").write_bytes(b"the first")
+    with pytest.raises(StorageError, match="no room"):
+        export.write_both(Path("before"), "model.onnx", b"the second", {})
+    assert [one.name for one in Path("before").iterdir()] == ["model.onnx"]
+    assert Path("before/model.onnx").read_bytes() == b"the first"
     Path("file").write_text("")
     with pytest.raises(StorageError, match="file"):
         export.write_both(Path("file/under"), "model.onnx", b"model", {})

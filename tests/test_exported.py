@@ -302,7 +302,13 @@ def give_no_numbers(proto: Any, card: dict[str, Any]) -> None:
     raise AssertionError("no such weights")
 
 
+def call_itself(proto: Any, card: dict[str, Any]) -> None:
+    function = proto.functions.add()
+    function.name, function.domain = "f", ""
+
+
 HOSTILE = {
+    call_itself: "a function graph of its own",
     say_another_size: "not what its metadata say",
     drop_a_class: "not what its metadata say",
     read_elsewhere: "read from other files",
@@ -377,3 +383,19 @@ def test_without_onnxruntime_the_message_names_the_install(
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(UsageError, match=r'pip install "eyebright\[export\]"'):
         ExportedClassifier.load(model)
+
+
+@pytest.mark.parametrize("home", ["own", "none"])
+def test_onnxruntime_tells_nobody_what_it_sees(shipped: Path, model: Path, home: str) -> None:
+    """Left to itself it writes a device id into the home folder, and sends it to its maker."""
+    own = Path("home").resolve()
+    own.mkdir()
+    environment = {k: v for k, v in os.environ.items() if k != "ORT_DISABLE_TELEMETRY"}
+    environment["HOME"] = str(own if home == "own" else own / "missing")
+    picture = next((shipped / "pets").rglob("*.png"))
+    words = [sys.executable, "-m", "eyebright", "predict", str(model), str(picture)]
+    done = subprocess.run(
+        words, env=environment, capture_output=True, text=True, timeout=120, check=True
+    )
+    assert done.stderr == ""
+    assert not [one for one in own.rglob("*") if "icrosoft" in str(one)]

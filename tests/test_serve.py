@@ -1,6 +1,7 @@
 """A model behind HTTP: what it answers, and what it does not put up with."""
 
 import asyncio
+import contextlib
 import io
 import json
 import os
@@ -191,6 +192,41 @@ def test_wrong_requests_are_told_why(
     assert isinstance(reply.json["error"], str)
 
 
+def test_head_is_answered_like_get_without_a_body(server: Served) -> None:
+    for path in ("/", "/model", "/healthz"):
+        reply = server.ask("HEAD", path)
+        assert (reply.status, reply.body) == (200, b"")
+        assert int(reply.headers["content-length"]) == len(server.ask("GET", path).body)
+
+
+def test_requests_one_behind_the_other_are_all_answered(server: Served) -> None:
+    content = shade(40)
+    head = f"POST /predict HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: {len(content)}\r\n\r\n"
+    with server.connect() as connection:
+        ask = b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
+        connection.sendall(ask + head.encode() + content[:20])
+        time.sleep(1.5)  # the first is answered meanwhile, and the second still on its way
+        connection.sendall(content[20:])
+        connection.settimeout(5)
+        said = b""
+        while b"predictions" not in said:
+            assert (part := connection.recv(65536)), said
+            said += part
+    assert said.count(b"HTTP/1.1 200") == 2
+
+
+def test_forms_are_known_however_they_are_written(server: Served) -> None:
+    body = b'--x\r\nContent-Disposition: form-data; name="p"; filename="a"\r\n\r\n' + shade(40)
+    kind = {"Content-Type": "Multipart/Form-Data; boundary=x"}
+    assert server.ask("POST", "/predict", body + b"\r\n--x--\r\n", kind).status == 200
+
+
+def test_no_heat_where_nobody_wants_to_wait_for_it(run: Path) -> None:
+    with served(run, "--no-heat") as server:
+        assert server.ask("GET", "/model").json["explain"] is False
+        assert server.predict(shade(40), "/explain").status == 501
+
+
 def test_too_many_pictures_in_a_form(server: Served) -> None:
     reply = server.predict_form([(f"{i}.png", b"x") for i in range(300)])
     assert reply.status == 400
@@ -231,15 +267,35 @@ def test_battery_27_bombs_and_other_formats_are_refused_before_decoding(server: 
     assert server.peak_memory() - before < 100 << 20
 
 
+def test_battery_27_bombs_within_the_limit_hold_up_nobody(server: Served) -> None:
+    content = png(Image.new("1", (4000, 4000)))
+    assert len(content) < 8192  # fewer bytes than a photograph of 32 px may have
+    before = server.peak_memory()
+    replies: list[Reply] = []
+    bombs = [
+        threading.Thread(target=lambda: replies.append(server.predict(content))) for _ in range(12)
+    ]
+    for thread in bombs:
+        thread.start()
+    slowest = 0.0
+    while any(thread.is_alive() for thread in bombs):
+        started = time.monotonic()
+        assert server.predict(shade(40)).status in (200, 429)
+        slowest = max(slowest, time.monotonic() - started)
+    assert {reply.status for reply in replies} <= {200, 429, 503}
+    assert slowest < 1
+    assert server.peak_memory() - before < 400 << 20
+
+
 def test_battery_25_bodies_without_end_are_refused_at_once(server: Served) -> None:
     before = server.peak_memory()
     started = time.monotonic()
     with server.connect() as connection:
         head = "POST /predict HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 10000000000\r\n\r\n"
         connection.sendall(head.encode() + bytes(1000))
-        said = read_all(connection)
-    assert said.startswith(b"HTTP/1.1 413")
-    assert time.monotonic() - started < 2.5  # closed; and answered at once:
+        said = connection.recv(65536)
+        assert said.startswith(b"HTTP/1.1 413")
+        assert time.monotonic() - started < 1
     for chunk in (b"10000\r\n" + bytes(0x10000) + b"\r\n", b"1\r\nx\r\n" * 1000):
         with server.connect() as connection:
             head = "POST /predict HTTP/1.1\r\nHost: 127.0.0.1\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -257,6 +313,17 @@ def test_battery_25_bodies_without_end_are_refused_at_once(server: Served) -> No
                     continue
             assert said.startswith(b"HTTP/1.1 413")
             assert sent < 16 * SMALL_BODY
+    with server.connect() as connection:  # headers behind the body, without end
+        connection.sendall(head.encode() + b"1\r\nx\r\n0\r\n")
+        said, sent = b"", 0
+        with contextlib.suppress(ConnectionError):
+            while sent < 64 * SMALL_BODY:
+                connection.sendall(b"X-a: b\r\n" * 10_000)
+                sent += 80_000
+        with contextlib.suppress(ConnectionError):
+            said = connection.recv(65536)
+        assert said[9:12] in (b"", b"431")
+        assert sent < 16 * SMALL_BODY
     assert server.peak_memory() - before < 100 << 20
     assert server.predict(shade(40)).status == 200
 
@@ -272,13 +339,16 @@ def test_battery_26_slow_senders_are_closed_and_others_served(server: Served) ->
         with server.connect() as connection:
             connection.sendall(first)
             connection.settimeout(0.5)
-            found = None
-            while found is None and time.monotonic() - started < 20:
-                try:
-                    found = connection.recv(65536)
-                except TimeoutError:
-                    connection.sendall(after)
-            said.append(found or b"")
+            found = b""
+            with contextlib.suppress(ConnectionError):
+                while b" 408 " not in found and time.monotonic() - started < 20:
+                    try:
+                        if not (part := connection.recv(65536)):
+                            break
+                        found += part
+                    except TimeoutError:
+                        connection.sendall(after)
+            said.append(found)
         took.append(time.monotonic() - started)
 
     slow = [
@@ -287,6 +357,7 @@ def test_battery_26_slow_senders_are_closed_and_others_served(server: Served) ->
         (head + b"\r\n", b"x"),  # a body, byte by byte
         # a whole request, and behind it the beginning of another one
         (b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n" + head, b"X-A: b\r\n"),
+        (b"\r\n", b"\r\n"),  # blank lines, with which a request may begin
     ]
     threads = [threading.Thread(target=send_slowly, args=pair) for pair in slow * 20]
     for thread in threads:
@@ -301,8 +372,32 @@ def test_battery_26_slow_senders_are_closed_and_others_served(server: Served) ->
         thread.join()
     assert len(took) == len(threads)
     assert max(took) < 15
-    assert sum(one.startswith(b"HTTP/1.1 408") for one in said) >= 60
+    assert sum(b"HTTP/1.1 408" in one for one in said) >= 0.9 * len(said)
     assert server.figure("eyebright_waiting_pictures") == 0
+
+
+@pytest.mark.slow
+def test_battery_26_who_does_not_read_is_closed(server: Served) -> None:
+    with server.connect() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        ask = b"GET /openapi.json HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
+        started = time.monotonic()
+        connection.settimeout(1)
+        with contextlib.suppress(ConnectionError):
+            while time.monotonic() - started < 25:
+                try:
+                    connection.sendall(ask)
+                except TimeoutError:
+                    continue
+        assert time.monotonic() - started < 20
+    assert server.predict(shade(40)).status == 200
+
+
+def test_too_many_headers_are_refused(server: Served) -> None:
+    many = "".join(f"X-{i}: y\r\n" for i in range(200))
+    with server.connect() as connection:
+        connection.sendall(f"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n{many}\r\n".encode())
+        assert connection.recv(100).startswith(b"HTTP/1.1 431")
 
 
 def test_headers_without_end_are_refused(server: Served) -> None:
@@ -358,66 +453,43 @@ def test_battery_28_what_is_too_much_is_refused_with_a_time_to_come_back(server:
 
 
 def test_battery_29_a_server_that_leaves_finishes_what_it_took(run: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (2000, 2000, 3), dtype=np.uint8)
+    slow = png(noise)  # takes some tenths of a second to decode
+    head = f"POST /predict HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: {len(slow)}\r\n\r\n"
     with served(run) as server:
-        found: list[Reply] = []
-        flooded = threading.Thread(
-            target=lambda: found.extend(asyncio.run(flood_until_gone(server.port)))
-        )
-        flooded.start()
-        time.sleep(1)
+        taken = [server.connect() for _ in range(6)]
+        senders = [
+            threading.Thread(target=connection.sendall, args=(head.encode() + slow,))
+            for connection in taken
+        ]
+        for sender in senders:
+            sender.start()
+        for sender in senders:
+            sender.join()
+        until = time.monotonic() + 10
+        while server.figure("eyebright_waiting_pictures") < 1 and time.monotonic() < until:
+            time.sleep(0.01)
+        assert server.figure("eyebright_waiting_pictures") >= 1
         started = time.monotonic()
         server.process.send_signal(signal.SIGTERM)
         time.sleep(0.1)
         ready = server.ask("GET", "/readyz")  # it still listens, but says that it leaves
         late = server.predict(shade(40))
+        said = [connection.recv(65536) for connection in taken]
         assert server.process.wait(timeout=10) == 143
         assert time.monotonic() - started < 10
-        flooded.join()
+        for connection in taken:
+            connection.close()
     assert ready.status == 503
     assert late.status == 503
     assert int(late.headers["retry-after"]) >= 1
-    counts = Counter(reply.status for reply in found)
-    assert counts.keys() <= {200, 429, 503}
-    assert counts[200] > 20
-
-
-async def flood_until_gone(port: int) -> list[Reply]:
-    """Clients that ask one after the other, each over a connection of its own; all are answered."""
-    replies: list[Reply] = []
-    content = shade(40)
-    head = (
-        "POST /predict HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n"
-        f"Content-Length: {len(content)}\r\n\r\n"
-    )
-
-    async def client() -> None:
-        while True:
-            try:
-                reader, writer = await asyncio.open_connection("127.0.0.1", port)
-            except ConnectionError:
-                return  # it no longer listens
-            try:
-                writer.write(head.encode() + content)
-                said = await reader.read()
-            except ConnectionError:
-                return  # in the queue of those not yet taken when it closed
-            finally:
-                writer.close()
-            if not said:
-                return
-            replies.append(Reply(int(said.split()[1]), {}, b""))
-
-    await asyncio.gather(*(client() for _ in range(30)))
-    return replies
+    assert [one[9:12] for one in said] == [b"200"] * 6
 
 
 @pytest.mark.slow
 def test_a_net_that_dies_is_replaced(run: Path) -> None:
     with served(run) as server:
-        children = Path(f"/proc/{server.process.pid}/task/{server.process.pid}/children")
-        found = {}
-        for child in map(int, children.read_text().split()):
-            found[child] = Path(f"/proc/{child}/cmdline").read_bytes()
+        found = {one: Path(f"/proc/{one}/cmdline").read_bytes() for one in server.children()}
         (net,) = (child for child, words in found.items() if b"spawn_main" in words)
         os.kill(net, signal.SIGKILL)
         time.sleep(0.2)
@@ -429,7 +501,7 @@ def test_a_net_that_dies_is_replaced(run: Path) -> None:
         while server.ask("GET", "/readyz").status != 200 and time.monotonic() < until:
             time.sleep(0.2)
         assert server.predict(shade(40)).json["predictions"][0]["prediction"] == "cat"
-        children_before = set(map(int, children.read_text().split()))
+        children_before = set(server.children())
         server.process.kill()  # and with the server its net goes, even so
         until = time.monotonic() + 10
         while any(Path(f"/proc/{one}").exists() for one in children_before - {net}):
@@ -474,16 +546,23 @@ def test_battery_30_who_is_gone_is_dropped_and_leaves_room(server: Served) -> No
 
     assert asyncio.run(leave()) == 20
     assert seen == [*(b"%d" % i for i in range(20)), b"last"]  # two batches were with the net
-    # And over a connection:
-    content = shade(40)
-    head = f"POST /predict HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: {len(content)}\r\n\r\n"
-    for _ in range(50):
+    # And over a connection: what is decoded for somebody who is gone goes no further.
+    noise = np.random.default_rng(0).integers(0, 256, (560, 560, 3), dtype=np.uint8)
+    slow = png(noise)
+    assert len(slow) < SMALL_BODY
+    head = f"POST /predict HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: {len(slow)}\r\n\r\n"
+    counted = [f'eyebright_pictures_total{{outcome="{x}"}}' for x in ("predicted", "unreadable")]
+    before = sum(map(server.figure, counted))
+    for _ in range(40):
         with server.connect() as connection:
-            connection.sendall(head.encode() + content)
-            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
-    time.sleep(0.5)
+            connection.sendall(head.encode() + slow)
+    until = time.monotonic() + 10
+    while server.figure("eyebright_waiting_pictures") and time.monotonic() < until:
+        time.sleep(0.01)
     assert server.figure("eyebright_waiting_pictures") == 0
-    assert server.predict(content).status == 200
+    assert sum(map(server.figure, counted)) - before < 40
+    assert server.figure('eyebright_requests_total{path="/predict",status="499"}') >= 1
+    assert server.predict(shade(40)).status == 200
 
 
 @pytest.mark.parametrize(
@@ -678,4 +757,5 @@ def test_a_short_while_of_good_bad_and_hostile_load(run: Path) -> None:
     assert mixed.statuses[200] > 100
     assert {400, 403, 404, 413, 422} <= mixed.statuses.keys()
     assert not [status for status in mixed.statuses if status >= 500]
-    assert mixed.slowest_liveness < 2
+    assert not mixed.failures
+    assert mixed.slowest_liveness < 1

@@ -21,6 +21,9 @@ MOST_SHOWN = 200  # predictions in the terminal
 MOST_CLASSES = 100_000
 
 
+NOT_SURE = "not sure"
+
+
 @dataclass(frozen=True)
 class Prediction:
     """What the model says of one picture."""

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from eyebright.metrics import Floats
 
+USUAL_RISK = 0.05  # share of wrong answers that "not sure" allows, where nobody says another
 COLDEST, HOTTEST = 0.02, 50.0
 
 

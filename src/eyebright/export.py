@@ -19,13 +19,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from eyebright.answers import check_claims
-from eyebright.calibration import Promises
+from eyebright.calibration import USUAL_RISK, Promises
 from eyebright.classifier import Classifier
 from eyebright.console import progress_bar, shown
 from eyebright.data import Dataset
-from eyebright.errors import NumbersError, StorageError, UsageError
-from eyebright.exported import PICTURE, PIXELS, ExportedCard, ExportedClassifier
-from eyebright.files import write_file, write_json
+from eyebright.errors import DataError, NumbersError, StorageError, UsageError
+from eyebright.exported import PICTURE, PIXELS, ExportedCard, ExportedClassifier, load_onnxruntime
+from eyebright.files import beside, write_file, write_json
 from eyebright.images import Pixels
 from eyebright.quantized import quantize
 from eyebright.run import Run
@@ -36,7 +36,7 @@ TOLERANCE = 1e-4  # of a probability
 LEAST, MOST = 200, 1000  # pictures of a certificate
 PICTURES_PIXELS = 200 * 224 * 224  # of all of them, where that is more than the least
 SINGLES = 32  # pictures that also go through one by one
-USUAL_RISK, USUAL_COVERAGE = 0.05, 0.9  # promises that an ONNX file carries along
+USUAL_COVERAGE = 0.9  # of the sets that an ONNX file carries along, beside the usual risk
 NEEDED = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "pt2": ()}
 
 Probabilities = NDArray[np.float64]
@@ -75,8 +75,14 @@ def export(
         NumbersError: graph and run disagree, so nothing was written.
     """
     check_format(to, resize, int8)
+    folder = into or run.path / (f"{to}-int8" if int8 else to)
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"{shown(folder)}: no folder, so nothing can be written into it (-o DIR)")
     classifier = run.classifier(device)
-    parts = run.training_pictures()
+    try:
+        parts = run.training_pictures()
+    except DataError as error:
+        raise DataError(f"{error}. An export is compared on the run's own pictures") from None
     pictures, kinds = real_pictures(parts, classifier.card.imgsz)
     shape = _size(classifier, resize)
     program = trace(classifier, resize)
@@ -105,7 +111,6 @@ def export(
         "versions": {"python": platform.python_version()}
         | {name: version(name) for name in ("eyebright", "torch", "pillow", *NEEDED[to])},
     }
-    folder = into or run.path / (f"{to}-int8" if int8 else to)
     write_both(folder, f"model.{to}", content, certificate)
     return Shipped(folder, certificate)
 
@@ -125,8 +130,9 @@ def check_format(to: str, resize: bool, int8: bool) -> None:
     if to == "onnx":
         try:
             import onnx  # noqa: F401 - whether they are there is all that is asked
-            import onnxruntime  # noqa: F401
             import onnxscript  # noqa: F401
+
+            load_onnxruntime()
         except ImportError as error:
             raise UsageError(f'ONNX needs {error.name}: pip install "eyebright[export]"') from None
 
@@ -270,17 +276,18 @@ def write_both(folder: Path, name: str, content: bytes, certificate: dict[str, A
     Raises:
         StorageError: the disk refuses; the message names the path.
     """
-    parity = folder / "parity.json"
+    finals = (folder / name, folder / "parity.json")
+    temporary = [beside(final) for final in finals]
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        parity.unlink(missing_ok=True)  # of what was there before
+        write_file(temporary[0], content)
+        write_json(temporary[1], certificate)
+        for ready, final in zip(temporary, finals, strict=True):
+            ready.replace(final)
     except OSError as error:
         raise StorageError(f"{shown(folder)}: {error.strerror or error}") from None
-    try:
-        write_file(folder / name, content)
-        write_json(parity, certificate)
-    except BaseException:
+    finally:
         with contextlib.suppress(OSError):
-            (folder / name).unlink(missing_ok=True)
-            folder.rmdir()  # if there is nothing else in it
-        raise
+            for ready in temporary:
+                ready.unlink(missing_ok=True)
+            folder.rmdir()  # if there is nothing in it

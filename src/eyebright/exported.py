@@ -141,7 +141,7 @@ class ExportedClassifier:
     """
 
     def __init__(self, content: bytes, name: str = "model.onnx", threads: int = 0):
-        ort = _onnxruntime()
+        ort = load_onnxruntime()
         self.name = name
         self.card = _check(content, name)
         options = ort.SessionOptions()
@@ -171,7 +171,7 @@ class ExportedClassifier:
             raise UsageError(
                 f"an ONNX file runs on the processor here (--device cpu), not on '{device}'"
             )
-        _onnxruntime()
+        load_onnxruntime()
         try:
             content = read_within(Path(path), MOST_BYTES)
         except (OSError, ValueError) as error:
@@ -273,7 +273,13 @@ class ExportedClassifier:
             raise ModelError(f"{self.name}: its graph is not what its metadata say")
 
 
-def _onnxruntime() -> Any:
+def load_onnxruntime() -> Any:
+    """The package, which is to keep to itself what it sees.
+
+    Raises:
+        UsageError: it is not installed.
+    """
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # or it reports to its maker's servers
     try:
         import onnxruntime
     except ImportError:

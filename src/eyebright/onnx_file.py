@@ -16,7 +16,7 @@ DOMAINS = frozenset((b"", b"ai.onnx", b"com.microsoft"))
 NESTED = {
     "model": {7: "graph", 20: "training", 25: "function"},
     "graph": {1: "node", 5: "tensor", 15: "sparse"},
-    "function": {7: "node"},
+    "function": {},
     "node": {5: "attribute"},
     "attribute": {
         5: "tensor", 6: "graph", 10: "tensor", 11: "graph", 22: "sparse", 23: "sparse"
@@ -43,8 +43,8 @@ def read_metadata(content: bytes) -> dict[str, str]:
         kind, message, depth = waiting.pop()
         if depth > DEEPEST:
             raise ValueError("nested too deeply")
-        if kind == "training":
-            raise ValueError("it holds a training graph")
+        if kind in ("training", "function"):  # functions that call each other never end
+            raise ValueError(f"it holds a {kind} graph of its own")
         for number, value in _fields(message):
             count += 1
             if count > MOST_FIELDS:

@@ -14,8 +14,8 @@ from typing import TextIO
 import numpy as np
 from numpy.typing import NDArray
 
+from eyebright.answers import NOT_SURE, Predictor, prediction_of
 from eyebright.answers import Outcome as Outcome
-from eyebright.answers import Predictor, prediction_of
 from eyebright.calibration import Promises
 from eyebright.console import notices, progress_bar, shown
 from eyebright.data.folders import list_pictures
@@ -59,10 +59,11 @@ class Tally:
                 if len(self.first_bad) < NAMED:
                     self.first_bad.append(f"{shown(one.picture)}: {one.error}")
             else:
-                self.classes[one.prediction.label] += 1
+                said = one.prediction.answers(self.promises)
+                answer = said.get("answer", one.prediction.label)
+                self.classes[NOT_SURE if answer is None else answer] += 1
                 if self.keep:
-                    said = one.prediction.answers(self.promises)
-                    self.answers.append((one.picture, said.get("answer", one.prediction.label)))
+                    self.answers.append((one.picture, answer))
             yield one
 
     def line(self) -> str:

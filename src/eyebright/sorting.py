@@ -9,12 +9,10 @@ from pathlib import Path
 
 from rich.table import Table
 
+from eyebright.answers import NOT_SURE
 from eyebright.console import progress_bar, shown
 from eyebright.errors import StorageError, UsageError
 from eyebright.files import beside
-
-NOT_SURE = "not sure"
-
 
 Answer = tuple[Path, str | None]
 """A picture and its class; None: not sure."""

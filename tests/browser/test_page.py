@@ -604,3 +604,18 @@ def test_cells_of_a_csv(visit: Visit) -> None:
         "0.5",
         "-1",
     ]
+
+
+def test_classes_that_are_numbers_keep_their_order(visit: Visit, served: Served) -> None:
+    served.model["classes"] = ["3", "7", "1"]  # objects would put 1 and 3 before 7
+    page = visit()
+    choose(page, upload("a.png"))
+    page.get_by_text("The model says").wait_for()
+    assert page.locator("#answer").inner_text() == "7"
+    labels = page.locator("#bars .label").all_inner_texts()
+    assert labels[0] == "7"
+    choose(page, upload("a.png"), upload("b.png", png(DARK)))
+    with page.expect_download() as download:
+        page.locator("#csv").click()
+    rows = list(csv.DictReader(io.StringIO(Path(download.value.path()).read_text("utf-8-sig"))))
+    assert [(row["label"], row["label_2"]) for row in rows] == [("7", "3"), ("3", "7")]

@@ -105,7 +105,11 @@ def _below_each_other(cards: list[Any]) -> Any:
 def _files(paths: list[Path], output: Path | None) -> list[Path]:
     """The file for each picture, no two the same; or the sheet, over and over."""
     if output is not None and output.suffix.lower() == ".png":
+        if not output.parent.is_dir():
+            raise UsageError(f"{shown(output)}: there is no folder {shown(output.parent)}")
         return [output] * len(paths)
+    if output is not None and output.suffix and not output.is_dir():
+        raise UsageError(f"{shown(output)}: heat maps are .png files; or name a folder")
     if output is not None:
         try:
             output.mkdir(parents=True, exist_ok=True)

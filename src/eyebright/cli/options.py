@@ -61,7 +61,7 @@ MaxPixels = Annotated[
         "--max-pixels",
         min=1,
         callback=_limit_pixels,
-        help="Refuse pictures of more pixels than this. Default: 67108864.",
+        help="Refuse pictures of more pixels than this. Default: 67108864; serve: 16777216.",
     ),
 ]
 

@@ -70,6 +70,10 @@ def serve(
     threads: Annotated[
         int, typer.Option(min=0, help="Processor threads of the net; 0: half the cores.")
     ] = 0,
+    no_heat: Annotated[
+        bool,
+        typer.Option("--no-heat", help="No heat maps, each of which predictions wait for."),
+    ] = False,
     device: Device = "auto",
     risk: Risk = None,
     coverage: Coverage = None,
@@ -91,4 +95,5 @@ def serve(
         coverage=coverage,
         device=device,
         threads=threads,
+        heat_maps=not no_heat,
     )

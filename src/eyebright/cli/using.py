@@ -99,6 +99,7 @@ def predict(
         classifier = opened.classifier(device)
     if copy_into is not None:
         check_folder(copy_into, classifier.classes)
+    top = min(top, len(classifier.classes))
     files, total = find_pictures(pictures or [], sys.stdin)
     tally = Tally(given, keep=copy_into is not None)
     outcomes = tally.watch(predict_files(classifier, files, workers, total))

@@ -11,7 +11,7 @@ from eyebright import images
 from eyebright.console import notices, say, shown
 from eyebright.errors import UsageError
 
-MOST_PIXELS = 1 << 25  # of a picture; in any format it is decoded within 0.8 GiB
+MOST_PIXELS = 1 << 24  # of a picture; in any format it is decoded within 0.4 GiB
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
@@ -27,6 +27,7 @@ def serve(
     coverage: float | None = None,
     device: str = "auto",
     threads: int = 0,
+    heat_maps: bool = True,
 ) -> None:
     """Serve the model of a run until SIGTERM or Ctrl-C.
 
@@ -44,6 +45,7 @@ def serve(
         device: where to run.
         threads: of the net; 0: one for every two cores, since threads of a net that share a core
             with others wait for each other for long.
+        heat_maps: answer ``/explain``; predictions wait while a heat map is made.
 
     Raises:
         UsageError: the packages for serving are not installed, or no such promise can be made.
@@ -73,7 +75,7 @@ def serve(
     }  # fmt: skip
     with contextlib.ExitStack() as at_end:
         bound = at_end.enter_context(contextlib.closing(server.bind(host, port)))
-        net = Net(Wanted(run, device, threads, risk, coverage, images.MAX_PIXELS))
+        net = Net(Wanted(run, device, threads, risk, coverage, images.MAX_PIXELS, heat_maps))
         at_end.callback(net.close)
         model = net.load()
         about = model.about | {"version": version("eyebright"), "limits": limits}

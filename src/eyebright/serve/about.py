@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from eyebright.calibration import Promises
+from eyebright.calibration import USUAL_RISK, Promises
 from eyebright.classifier import Classifier
 from eyebright.console import shown
 from eyebright.errors import EyebrightError, ModelError, UsageError
@@ -15,7 +15,6 @@ from eyebright.metrics import Figure
 from eyebright.run import Run
 
 NAMED = 3  # classes and mistakes
-RISK = 0.05  # share of wrong answers that "not sure" allows, where nobody says another
 
 
 def usual_promises(run: Run, risk: float | None, coverage: float | None) -> Promises:
@@ -27,7 +26,7 @@ def usual_promises(run: Run, risk: float | None, coverage: float | None) -> Prom
     if risk is not None or coverage is not None:
         return run.promises(risk, coverage)
     try:
-        return run.promises(RISK)
+        return run.promises(USUAL_RISK)
     except (UsageError, ModelError):
         return Promises()
 

@@ -3,7 +3,7 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from importlib.resources import files
@@ -18,7 +18,7 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 
 from eyebright.answers import prediction_of
 from eyebright.console import shown
-from eyebright.errors import DataError, EyebrightError
+from eyebright.errors import DataError, EyebrightError, UsageError
 from eyebright.serve.batching import Batcher, FullError
 from eyebright.serve.guard import GONE, MOST_PICTURES, RefusedError, too_busy
 from eyebright.serve.net import Loaded, Net, Row
@@ -32,7 +32,8 @@ KINDS = {
     ".css": "text/css",
     ".svg": "image/svg+xml",
 }
-MOST_EXPLAINING = 4  # pictures of which a heat map is wanted, at once
+MOST_EXPLAINING = 4  # pictures of which a heat map is wanted; they are made one by one
+MOST_AT_ONCE = 20_000  # probabilities that are put into words between two other requests
 ANY_PICTURE = {"schema": {"type": "string", "format": "binary"}}
 ONE_BODY = {"requestBody": {"required": True, "content": {"image/*": ANY_PICTURE}}}
 BODIES = {
@@ -140,6 +141,8 @@ class Serving:
         refused = None
         if self.leaving:
             refused = RefusedError(503, "this server is leaving", retry_after="5")
+        elif not self.net.is_there:
+            refused = RefusedError(503, "the net is being loaded", retry_after="5")
         elif self.batcher.load.is_full:
             refused = too_busy(self.batcher.load.seconds_to_wait)
         if refused:
@@ -158,6 +161,12 @@ class Serving:
             "calibrated": self.about["calibrated"],
             **prediction.answers(self.model.promises),
         }
+
+    def say(self, names: list[str | None], rows: list[Row], top: int | None) -> str:
+        """What is said of all pictures of a request, as JSON."""
+        pairs = zip(names, rows, strict=True)
+        said = [{"picture": name} | self.said_of(row, top) for name, row in pairs]
+        return json.dumps({"predictions": said})
 
 
 class InMemory(MultiPartParser):
@@ -201,7 +210,7 @@ def create_app(serving: Serving) -> FastAPI:
 
     @app.exception_handler(EyebrightError)
     async def broken(_: Request, error: EyebrightError) -> JSONResponse:
-        status = 422 if isinstance(error, DataError) else 503
+        status = 422 if isinstance(error, DataError) else 501 if is_usage(error) else 503
         return JSONResponse({"error": shown(error)}, status)
 
     @app.get("/", include_in_schema=False)
@@ -248,13 +257,13 @@ def create_app(serving: Serving) -> FastAPI:
         serving.numbers.count_pictures(sum(isinstance(row, DataError) for row in rows), len(rows))
         if names == [None] and isinstance(rows[0], DataError):
             raise rows[0]
-        said = [
-            {"picture": name} | serving.said_of(row, top)
-            for name, row in zip(names, rows, strict=True)
-        ]
-        return Response(json.dumps({"predictions": said}), media_type="application/json")
+        if len(rows) * min(top or MOST_AT_ONCE, len(serving.classes)) < MOST_AT_ONCE:
+            said = serving.say(names, rows, top)
+        else:  # so much that others would have to wait
+            said = await asyncio.to_thread(serving.say, names, rows, top)
+        return Response(said, media_type="application/json")
 
-    explaining = asyncio.Semaphore(MOST_EXPLAINING)
+    one_by_one, explaining = asyncio.Lock(), asyncio.Semaphore(MOST_EXPLAINING)
 
     @app.post(
         "/explain",
@@ -275,16 +284,25 @@ def create_app(serving: Serving) -> FastAPI:
         if explaining.locked():
             raise too_busy(1)
         try:
-            async with explaining, asyncio.timeout(serving.timeout):
+            async with explaining, asyncio.timeout(serving.timeout), AsyncExitStack() as at_end:
                 picture = await serving.batcher.decode(content)
                 if isinstance(picture, DataError):
                     raise picture
+                await one_by_one.acquire()
+                at_end.callback(one_by_one.release)
+                if await request.is_disconnected():
+                    raise RefusedError(GONE, "nobody waits for it")
                 png = await serving.net.run(explain_picture, picture, label)
         except TimeoutError:
             raise RefusedError(503, "no heat map in time", retry_after="1") from None
         return Response(png, media_type="image/png")
 
     return app
+
+
+def is_usage(error: EyebrightError) -> bool:
+    """Whether it cannot be done at all, such as explaining a net that cannot be explained."""
+    return isinstance(error, UsageError)
 
 
 def api_page(api: dict[str, Any], base: str) -> str:
@@ -313,7 +331,8 @@ async def read_pictures(
     Raises:
         RefusedError: no picture, too many, or a form that is none.
     """
-    if not request.headers.get("content-type", "").startswith("multipart/form-data"):
+    kind = request.headers.get("content-type", "").lower()
+    if not kind.startswith("multipart/form-data"):
         content = await request.body()
         if not content:
             raise RefusedError(422, "no picture in the request")
@@ -340,6 +359,9 @@ async def unless_gone(request: Request, serving: Serving, contents: list[bytes])
     Raises:
         RefusedError: too many wait already, or it takes too long.
     """
+    most = serving.batcher.load.at_once(serving.timeout / 2)
+    if len(contents) > most:
+        raise RefusedError(413, f"too many for one request; at most {most} are done in time")
     try:
         answers = asyncio.gather(*serving.batcher.submit(contents))
     except FullError as full:

@@ -25,7 +25,7 @@ LEAST_WAITING = 16  # pictures that may wait, however slow the net
 LEAST_BATCH, MOST_BATCH = 8, 64  # pictures that may go through the net at once
 BATCH_SECONDS = 0.02  # and no more than take so long: who comes meanwhile waits for all of them
 IN_FLIGHT = 2  # batches that are with the net, so that it need not wait for the next one
-SMALL = 8192  # bytes of a picture that the net's own process decodes
+SMALL, FEW = 8192, 256 * 256  # bytes and pixels of a picture that the net's own process decodes
 LARGE = 1 << 23  # pixels of a picture that is decoded while no other such is, for want of memory
 FADING = 0.9  # weight of what was measured before, in a mean time
 
@@ -68,6 +68,10 @@ class Load:
         """After which it is worth to ask again."""
         return max(1, math.ceil(self.ahead))
 
+    def at_once(self, seconds: float) -> int:
+        """How many pictures are done in such a time."""
+        return max(LEAST_BATCH, int(seconds / max(self.net + self.decoding, 1e-6)))
+
     @property
     def batch(self) -> int:
         """How many pictures to take at once."""
@@ -86,6 +90,17 @@ class Waiting:
     picture: bytes | Pixels
     """Decoded, where it was large."""
     answer: asyncio.Future[Row]
+
+
+def is_small(content: bytes) -> bool:
+    """Whether it is decoded in no time: a few bytes may hold millions of pixels."""
+    if len(content) > SMALL:
+        return False
+    try:
+        header = read_header(content)
+    except DataError:
+        return True  # which the net's process says again, at once
+    return header.width * header.height <= FEW
 
 
 class Batcher:
@@ -128,7 +143,7 @@ class Batcher:
             answers.append(answer := loop.create_future())
             self.load.waiting += 1
             answer.add_done_callback(self._leave)
-            if len(content) <= SMALL:
+            if is_small(content):
                 self._let_wait(content, answer)
             else:
                 self._decoding.add(task := loop.create_task(self._decode(content, answer)))

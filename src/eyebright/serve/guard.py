@@ -18,7 +18,7 @@ from starlette.requests import ClientDisconnect
 from eyebright.console import notices, shown
 
 MOST_BODY = 32 << 20  # bytes of a request
-MOST_BODIES = 128 << 20  # bytes of all requests that are being answered
+MOST_BODIES = 64 << 20  # bytes of all requests that are being answered
 GONE = 499  # as a status in figures: nobody was there to read it
 MOST_PICTURES = 256  # of a request
 PUBLIC = re.compile(
@@ -91,6 +91,8 @@ class Guard:
         except RefusedError as refused:
             self.count(scope["path"], refused.status, None)
             return await answer(refused, send)
+        if scope["method"] == "HEAD":  # as GET; the server leaves the body out
+            scope = scope | {"method": "GET"}
         begun = monotonic()
         taken = status = 0
 

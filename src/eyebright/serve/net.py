@@ -28,6 +28,7 @@ from eyebright.errors import DataError, EyebrightError, StorageError
 from eyebright.images import Pixels, limit_pixels, read_image
 from eyebright.machine import available_cores
 
+HUNG = 120.0  # seconds after which a net that does not answer is given up
 Result = TypeVar("Result")
 Row = NDArray[np.float64] | DataError
 """The probability of each class, or why the picture cannot be read."""
@@ -44,6 +45,7 @@ class Wanted:
     risk: float | None = None
     coverage: float | None = None
     most_pixels: int = 0
+    heat_maps: bool = True
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,8 @@ def load(wanted: Wanted) -> Loaded:
     started = time.monotonic()
     _classifier.predict_proba(black)
     seconds = time.monotonic() - started
-    about = describe(run, _classifier, promises) | {"explain": find_spec("captum") is not None}
+    can_explain = wanted.heat_maps and find_spec("captum") is not None
+    about = describe(run, _classifier, promises) | {"explain": can_explain}
     return Loaded(about, promises, imgsz, seconds)
 
 
@@ -168,11 +171,14 @@ class Net:
         """
         pool = self._pool
         try:
-            return await asyncio.get_running_loop().run_in_executor(pool, function, *arguments)
-        except BrokenExecutor:
+            job = asyncio.get_running_loop().run_in_executor(pool, function, *arguments)
+            async with asyncio.timeout(HUNG):
+                return await job
+        except (BrokenExecutor, TimeoutError):
             if pool is self._pool:  # the first one to notice
                 notices.error("the net's process died; another one is started")
                 self.is_there = False
+                self._kill()
                 self._start()
                 threading.Thread(target=self._load_again, daemon=True).start()
             raise StorageError("the net is gone; it will be back in some seconds") from None
@@ -185,6 +191,9 @@ class Net:
 
     def close(self) -> None:
         """End the process, whatever it is at."""
+        self._kill()
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def _kill(self) -> None:
         for process in multiprocessing.active_children():
             process.kill()
-        self._pool.shutdown(wait=False, cancel_futures=True)

@@ -19,13 +19,16 @@ HEAD_WITHIN = 10.0  # seconds in which a request's headers must be there
 BODY_WITHIN = 60.0  # and all of it
 LEAST_RATE = 8 << 10  # bytes a second, which slower senders than these do not mean well
 LOOK_EVERY = 5.0  # seconds between two looks at that
-MOST_HEAD = 64 << 10  # bytes before a request's body
+MOST_HEAD = 64 << 10  # bytes before a request's body, and of trailers behind it
+MOST_HEADERS = 100
+READ_WITHIN = 10.0  # seconds in which a client reads what it asked for
 KEEP_ALIVE = 15  # seconds that a connection stays open for another request
-MOST_CONNECTIONS = 1000
+MOST_CONNECTIONS = 1000  # fewer, where the system allows fewer open files
+OTHER_FILES = 100  # that the process needs beside them
 BACKLOG = 2048  # connections that wait to be taken
 LINGER = 1.0  # seconds that a sender who was refused has time to read why
 FAREWELL = 0.5  # seconds between "not ready" and no longer listening
-GRACE = 8.0  # seconds for what was accepted
+GRACE = 6.0  # seconds for what was accepted
 
 
 class Protocol(HttpToolsProtocol):
@@ -38,20 +41,22 @@ class Protocol(HttpToolsProtocol):
 
     refuse: Callable[[str], RefusedError | None] = staticmethod(lambda path: None)
     """Looks at a request's path before anything is done for it."""
+    most_connections = MOST_CONNECTIONS
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """A client is there."""
         self.arriving = self.skipping = False
         self.clock: asyncio.TimerHandle | None = None
+        self.unread: asyncio.TimerHandle | None = None
         super().connection_made(transport)
-        if len(self.connections) > MOST_CONNECTIONS:
+        if len(self.connections) > self.most_connections:
             return self.end(RefusedError(503, "too many connections", retry_after="1"))
         return self.begin()
 
     def begin(self) -> None:
         """A request begins."""
         self.arriving, self.in_body, self.skipping = True, False, False
-        self.head_bytes = self.bytes_seen = 0
+        self.head_bytes = self.bytes_seen = self.headers_seen = 0
         self.since = monotonic()
         self.wind(HEAD_WITHIN, self.look)
 
@@ -74,7 +79,12 @@ class Protocol(HttpToolsProtocol):
         refused.headers["connection"] = "close"
         if self.cycle is None or not self.cycle.response_started or self.cycle.response_complete:
             self.say(refused)
+        self.shut()
+
+    def shut(self) -> None:
+        """Close, even if the client does not read what was said."""
         self.transport.close()
+        self.loop.call_later(LINGER, self.transport.abort)
 
     def say(self, refused: RefusedError) -> None:
         """Say why, apart from the application."""
@@ -85,13 +95,27 @@ class Protocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         """Some bytes of a request."""
         if self.transport.is_closing():
-            return
+            return None
         self.bytes_seen += len(data)
         if not self.in_body:
             self.head_bytes += len(data)
         super().data_received(data)
-        if not self.in_body and self.arriving and self.head_bytes > MOST_HEAD:
-            self.end(RefusedError(431, "too many headers"))
+        if self.transport.is_closing():
+            return None
+        if self.arriving and self.head_bytes > MOST_HEAD:
+            return self.end(RefusedError(431, "too many headers"))
+        busy = self.arriving or (self.cycle is not None and not self.cycle.response_complete)
+        if not busy and self.timeout_keep_alive_task is None and not self.skipping:
+            self.begin()  # blank lines: the next request may begin so, but not for ever
+        return None
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """A header; of trailers, which come behind a body, nobody wants to know."""
+        self.headers_seen += 1
+        if self.in_body:
+            self.head_bytes += len(name) + len(value)
+        elif self.headers_seen <= MOST_HEADERS:
+            super().on_header(name, value)
 
     def on_message_begin(self) -> None:
         """The first byte of a request, perhaps behind another one that was not waited for."""
@@ -101,14 +125,19 @@ class Protocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """All but the body is there."""
-        self.in_body = True
+        self.in_body, self.head_bytes = True, 0
         is_next = self.cycle is None or self.cycle.response_complete
         path = self.url.partition(b"?")[0].decode("latin-1")
-        if is_next and (refused := self.refuse(path)):
+        refused: RefusedError | None = None
+        if self.headers_seen > MOST_HEADERS:
+            refused = RefusedError(431, "too many headers")
+        elif is_next:
+            refused = self.refuse(path)
+        if refused:
             # Nothing else is done for it, so that those who were let in lose no time by it.
             self.skipping = True
             self.say(refused)
-            return self.wind(LINGER, self.transport.close)
+            return self.wind(LINGER, self.shut)
         return super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
@@ -125,16 +154,41 @@ class Protocol(HttpToolsProtocol):
             return super().on_message_complete()
         self.skipping = False
         if self.parser.should_keep_alive():
-            return self.wind(KEEP_ALIVE, self.transport.close)
-        return self.transport.close()
+            return self.wind(KEEP_ALIVE, self.shut)
+        return self.shut()
 
     def on_response_complete(self) -> None:
         """All was said; if not all was heard, the rest is no longer of interest."""
         super().on_response_complete()
-        if self.arriving and not self.transport.is_closing():
+        # Another request may be arriving behind the one that was answered.
+        unheard = self.cycle.response_complete and self.cycle.more_body
+        if unheard and not self.transport.is_closing():
             with contextlib.suppress(OSError, RuntimeError):
                 self.transport.write_eof()
-            self.wind(LINGER, self.transport.close)
+            self.wind(LINGER, self.shut)
+        elif self.transport.is_closing():
+            self.loop.call_later(READ_WITHIN, self.transport.abort)
+
+    def timeout_keep_alive_handler(self) -> None:
+        """Nothing more was asked for."""
+        self.shut()
+
+    def shutdown(self) -> None:
+        """The server leaves."""
+        super().shutdown()
+        if self.transport.is_closing():
+            self.loop.call_later(LINGER, self.transport.abort)
+
+    def pause_writing(self) -> None:
+        """The client does not read."""
+        self.unread = self.loop.call_later(READ_WITHIN, self.transport.abort)
+        super().pause_writing()
+
+    def resume_writing(self) -> None:
+        """It does again."""
+        if self.unread is not None:
+            self.unread.cancel()
+        super().resume_writing()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The client is gone."""
@@ -158,9 +212,25 @@ def bind(host: str, port: int) -> socket.socket:
             bound.listen(BACKLOG)
         except (OSError, OverflowError) as error:
             reason = getattr(error, "strerror", None) or error
-            raise StorageError(f"{host}:{port}: {reason}; choose another --port") from None
+            raise StorageError(
+                f"{host}:{port}: {reason}; choose another --port, or --host"
+            ) from None
         on_error.pop_all()
     return bound
+
+
+def most_connections() -> int:
+    """As many as the system's limit on open files leaves."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return MOST_CONNECTIONS
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MOST_CONNECTIONS + OTHER_FILES
+    if soft < wanted:
+        soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    return max(1, min(MOST_CONNECTIONS, soft - OTHER_FILES))
 
 
 class GracefulServer(Server):
@@ -211,7 +281,8 @@ def run(
         KeyboardInterrupt: at the end, as the signal asked for.
     """
     logging.getLogger("uvicorn").setLevel(logging.CRITICAL)  # whatever people send is no news
-    protocol = type("Connection", (Protocol,), {"refuse": staticmethod(refuse)})
+    own = {"refuse": staticmethod(refuse), "most_connections": most_connections()}
+    protocol = type("Connection", (Protocol,), own)
     config = Config(
         app,
         http=protocol,

@@ -3,7 +3,7 @@
 import { csv } from "./csv.js";
 import { made, track } from "./one.js";
 import { megabytes, nameOf, thumbnail } from "./pictures.js";
-import { predictMany, Refused } from "./server.js";
+import { predictMany, ranked, Refused } from "./server.js";
 import { number, percent, t } from "./words.js";
 
 const $ = (id) => document.getElementById(id);
@@ -50,7 +50,7 @@ export const isFilled = () => rows.length > 0;
 const isDone = (row) => row.result || row.error;
 const isUnsure = (row) => row.result?.answer === null;
 const shownBy = { all: () => true, unsure: isUnsure, errors: (row) => row.error };
-const second = (row) => Object.entries(row.result?.probabilities ?? {})[1];
+const second = (row) => ranked(row.result?.probabilities)[1];
 const because = (row) => (typeof row.error === "function" ? row.error() : row.error);
 
 function nextBatch(from) {

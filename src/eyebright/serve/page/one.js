@@ -1,6 +1,6 @@
 // One picture: the answer, its likeliest classes, and the heat over it.
 
-import { explain, Refused } from "./server.js";
+import { explain, ranked, Refused } from "./server.js";
 import { percent, round, t } from "./words.js";
 
 const $ = (id) => document.getElementById(id);
@@ -90,11 +90,12 @@ export function draw() {
 function drawError(error) {
   $("answer").textContent = t("no_answer");
   $("answer").classList.add("unsure");
+  if (set) why.push(set.length ? t("among", { classes: set.join(t("comma")) }) : t("among_none"));
   $("why").replaceChildren(made("span", error.says()));
 }
 
-function drawResult({ prediction, probability, probabilities, calibrated, answer }) {
-  const likeliest = Object.entries(probabilities).slice(0, 5);
+function drawResult({ prediction, probability, probabilities, calibrated, answer, set }) {
+  const likeliest = ranked(probabilities).slice(0, 5);
   const unsure = answer === null;
   $("kicker").textContent = t("kicker");
   $("answer").textContent = unsure ? t("not_sure") : prediction;

@@ -29,6 +29,10 @@ export class Refused extends Error {
   }
 }
 
+/** Classes and probabilities, the likeliest first: objects put names such as "7" in an order of their own. */
+export const ranked = (probabilities) =>
+  Object.entries(probabilities ?? {}).sort((a, b) => b[1] - a[1]);
+
 let token = sessionStorage.getItem("token");
 
 /** Take the token out of the address, where neither history nor bookmarks need it. */
