@@ -21,6 +21,7 @@ LEAST_RATE = 8 << 10  # bytes a second, which slower senders than these do not m
 LOOK_EVERY = 5.0  # seconds between two looks at that
 MOST_HEAD = 64 << 10  # bytes before a request's body, and of trailers behind it
 MOST_HEADERS = 100
+MOST_AHEAD = 16  # requests that a client may send before the first is answered
 READ_WITHIN = 10.0  # seconds in which a client reads what it asked for
 KEEP_ALIVE = 15  # seconds that a connection stays open for another request
 MOST_CONNECTIONS = 1000  # fewer, where the system allows fewer open files
@@ -125,6 +126,8 @@ class Protocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """All but the body is there."""
+        if len(self.pipeline) >= MOST_AHEAD:
+            raise ValueError("too many requests at once")  # which ends the parsing
         self.in_body, self.head_bytes = True, 0
         is_next = self.cycle is None or self.cycle.response_complete
         path = self.url.partition(b"?")[0].decode("latin-1")
@@ -168,6 +171,10 @@ class Protocol(HttpToolsProtocol):
             self.wind(LINGER, self.shut)
         elif self.transport.is_closing():
             self.loop.call_later(READ_WITHIN, self.transport.abort)
+
+    def send_400_response(self, msg: str) -> None:
+        """What came is no request."""
+        self.end(RefusedError(400, "no HTTP request"))
 
     def timeout_keep_alive_handler(self) -> None:
         """Nothing more was asked for."""
