@@ -90,7 +90,6 @@ export function draw() {
 function drawError(error) {
   $("answer").textContent = t("no_answer");
   $("answer").classList.add("unsure");
-  if (set) why.push(set.length ? t("among", { classes: set.join(t("comma")) }) : t("among_none"));
   $("why").replaceChildren(made("span", error.says()));
 }
 
@@ -106,6 +105,7 @@ function drawResult({ prediction, probability, probabilities, calibrated, answer
     const { threshold, risk } = model.promise;
     why.push(t("why_not", { threshold: round(threshold), right: round(1 - risk) }));
   } else if (calibrated && probability < 0.5) why.push(t("odds"));
+  if (set) why.push(set.length ? t("among", { classes: set.join(t("comma")) }) : t("among_none"));
   $("why").replaceChildren(...why.map((text) => made("span", text)));
   $("bars").replaceChildren(...likeliest.map(([name, share]) => bar(name, share)));
   const others = model.classes.length - likeliest.length;
