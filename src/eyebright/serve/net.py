@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eyebright.calibration import Promises
-from eyebright.console import notices
+from eyebright.console import notices, shown
 from eyebright.errors import DataError, EyebrightError, StorageError
 from eyebright.images import Pixels, limit_pixels, read_image
 from eyebright.machine import available_cores
@@ -156,9 +156,14 @@ class Net:
         """Wait until the model is there.
 
         Raises:
-            EyebrightError: it cannot be loaded.
+            EyebrightError: it cannot be loaded, or the process died of it.
         """
-        loaded = self._pool.submit(load, self.wanted).result()
+        try:
+            loaded = self._pool.submit(load, self.wanted).result()
+        except BrokenExecutor:
+            raise StorageError(
+                f"{shown(self.wanted.run)}: the process that loads the model died; is there memory?"
+            ) from None
         self.is_there = True
         return loaded
 
@@ -186,7 +191,7 @@ class Net:
     def _load_again(self) -> None:
         try:
             self.load()
-        except (EyebrightError, BrokenExecutor) as error:
+        except EyebrightError as error:
             notices.error("the model cannot be loaded again: %s", error)
 
     def close(self) -> None:
