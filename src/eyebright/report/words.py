@@ -94,7 +94,7 @@ CHINESE: dict[str, str] = {
         "也不能证明其他地方无关紧要。"
     ),
     "what spoke for the answer given": "支持所给答案的依据",
-    "HiResCAM": "HiResCAM",
+    "HiResCAM": "HiResCAM 方法",
     "integrated gradients": "积分梯度",
     "Least sure": "最没有把握",
     "Can its probabilities be believed?": "它的概率可信吗？",

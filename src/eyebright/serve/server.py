@@ -151,14 +151,16 @@ class Protocol(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         """The whole request is there."""
         self.arriving = False
+        if self.clock is not None:
+            self.clock.cancel()
         if not self.skipping:
-            if self.clock is not None:
-                self.clock.cancel()
             return super().on_message_complete()
         self.skipping = False
-        if self.parser.should_keep_alive():
-            return self.wind(KEEP_ALIVE, self.shut)
-        return self.shut()
+        if not self.parser.should_keep_alive():
+            return self.shut()
+        handler = self.timeout_keep_alive_handler
+        self.timeout_keep_alive_task = self.loop.call_later(KEEP_ALIVE, handler)
+        return None
 
     def on_response_complete(self) -> None:
         """All was said; if not all was heard, the rest is no longer of interest."""
