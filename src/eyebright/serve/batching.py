@@ -26,6 +26,7 @@ LEAST_BATCH, MOST_BATCH = 8, 64  # pictures that may go through the net at once
 BATCH_SECONDS = 0.02  # and no more than take so long: who comes meanwhile waits for all of them
 IN_FLIGHT = 2  # batches that are with the net, so that it need not wait for the next one
 SMALL, FEW = 8192, 256 * 256  # bytes and pixels of a picture that the net's own process decodes
+JPEG, PROGRESSIVE = b"\xff\xd8", b"\xff\xc2"
 LARGE = 1 << 23  # pixels of a picture that is decoded while no other such is, for want of memory
 FADING = 0.9  # weight of what was measured before, in a mean time
 
@@ -96,6 +97,8 @@ def is_small(content: bytes) -> bool:
     """Whether it is decoded in no time: a few bytes may hold millions of pixels."""
     if len(content) > SMALL:
         return False
+    if content.startswith(JPEG) and PROGRESSIVE not in content:
+        return True  # each of its blocks takes bits, so that these bytes cannot hold many
     try:
         header = read_header(content)
     except DataError:

@@ -53,7 +53,11 @@ class RefusedError(Exception):
         super().__init__(message)
         self.status, self.message = status, message
         self.headers = {name.replace("_", "-"): value for name, value in headers.items()}
-        self.body = json.dumps({"error": message}).encode()
+
+    @property
+    def body(self) -> bytes:
+        """Of its answer."""
+        return json.dumps({"error": self.message}).encode()
 
     def raw_headers(self) -> list[tuple[bytes, bytes]]:
         """All of its answer's headers."""

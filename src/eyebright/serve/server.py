@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import functools
 import logging
 import signal
 import socket
@@ -30,6 +31,14 @@ BACKLOG = 2048  # connections that wait to be taken
 LINGER = 1.0  # seconds that a sender who was refused has time to read why
 FAREWELL = 0.5  # seconds between "not ready" and no longer listening
 GRACE = 6.0  # seconds for what was accepted
+
+
+@functools.lru_cache(maxsize=64)  # a crowd is refused for few reasons
+def in_full(status: int, message: str, *headers: tuple[str, str]) -> bytes:
+    """A refusal as it goes over the line."""
+    refused = RefusedError(status, message, **dict(headers))
+    lines = [b"%s: %s\r\n" % pair for pair in refused.raw_headers()]
+    return b"".join((STATUS_LINE[status], *lines, b"\r\n", refused.body))
 
 
 class Protocol(HttpToolsProtocol):
@@ -89,9 +98,7 @@ class Protocol(HttpToolsProtocol):
 
     def say(self, refused: RefusedError) -> None:
         """Say why, apart from the application."""
-        lines = [STATUS_LINE[refused.status]]
-        lines += (b"%s: %s\r\n" % pair for pair in refused.raw_headers())
-        self.transport.write(b"".join((*lines, b"\r\n", refused.body)))
+        self.transport.write(in_full(refused.status, refused.message, *refused.headers.items()))
 
     def data_received(self, data: bytes) -> None:
         """Some bytes of a request."""
@@ -139,8 +146,10 @@ class Protocol(HttpToolsProtocol):
         if refused:
             # Nothing else is done for it, so that those who were let in lose no time by it.
             self.skipping = True
-            self.say(refused)
-            return self.wind(LINGER, self.shut)
+            self.transport.write(in_full(refused.status, refused.message, *refused.headers.items()))
+            if self.arriving:
+                self.wind(LINGER, self.shut)
+            return None
         return super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
