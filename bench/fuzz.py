@@ -242,9 +242,9 @@ def read(content: bytes, imgsz: int) -> bool:
     return True
 
 
-def peak_memory() -> int:
-    """Bytes that this process has had at most; `resource` would count its parent's, too."""
-    status = Path("/proc/self/status").read_text()
+def peak_memory(process: int | str = "self") -> int:
+    """Bytes that a process has had at most; `resource` would count its parent's, too."""
+    status = Path(f"/proc/{process}/status").read_text()
     return 1024 * int(status.split("VmHWM:")[1].split()[0])
 
 

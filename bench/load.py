@@ -14,7 +14,6 @@ import contextlib
 import http.client
 import os
 import random
-import re
 import shutil
 import signal
 import socket
@@ -29,6 +28,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import quantiles
 
+from bench.fuzz import peak_memory
 from bench.rows import append_row
 
 PERIOD = 100  # times a second that connections are opened
@@ -47,12 +47,8 @@ class Server:
 
     def memory(self) -> float:
         """MiB that its processes had at most, added up."""
-        total = 0
-        for pid in (self.process.pid, *children(self.process.pid)):
-            with contextlib.suppress(OSError):
-                status = Path(f"/proc/{pid}/status").read_text()
-                total += int(re.search(r"VmHWM:\s+(\d+)", status)[1])  # type: ignore[index]
-        return total / 1024
+        processes = (self.process.pid, *children(self.process.pid))
+        return sum(map(peak_memory, processes)) / 2**20
 
 
 def children(pid: int) -> list[int]:

@@ -14,6 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bench.fuzz import peak_memory
+from bench.load import children
+
 HEADERS = {"Content-Type": "image/png"}
 
 
@@ -81,15 +84,10 @@ class Served:
 
     def peak_memory(self) -> int:
         """Bytes of memory that its processes had at most, added up."""
-        total = 0
-        for pid in (self.process.pid, *self.children()):
-            status = Path(f"/proc/{pid}/status").read_text()
-            total += 1024 * int(re.search(r"VmHWM:\s+(\d+)", status)[1])  # type: ignore[index]
-        return total
+        return sum(map(peak_memory, (self.process.pid, *self.children())))
 
     def children(self) -> list[int]:
-        pid = self.process.pid
-        return [int(n) for n in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+        return children(self.process.pid)
 
     def connect(self) -> socket.socket:
         return socket.create_connection(("127.0.0.1", self.port), timeout=20)

@@ -19,8 +19,6 @@ from eyebright.images import POLICY, Pixels, read_bytes, read_header, read_image
 Picture = str | os.PathLike[str] | bytes | Pixels
 MOST_SHOWN = 200  # predictions in the terminal
 MOST_CLASSES = 100_000
-
-
 NOT_SURE = "not sure"
 
 
@@ -225,5 +223,5 @@ def predictions_table(
 def in_words(answer: str | list[str] | None) -> str:
     """An answer or a set of classes; neither is "not sure"."""
     if not answer:
-        return "not sure"
+        return NOT_SURE
     return shown(answer) if isinstance(answer, str) else ", ".join(map(shown, answer))

@@ -196,7 +196,7 @@ def check_method(method: str) -> None:
         choices, guess = ", ".join(["auto", *METHODS]), nearest(method, METHODS)
         raise UsageError(f"no method is called '{shown(method)}'{guess}; choose one of: {choices}")
     try:
-        import captum.attr  # noqa: F401
+        import captum.attr  # noqa: F401 - whether it is there is all that is asked
     except ImportError:
         raise UsageError(
             'which pixels mattered is found with captum: pip install "eyebright[explain]"'

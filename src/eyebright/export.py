@@ -10,6 +10,7 @@ import platform
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -128,13 +129,10 @@ def check_format(to: str, resize: bool, int8: bool) -> None:
     if int8 and resize:
         raise UsageError("--int8 and --resize do not go together: resizing takes more than 8 bits")
     if to == "onnx":
-        try:
-            import onnx  # noqa: F401 - whether they are there is all that is asked
-            import onnxscript  # noqa: F401
-
-            load_onnxruntime()
-        except ImportError as error:
-            raise UsageError(f'ONNX needs {error.name}: pip install "eyebright[export]"') from None
+        for name in NEEDED[to]:
+            if find_spec(name) is None:
+                raise UsageError(f'ONNX needs {name}: pip install "eyebright[export]"')
+        load_onnxruntime()  # before any other part of it is
 
 
 def _size(classifier: Classifier, resize: bool) -> str:

@@ -49,6 +49,8 @@ MOST_PARTS = 1000  # of a JPEG or PNG that are no pixels; Pillow takes ever long
 MOST_COMMENT = 1 << 16  # bytes before the pixels of a Netpbm file; Pillow reads one after the other
 MOST_SCANS = 16  # of a JPEG as large as that; a progressive one has about ten
 SLOW_DECODERS, MOST_SLOW = ("bmp_rle", "ppm_plain"), 4 << 20  # written in Python; bytes, pixels
+JPEG = b"\xff\xd8"  # what such a file begins with
+LONGEST = 4  # shorter sides; of a longer picture the middle is used
 STRIP = 1 << 22  # pixels whose colours are converted at once
 POLICY = "JPEG halved while decoding, shorter side antialiased bilinear, centre crop"
 """Written into every model."""
@@ -170,7 +172,7 @@ def _has_too_many_parts(content: bytes) -> bool:
     parts: Iterator[bytes]
     if content.startswith(b"\x89PNG"):
         parts = (name for name in _parts_of_png(content) if name != b"IDAT")
-    elif content.startswith(b"\xff\xd8"):
+    elif content.startswith(JPEG):
         parts = takewhile(lambda marker: marker != SCAN, _parts_of_jpeg(content))
     else:
         return False
@@ -298,7 +300,7 @@ def fit(pixels: Pixels, imgsz: int) -> Pixels:
 def _middle(size: tuple[int, int]) -> tuple[int, int, int, int]:
     """Left, top, right and bottom of what is used: all, but of very long pictures."""
     width, height = size
-    long = 4 * min(size)
+    long = LONGEST * min(size)
     left, top = max(0, (width - long) // 2), max(0, (height - long) // 2)
     return left, top, min(width, left + long), min(height, top + long)
 

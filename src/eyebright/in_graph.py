@@ -12,9 +12,9 @@ from PIL import Image
 from torch import Tensor, nn
 
 from eyebright.batches import Normalization
+from eyebright.images import LONGEST
 
 BITS = 22  # of Pillow's fixed-point weights: 32 bits less eight of a pixel and two to spare
-LONGEST = 4  # sides of a picture; what is longer is cut to its middle (`eyebright.images`)
 
 
 class Whole(nn.Module):

@@ -23,7 +23,7 @@ from eyebright.data.rows import ENDINGS as TABLES
 from eyebright.data.rows import read_rows
 from eyebright.data.tables import PATH
 from eyebright.errors import DataError
-from eyebright.images import Pixels, read_bytes, read_header, read_image
+from eyebright.images import JPEG, Pixels, read_bytes, read_header, read_image
 from eyebright.machine import available_cores
 
 CHUNK_BYTES = 64 << 20  # of decoded pictures that go through the net one batch after the other
@@ -31,7 +31,6 @@ MOST_CHUNK, LEAST_CHUNK = 2048, 16  # pictures
 PART = 16  # picture files that a thread decodes before it takes others
 SMALL = 8192  # bytes of a file
 NAMED = 3  # unreadable pictures, in messages
-JPEG = b"\xff\xd8"
 
 
 class Tally:

@@ -8,8 +8,6 @@ import typer
 from eyebright.console import shown
 from eyebright.errors import StorageError
 
-SURE = 0.05  # share of wrong answers that "not sure" allows, where nobody says another
-
 DATA_HELP = (
     "cifar10, cifar100, mnist, fashion-mnist, digits; a folder of class folders (flat, or with "
     "train/val/test) or a zip or tar of one; a table (.csv, .tsv, .jsonl, .parquet) with path, "

@@ -8,7 +8,6 @@ from typing import Annotated, Any
 import typer
 
 from eyebright.cli.options import (
-    SURE,
     Coverage,
     Device,
     MaxPixels,
@@ -74,13 +73,14 @@ def predict(
     if copy_into is None and (link or yes):
         raise UsageError("--link and --yes go with --copy-into")
     from eyebright.answers import predictions_table
+    from eyebright.calibration import USUAL_RISK
     from eyebright.prediction import Tally, find_pictures, predict_files
     from eyebright.sorting import check_folder
     from eyebright.tabular import format_of, write_rows, write_text
 
     if output is not None:
         format_of(output)
-    risk = SURE if not_sure and risk is None else risk
+    risk = USUAL_RISK if not_sure and risk is None else risk
     classifier: Any
     if run.is_file():
         if sample:

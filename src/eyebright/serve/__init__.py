@@ -5,6 +5,7 @@ import gc
 import re
 from functools import partial
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 
 from eyebright import images
@@ -12,6 +13,7 @@ from eyebright.console import notices, say, shown
 from eyebright.errors import UsageError
 
 MOST_PIXELS = 1 << 24  # of a picture; in any format it is decoded within 0.4 GiB
+NEEDED = ("fastapi", "prometheus_client", "python_multipart", "uvicorn", "httptools")
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
@@ -53,13 +55,9 @@ def serve(
         StorageError: the port is taken.
         KeyboardInterrupt: at its end.
     """
-    try:
-        import fastapi  # noqa: F401 - whether they are there is all that is asked
-        import prometheus_client  # noqa: F401
-        import python_multipart  # noqa: F401
-        import uvicorn  # noqa: F401
-    except ImportError as error:
-        raise UsageError(f'serving needs {error.name}: pip install "eyebright[serve]"') from None
+    for name in NEEDED:
+        if find_spec(name) is None:
+            raise UsageError(f'serving needs {name}: pip install "eyebright[serve]"')
     from eyebright.serve import server
     from eyebright.serve.app import Serving, create_app
     from eyebright.serve.guard import MOST_BODY, MOST_PICTURES, Guard

@@ -3,7 +3,7 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from importlib.resources import files
@@ -210,7 +210,8 @@ def create_app(serving: Serving) -> FastAPI:
 
     @app.exception_handler(EyebrightError)
     async def broken(_: Request, error: EyebrightError) -> JSONResponse:
-        status = 422 if isinstance(error, DataError) else 501 if is_usage(error) else 503
+        cannot_be = isinstance(error, UsageError)  # such as explaining some nets
+        status = 422 if isinstance(error, DataError) else 501 if cannot_be else 503
         return JSONResponse({"error": shown(error)}, status)
 
     @app.get("/", include_in_schema=False)
@@ -284,25 +285,19 @@ def create_app(serving: Serving) -> FastAPI:
         if explaining.locked():
             raise too_busy(1)
         try:
-            async with explaining, asyncio.timeout(serving.timeout), AsyncExitStack() as at_end:
+            async with explaining, asyncio.timeout(serving.timeout):
                 picture = await serving.batcher.decode(content)
                 if isinstance(picture, DataError):
                     raise picture
-                await one_by_one.acquire()
-                at_end.callback(one_by_one.release)
-                if await request.is_disconnected():
-                    raise RefusedError(GONE, "nobody waits for it")
-                png = await serving.net.run(explain_picture, picture, label)
+                async with one_by_one:
+                    if await request.is_disconnected():
+                        raise RefusedError(GONE, "nobody waits for it")
+                    png = await serving.net.run(explain_picture, picture, label)
         except TimeoutError:
             raise RefusedError(503, "no heat map in time", retry_after="1") from None
         return Response(png, media_type="image/png")
 
     return app
-
-
-def is_usage(error: EyebrightError) -> bool:
-    """Whether it cannot be done at all, such as explaining a net that cannot be explained."""
-    return isinstance(error, UsageError)
 
 
 def api_page(api: dict[str, Any], base: str) -> str:

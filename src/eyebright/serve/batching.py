@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from time import monotonic
 
 from eyebright.errors import DataError
-from eyebright.images import Pixels, read_header
+from eyebright.images import JPEG, Pixels, read_header
 from eyebright.machine import available_cores
 from eyebright.serve.net import Row, read
 
@@ -26,7 +26,7 @@ LEAST_BATCH, MOST_BATCH = 8, 64  # pictures that may go through the net at once
 BATCH_SECONDS = 0.02  # and no more than take so long: who comes meanwhile waits for all of them
 IN_FLIGHT = 2  # batches that are with the net, so that it need not wait for the next one
 SMALL, FEW = 8192, 256 * 256  # bytes and pixels of a picture that the net's own process decodes
-JPEG, PROGRESSIVE = b"\xff\xd8", b"\xff\xc2"
+PROGRESSIVE = b"\xff\xc2"  # what such a JPEG has among its parts
 LARGE = 1 << 23  # pixels of a picture that is decoded while no other such is, for want of memory
 FADING = 0.9  # weight of what was measured before, in a mean time
 

@@ -21,9 +21,8 @@ MOST_BODY = 32 << 20  # bytes of a request
 MOST_BODIES = 64 << 20  # bytes of all requests that are being answered
 GONE = 499  # as a status in figures: nobody was there to read it
 MOST_PICTURES = 256  # of a request
-PUBLIC = re.compile(
-    r"/|/page/[^/]*|/healthz|/readyz"
-)  # holds no secrets, and works without a token
+# What holds no secrets works without a token.
+PUBLIC = re.compile(r"/|/page/[^/]*|/healthz|/readyz")
 HOST = re.compile(r"(?:\[(?P<six>[0-9a-fA-F:.]+)\]|(?P<name>[A-Za-z0-9._-]+))(?::[0-9]{1,5})?")
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; "

@@ -115,11 +115,9 @@ def explain(picture: Pixels, label: str | None) -> bytes:
     Raises:
         UsageError: the net cannot be explained.
     """
-    from eyebright.explain import (
-        explain as explain_picture,
-    )  # captum takes a second, which can wait
+    from eyebright import explain as library  # captum takes a second, which can wait
 
-    return explain_picture(_classifier, picture, label, check=False).heat_png()
+    return library.explain(_classifier, picture, label, check=False).heat_png()
 
 
 def _begin() -> None:

@@ -113,7 +113,7 @@ class Protocol(HttpToolsProtocol):
         if self.arriving and self.head_bytes > MOST_HEAD:
             return self.end(RefusedError(431, "too many headers"))
         busy = self.arriving or (self.cycle is not None and not self.cycle.response_complete)
-        if not busy and self.timeout_keep_alive_task is None and not self.skipping:
+        if not busy and self.timeout_keep_alive_task is None:
             self.begin()  # blank lines: the next request may begin so, but not for ever
         return None
 
@@ -146,10 +146,8 @@ class Protocol(HttpToolsProtocol):
         if refused:
             # Nothing else is done for it, so that those who were let in lose no time by it.
             self.skipping = True
-            self.transport.write(in_full(refused.status, refused.message, *refused.headers.items()))
-            if self.arriving:
-                self.wind(LINGER, self.shut)
-            return None
+            self.say(refused)
+            return self.wind(LINGER, self.shut)
         return super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
