@@ -428,7 +428,11 @@ async def flood(port: int, content: bytes, clients: int, seconds: float) -> list
 
     async def client() -> None:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        headers: dict[str, str] = {}
         while time.monotonic() < until:
+            if headers.get("connection") == "close":
+                writer.close()
+                reader, writer = await asyncio.open_connection("127.0.0.1", port)
             writer.write(head.encode() + content)
             lines = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
             pairs = [line.split(": ", 1) for line in lines[1:] if line]
@@ -462,8 +466,23 @@ def test_battery_28_what_is_too_much_is_refused_with_a_time_to_come_back(server:
     assert counts[200] > 100
     assert all(int(r.headers["retry-after"]) >= 1 for r in replies if r.status == 429)
     assert all("predictions" in r.json for r in replies if r.status == 200)
+    # Refused at the door, and later over a connection that was let in before.
+    assert {r.headers.get("connection") for r in replies if r.status == 429} == {"close", None}
     assert slowest < 2
     assert server.predict(shade(40)).status == 200
+
+
+def test_the_door_knows_a_request_that_is_all_there() -> None:
+    from eyebright.serve.door import WHOLE
+
+    head = b"POST /predict?top=1 HTTP/1.1\r\nHost: x\r\nContent-Length: 7\r\nX-Y: z\r\n\r\n"
+    whole = WHOLE.match(head + b"content")
+    assert whole is not None
+    assert (whole[1], whole[2], whole.end()) == (b"/predict", b"7", len(head))
+    for start in (b"GET /healthz", b"POST /../predict", b"POST http://x/predict"):
+        assert WHOLE.match(head.replace(b"POST /predict", start)) is None
+    assert WHOLE.match(head.replace(b"Content-Length", b"Transfer-Encoding")) is None
+    assert WHOLE.match(head[:-2]) is None
 
 
 def test_battery_29_a_server_that_leaves_finishes_what_it_took(run: Path) -> None:

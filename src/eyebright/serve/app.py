@@ -2,7 +2,8 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+import re
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -12,6 +13,7 @@ from typing import Any
 from fastapi import FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from fastapi.routing import APIRoute
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException, MultiPartParser
@@ -175,6 +177,22 @@ class InMemory(MultiPartParser):
     spool_max_size = 1 << 40
 
 
+class Predict(APIRoute):
+    """A route that reads its one query word itself: FastAPI's way takes as long as all the rest."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """What answers a request."""
+
+        async def answer(request: Request) -> Response:
+            top = request.query_params.get("top")
+            if top is not None and not re.fullmatch("0*[1-9][0-9]{0,8}", top):
+                raise RefusedError(422, "top: a whole number from 1 on")
+            response: Response = await self.endpoint(request, None if top is None else int(top))
+            return response
+
+        return answer
+
+
 def create_app(serving: Serving) -> FastAPI:
     """The routes, of a model that is loaded."""
 
@@ -194,6 +212,30 @@ def create_app(serving: Serving) -> FastAPI:
         docs_url=None,
         redoc_url=None,
     )
+
+    app.router.route_class = Predict
+
+    @app.post(
+        "/predict",
+        summary="What is on one picture (the body) or several (a form)",
+        responses={200: {"model": Answers}, **PROBLEMS},
+        openapi_extra=BODIES,
+    )
+    async def predict(
+        request: Request, top: int | None = Query(None, ge=1, description="So many classes.")
+    ) -> Response:
+        names, contents = await read_pictures(request)
+        rows = await unless_gone(request, serving, contents)
+        serving.numbers.count_pictures(sum(isinstance(row, DataError) for row in rows), len(rows))
+        if names == [None] and isinstance(rows[0], DataError):
+            raise rows[0]
+        if len(rows) * min(top or MOST_AT_ONCE, len(serving.classes)) < MOST_AT_ONCE:
+            said = serving.say(names, rows, top)
+        else:  # so much that others would have to wait
+            said = await asyncio.to_thread(serving.say, names, rows, top)
+        return Response(said, media_type="application/json")
+
+    app.router.route_class = APIRoute
 
     @app.exception_handler(RefusedError)
     async def refused(_: Request, error: RefusedError) -> JSONResponse:
@@ -243,26 +285,6 @@ def create_app(serving: Serving) -> FastAPI:
     @app.get("/metrics", summary="Figures for Prometheus", response_class=Response)
     async def metrics() -> Response:
         return Response(serving.numbers.text(), media_type=serving.numbers.kind)
-
-    @app.post(
-        "/predict",
-        summary="What is on one picture (the body) or several (a form)",
-        responses={200: {"model": Answers}, **PROBLEMS},
-        openapi_extra=BODIES,
-    )
-    async def predict(
-        request: Request, top: int | None = Query(None, ge=1, description="So many classes.")
-    ) -> Response:
-        names, contents = await read_pictures(request)
-        rows = await unless_gone(request, serving, contents)
-        serving.numbers.count_pictures(sum(isinstance(row, DataError) for row in rows), len(rows))
-        if names == [None] and isinstance(rows[0], DataError):
-            raise rows[0]
-        if len(rows) * min(top or MOST_AT_ONCE, len(serving.classes)) < MOST_AT_ONCE:
-            said = serving.say(names, rows, top)
-        else:  # so much that others would have to wait
-            said = await asyncio.to_thread(serving.say, names, rows, top)
-        return Response(said, media_type="application/json")
 
     one_by_one, explaining = asyncio.Lock(), asyncio.Semaphore(MOST_EXPLAINING)
 

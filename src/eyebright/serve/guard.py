@@ -4,6 +4,7 @@ A page of another site can make a browser send requests to 127.0.0.1, and by a n
 even be taken for ours (DNS rebinding); so names, not numbers, are what a request is refused for.
 """
 
+import functools
 import hmac
 import ipaddress
 import json
@@ -14,6 +15,7 @@ from time import monotonic
 from typing import Any, TypeAlias
 
 from starlette.requests import ClientDisconnect
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from eyebright.console import notices, shown
 
@@ -62,6 +64,17 @@ class RefusedError(Exception):
         """All of its answer's headers."""
         own = {"content-type": "application/json", "content-length": str(len(self.body))}
         return [*((k.encode(), v.encode()) for k, v in (own | self.headers).items()), *RAW_HEADERS]
+
+    def in_full(self, **headers: str) -> bytes:
+        """Its answer as it goes over the line, with further headers."""
+        return _in_full(self.status, self.message, *(self.headers | headers).items())
+
+
+@functools.lru_cache(maxsize=64)  # a crowd is refused for few reasons
+def _in_full(status: int, message: str, *headers: tuple[str, str]) -> bytes:
+    refused = RefusedError(status, message, **dict(headers))
+    lines = [b"%s: %s\r\n" % pair for pair in refused.raw_headers()]
+    return b"".join((STATUS_LINE[status], *lines, b"\r\n", refused.body))
 
 
 def too_busy(seconds: int) -> RefusedError:
