@@ -20,7 +20,7 @@ from eyebright.machine import available_cores
 from eyebright.serve.net import Row, read
 
 LINGER = 0.002  # seconds that the first of a batch waits for others, where the net is idle
-PATIENCE = 0.04  # seconds that nobody should wait longer than for those before
+PATIENCE = 0.03  # seconds that nobody should wait longer than for those before
 LEAST_WAITING = 16  # pictures that may wait, however slow the net
 LEAST_BATCH, MOST_BATCH = 8, 64  # pictures that may go through the net at once
 BATCH_SECONDS = 0.02  # and no more than take so long: who comes meanwhile waits for all of them
