@@ -11,6 +11,7 @@ from torch import Generator, Tensor
 
 from eyebright.augment import (
     AUGMENTATIONS,
+    Chance,
     crop,
     cutout,
     mirror,
@@ -19,6 +20,10 @@ from eyebright.augment import (
     sides_of_epoch,
 )
 from eyebright.errors import UsageError
+
+
+def chance(n: int, seed: int = 0) -> Chance:
+    return Chance(seeded(seed), n)
 
 
 def seeded(seed: int = 0) -> Generator:
@@ -43,10 +48,10 @@ def test_every_function_is_pure(name: str, n: int, height: int, width: int, seed
     images = noise(n, height, width)
     before = images.clone()
     torch.manual_seed(1)
-    first = AUGMENTATIONS[name](images, seeded(seed))
+    first = AUGMENTATIONS[name](images, chance(n, seed))
     torch.manual_seed(2)
     state = torch.get_rng_state()
-    second = AUGMENTATIONS[name](images, seeded(seed))
+    second = AUGMENTATIONS[name](images, chance(n, seed))
     assert first.shape == images.shape
     assert first.dtype == torch.uint8
     assert torch.equal(first, second)
@@ -57,10 +62,10 @@ def test_every_function_is_pure(name: str, n: int, height: int, width: int, seed
 @pytest.mark.parametrize("name", AUGMENTATIONS)
 def test_the_generator_decides(name: str) -> None:
     images = noise(50, 16, 16)
-    generator = seeded(0)
-    first, second = (AUGMENTATIONS[name](images, generator) for _ in range(2))
+    drawn = chance(50)
+    first, second = (AUGMENTATIONS[name](images, drawn) for _ in range(2))
     assert not torch.equal(first, second)
-    assert not torch.equal(first, AUGMENTATIONS[name](images, seeded(1)))
+    assert not torch.equal(first, AUGMENTATIONS[name](images, chance(50, 1)))
     assert not torch.equal(first, images)
 
 
@@ -85,7 +90,7 @@ def test_shift_moves_by_a_sixteenth_and_reflects_the_edge(
     height: int, width: int, up: int, left: int
 ) -> None:
     images = noise(400, height, width)
-    result = shift(images, seeded()).numpy()
+    result = shift(images, chance(400)).numpy()
     seen = []
     for before, after in zip(images.numpy(), result, strict=True):
         padded = np.pad(before, ((up, up), (left, left), (0, 0)), mode="reflect")
@@ -104,7 +109,7 @@ def test_shift_moves_by_a_sixteenth_and_reflects_the_edge(
 @pytest.mark.parametrize(("height", "width"), [(32, 32), (8, 8), (28, 12), (4, 4)])
 def test_cutout_greys_one_square(height: int, width: int) -> None:
     images = noise(200, height, width)
-    result = cutout(images, seeded())
+    result = cutout(images, chance(200))
     rows, columns = max(1, height * 3 // 8), max(1, width * 3 // 8)
     corners = set()
     for before, after in zip(images.numpy(), result.numpy(), strict=True):
@@ -125,7 +130,7 @@ def test_crop_enlarges_a_rectangle_of_the_picture(height: int, width: int) -> No
     x, y = np.linspace(0, 255, width), np.linspace(0, 255, height)
     one = np.zeros((height, width, 3), np.uint8)
     one[..., 0], one[..., 1] = x[None, :].round(), y[:, None].round()
-    result = crop(torch.from_numpy(one).repeat(300, 1, 1, 1), seeded()).numpy().astype(float)
+    result = crop(torch.from_numpy(one).repeat(300, 1, 1, 1), chance(300)).numpy().astype(float)
     assert (result[..., 2] == 0).all()
     across = (result[:, 0, -5, 0] - result[:, 0, 4, 0]) / (x[-5] - x[4])
     down = (result[:, -5, 0, 1] - result[:, 4, 0, 1]) / (y[-5] - y[4])

@@ -1,10 +1,11 @@
 """Augmentation of whole batches: pure functions that keep the pictures' shape.
 
 All take and give uint8 pictures (batch, height, width, 3) on any device. What is drawn comes from
-the generator or tensor given alone, so that a batch can be made again from its seed.
+the `Chance` or tensor given alone, so that a batch can be made again from its seed.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -12,6 +13,29 @@ import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from eyebright.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Chance:
+    """What is drawn for each picture of a batch, by whoever has a part of it."""
+
+    generator: Generator
+    n: int
+    """Pictures of the whole batch."""
+    mine: Tensor | None = None
+    """Which of them are at hand, int64; None: all."""
+
+    def integers(self, end: int) -> Tensor:
+        """Whole numbers below an end for the pictures at hand, (pictures, 1)."""
+        device = self.generator.device
+        drawn = torch.randint(0, end, (self.n, 1), generator=self.generator, device=device)
+        return drawn if self.mine is None else drawn[self.mine]
+
+    def numbers(self, rows: int) -> Tensor:
+        """Numbers from 0 to 1 for the pictures at hand, (rows, pictures)."""
+        shape = (rows, self.n)
+        drawn = torch.rand(shape, generator=self.generator, device=self.generator.device)
+        return drawn if self.mine is None else drawn[:, self.mine]
 
 
 def mirror(images: Tensor, which: Tensor) -> Tensor:
@@ -42,22 +66,19 @@ def sides_of_epoch(n: int, epoch: int, generator: Generator) -> Tensor:
     return first if epoch % 2 else ~first
 
 
-def shift(images: Tensor, generator: Generator, part: int = 16) -> Tensor:
+def shift(images: Tensor, chance: Chance, part: int = 16) -> Tensor:
     """Each picture moved by up to a part of its side, its edge reflected into the gap.
 
     Args:
         images: as all functions here take them.
-        generator: of where to.
+        chance: of where to.
         part: 16 stands for a sixteenth.
     """
     n, height, width, channels = images.shape
     if not n:
         return images
     reaches = [min(max(1, size // part), size - 1) for size in (height, width)]
-    up, left = (
-        torch.randint(0, 2 * reach + 1, (n, 1), generator=generator, device=images.device)
-        for reach in reaches
-    )
+    up, left = (chance.integers(2 * reach + 1) for reach in reaches)
     # Widened by the reflected edges, a row of the result lies in memory in one piece: rows are
     # gathered whole, which is quicker than pixel by pixel.
     reach = reaches[1]
@@ -71,20 +92,20 @@ def shift(images: Tensor, generator: Generator, part: int = 16) -> Tensor:
     return pieces[starts].view(images.shape)
 
 
-def cutout(images: Tensor, generator: Generator) -> Tensor:
+def cutout(images: Tensor, chance: Chance) -> Tensor:
     """A square of three eighths of the side greyed out in each picture (DeVries & Taylor 2017)."""
-    n, height, width, _ = images.shape
+    _, height, width, _ = images.shape
     inside = []
     for size in (height, width):
         side = max(1, size * 3 // 8)
-        start = torch.randint(0, size - side + 1, (n, 1), generator=generator, device=images.device)
+        start = chance.integers(size - side + 1)
         position = torch.arange(size, device=images.device)
         inside.append((position >= start) & (position < start + side))
     hole = inside[0][:, :, None] & inside[1][:, None, :]
     return images.masked_fill(hole[..., None], 128)
 
 
-def crop(images: Tensor, generator: Generator) -> Tensor:
+def crop(images: Tensor, chance: Chance) -> Tensor:
     """A random rectangle of each picture, made as large as the picture (Szegedy et al. 2015).
 
     It holds 35 to 100 % of the area and is up to a third wider or higher than the picture.
@@ -93,7 +114,7 @@ def crop(images: Tensor, generator: Generator) -> Tensor:
     if not n:
         return images
     least, ratio = 0.35, 4 / 3
-    drawn = torch.rand(4, n, generator=generator, device=images.device)
+    drawn = chance.numbers(4)
     side = (least + (1 - least) * drawn[0]).sqrt()
     stretch = ratio ** (drawn[1] - 0.5)
     sides = torch.stack((side * stretch, side / stretch)).clamp_max(1)  # across, down
@@ -108,7 +129,7 @@ def crop(images: Tensor, generator: Generator) -> Tensor:
 
 
 # name -> function. A new augmentation is a new line here.
-AUGMENTATIONS: dict[str, Callable[[Tensor, Generator], Tensor]] = {
+AUGMENTATIONS: dict[str, Callable[[Tensor, Chance], Tensor]] = {
     "shift": shift,
     "shift8": partial(shift, part=8),
     "crop": crop,
@@ -117,7 +138,7 @@ AUGMENTATIONS: dict[str, Callable[[Tensor, Generator], Tensor]] = {
 MIRROR = "mirror"  # stands apart: it takes turns between epochs, which a batch knows nothing of
 
 
-def parse_augment(spec: str) -> tuple[bool, list[Callable[[Tensor, Generator], Tensor]]]:
+def parse_augment(spec: str) -> tuple[bool, list[Callable[[Tensor, Chance], Tensor]]]:
     """What a setting such as ``mirror+shift`` asks for; nothing for ``none``.
 
     Returns:

@@ -13,7 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from eyebright.augment import mirror, parse_augment, sides_of_epoch
+from eyebright import distributed
+from eyebright.augment import Chance, mirror, parse_augment, sides_of_epoch
 from eyebright.config import BATCH_PIXELS, TrainConfig
 from eyebright.data.views import View
 from eyebright.images import Pixels
@@ -122,6 +123,9 @@ def train_batches(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """The batches of one epoch: each a function of (seed, epoch, its number).
 
+    Of several ranks each gets its part of every batch; what is drawn for a picture does not depend
+    on how many they are.
+
     Args:
         images: uint8 (n, height, width, 3), on the device; more of them where there are rows.
         labels: int64 (n,), on the device.
@@ -153,19 +157,43 @@ def train_batches(
     for start in range(begun, len(order), chunk):
         which = order[start : start + chunk]
         generator.manual_seed(derived_seed(config.seed, epoch, start + 1))
+        mine, sizes = parts_of_batches(len(which), batch_size, which.device)
+        chance = Chance(generator, len(which), mine)
+        which = which if mine is None else which[mine]
         where = which if rows is None else rows[which]
         # Whole rows are copied at once; by `images[where]` each byte would be, twenty times slower.
         pictures = images.flatten(1).index_select(0, where).view(len(where), *images.shape[1:])
         if mirrored:
             pictures = mirror(pictures, sides[which])
         for function in functions:
-            pictures = function(pictures, generator)
+            pictures = function(pictures, chance)
         batches = zip(
-            normalization(pictures).contiguous(memory_format=layout).split(batch_size),
-            labels[which].split(batch_size),
+            normalization(pictures).contiguous(memory_format=layout).split(sizes),
+            labels[which].split(sizes),
             strict=True,
         )
         yield from islice(batches, max(0, first - start // batch_size), None)
+
+
+def parts_of_batches(
+    n: int, batch_size: int, device: torch.device
+) -> tuple[Tensor | None, int | list[int]]:
+    """Which of n pictures in a row of batches are this rank's.
+
+    A batch with fewer pictures than there are ranks is everybody's: as good as once in all.
+
+    Returns:
+        Their places, int64 (None: all), and how many are of each batch.
+    """
+    if distributed.size() == 1:
+        return None, batch_size
+    parts = []
+    for start in range(0, n, batch_size):
+        count = min(batch_size, n - start)
+        part = distributed.part(count) if count >= distributed.size() else slice(0, count)
+        parts.append(range(start + part.start, start + part.stop))
+    places = torch.tensor([place for part in parts for place in part], device=device)
+    return places, [len(part) for part in parts]
 
 
 def on_device(pictures: View, device: torch.device) -> tuple[Tensor, Tensor | None]:

@@ -2,15 +2,19 @@
 
 import contextlib
 import hashlib
+import math
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load as load_arrays
 from safetensors.numpy import save as save_arrays
 from torch import Tensor, nn
 
+from eyebright import distributed
 from eyebright.batches import Normalization, predict_logits
 from eyebright.console import progress_bar
 from eyebright.data import Dataset
@@ -72,6 +76,8 @@ def cached_features(
 ) -> Features:
     """As `compute_features`, but a second time they are read from the folder of data sets.
 
+    Ranks share the work; only the first is sure to get them.
+
     They are kept by what they follow from: pictures, weights, normalisation, and how pictures are
     read. A file that is damaged or of another shape is made anew.
     """
@@ -81,14 +87,24 @@ def cached_features(
         if id(tensor) not in head:
             digest.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
     path = data_home() / "features" / f"{digest.hexdigest()}.safetensors"
-    with contextlib.suppress(OSError, SafetensorError, ValueError, KeyError):
-        most = 4 * len(data) * head_of(net).in_features
-        found: Features = load_arrays(read_safetensors(path, most))["features"]
-        if found.shape == (len(data), head_of(net).in_features) and found.dtype == np.float32:
-            return found
-    with progress_bar("computing features", len(data)) as bar:
-        features = compute_features(net, data.pixels, normalization, tta, bar.advance)
+    found = _read(path, (len(data), head_of(net).in_features)) if distributed.is_first() else None
+    if distributed.told(found is not None):
+        return found if found is not None else np.empty((0, 0), np.float32)
+    mine = data.pixels.pick(np.arange(len(data))[distributed.part(len(data))])
+    with progress_bar("computing features", len(mine), not distributed.is_first()) as bar:
+        features = compute_features(net, mine, normalization, tta, bar.advance)
+    features = distributed.joined(torch.from_numpy(features), len(data)).numpy()
+    if not distributed.is_first():
+        return features
     with contextlib.suppress(OSError, StorageError):  # no room to keep them: they are here
         path.parent.mkdir(parents=True, exist_ok=True)
         write_file(path, save_arrays({"features": features}))
     return features
+
+
+def _read(path: Path, shape: tuple[int, int]) -> Features | None:
+    with contextlib.suppress(OSError, SafetensorError, ValueError, KeyError):
+        found: Features = load_arrays(read_safetensors(path, 4 * math.prod(shape)))["features"]
+        if found.shape == shape and found.dtype == np.float32:
+            return found
+    return None

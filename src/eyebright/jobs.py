@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from eyebright import images, kernels
+from eyebright import distributed, images, kernels
 from eyebright.augment import parse_augment
 from eyebright.batches import Normalization
 from eyebright.config import TrainConfig, flag
@@ -47,8 +47,10 @@ from eyebright.runtime import (
 from eyebright.saver import list_checkpoints, most_bytes, newest_checkpoint
 from eyebright.trained_on import TrainedOn
 
-MACHINE = ("device", "device_name", "threads", "compiled_kernels")
+MACHINE = ("device", "device_name", "threads", "compiled_kernels", "ranks")
 """What must be the same in ``env.json``, beside the packages, for a training to go on exactly."""
+UNSAID = {"ranks": 1}
+"""What is meant where older runs do not say it."""
 BEGUN = ("command", "git", "first_weights", "settings")
 """What ``env.json`` keeps of how it began."""
 TRIED_ON = ("cuda",)
@@ -119,13 +121,15 @@ def new_job(
         check_tuning(config, settings)
     device = choose_device(config.device)
     parse_augment(config.augment)
-    data, config = read_pictures(recipe, settings)
+    with distributed.first_of_machine():
+        data, config = read_pictures(recipe, settings)
     if own is not None:
         config = config.replace(model=type(own).__qualname__)
     train_set, val_set = hold_out(data, config)
     if config.target is not None and val_set is None:
         raise UsageError("--target needs pictures held out to see it reached; use --val 0.1")
     config = decide(config, settings, data, len(train_set), device)
+    check_ranks(config)
     plan = None
     with explained(lambda: advice(config)):
         set_up(device, config.threads, config.seed, config.deterministic)
@@ -192,9 +196,11 @@ def old_job(
     if own is not None and type(own).__qualname__ != config.model:
         differences.append(f"the net was {config.model}, now {type(own).__qualname__}")
     changed = config.replace(**others)
-    data = read_pictures_again(run, data, changed, workers, labels, root)
+    with distributed.first_of_machine():
+        data = read_pictures_again(run, data, changed, workers, labels, root)
     train_set, val_set = hold_out(data, changed)
     changed = changed.replace(batch_size=min(changed.batch_size, len(train_set)))
+    check_ranks(changed)
     most_pixels = images.limit_after(record["max_pixels"])
     described = describe_data(data, train_set, val_set, record["skipped_bad"], most_pixels)
     now = json.loads(json.dumps(described))
@@ -264,7 +270,7 @@ def machine_differences(before: dict[str, Any], now: dict[str, Any]) -> list[str
     return [
         f"{name.replace('_', ' ')} was {was.get(name)}, now {now[name]}"
         for name in names
-        if was.get(name) != now[name]
+        if was.get(name, UNSAID.get(name)) != now[name]
     ]
 
 
@@ -308,7 +314,23 @@ def describe_machine(config: TrainConfig, device: torch.device) -> dict[str, Any
     """What ``env.json`` holds."""
     on_cpu = config.precision == "bf16" and device.type == "cpu"
     compiled = kernels.library() is not None if on_cpu else None
-    return describe(device) | {"compiled_kernels": compiled}
+    return describe(device) | {
+        "compiled_kernels": compiled,
+        "ranks": distributed.size(),
+        "launch": distributed.launch(),
+    }
+
+
+def check_ranks(config: TrainConfig) -> None:
+    """See that each rank gets something of each batch.
+
+    Raises:
+        UsageError: there are more ranks than pictures in a batch.
+    """
+    if distributed.size() > config.batch_size:
+        raise UsageError(
+            f"batches of {config.batch_size} pictures are too few for {distributed.size()} ranks"
+        )
 
 
 def advice(config: TrainConfig, net: nn.Module | None = None) -> str:

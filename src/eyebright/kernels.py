@@ -27,6 +27,7 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
+from eyebright import distributed
 from eyebright.console import notices
 
 SOURCE = Path(__file__).with_name("kernels.c")
@@ -153,9 +154,10 @@ class _NormGelu(Function):
         else:
             _call("sum_squares", x, sums, n, height * width, channels)
         count = features.numel() // channels
-        mean, square = sums.sum(0, dtype=torch.float64) / count
+        totals, all_counted = _of_all_ranks(sums.sum(0, dtype=torch.float64), count)
+        mean, square = totals / all_counted
         variance = (square - mean**2).clamp_min_(0)
-        _follow(norm, mean, variance * (count / max(1, count - 1)))
+        _follow(norm, mean, variance * (all_counted / max(1, all_counted - 1)))
         scale = (variance + norm.eps).rsqrt()
         centre = -mean * scale
         times = _pixels_a_row(features)
@@ -177,7 +179,8 @@ class _NormGelu(Function):
         sums = torch.empty(n, 2, length, dtype=torch.float32)
         _call("gradient_sums", gradient, features, *rows, sums, n, count // n // times, length)
         totals = sums.sum(0).view(2, times, channels).sum(1)
-        rows += _repeat(times, *(totals / count))
+        all_totals, all_counted = _of_all_ranks(totals, count)
+        rows += _repeat(times, *(all_totals / all_counted))
         back = torch.empty(ctx.shape, dtype=gradient.dtype, memory_format=torch.channels_last)
         if which is None:
             _call("norm_gelu_back", gradient, features, *rows, back, count // times, length)
@@ -240,6 +243,15 @@ def _follow(norm: torch.nn.BatchNorm2d, mean: Tensor, variance: Tensor) -> None:
     assert norm.momentum is not None
     norm.running_mean.lerp_(mean.to(norm.running_mean), norm.momentum)
     norm.running_var.lerp_(variance.to(norm.running_var), norm.momentum)
+
+
+def _of_all_ranks(sums: Tensor, count: int) -> tuple[Tensor, int]:
+    """Sums (2, channels) and count of this rank's features, added to those of all others."""
+    if distributed.size() == 1:
+        return sums, count
+    together = torch.cat((sums.flatten().double(), torch.tensor([float(count)]).double()))
+    together = distributed.average(together) * distributed.size()
+    return together[:-1].view(sums.shape).to(sums.dtype), round(float(together[-1]))
 
 
 def _pixels_a_row(features: Tensor) -> int:

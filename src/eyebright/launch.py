@@ -9,10 +9,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.table import Table
 from torch import nn
 
-from eyebright import metrics
+from eyebright import distributed, metrics
 from eyebright.config import TrainConfig, parse_time
 from eyebright.console import out, say, shown
 from eyebright.data import Dataset
@@ -21,7 +22,7 @@ from eyebright.files import sweep, write_file, write_json
 from eyebright.jobs import Job, advice, new_job, old_job
 from eyebright.keeper import Keeper, claim_folder, describe_data
 from eyebright.lock import locked
-from eyebright.optim import create_optimizers
+from eyebright.optim import Schedule, create_optimizers
 from eyebright.plan import Pacer, Plan
 from eyebright.prepare import read_data
 from eyebright.probe import probe_epoch
@@ -99,7 +100,6 @@ def train(
         BusyError: another process is training into this run folder.
         KeyboardInterrupt: interrupted, after what there was to save has been saved.
     """
-    tell: Callable[[str], None] = (lambda text: None) if quiet else say
     started = time.monotonic() if started is None else started
     if isinstance(model, str):
         settings["model"] = model
@@ -108,23 +108,45 @@ def train(
     settings = {key: value for key, value in settings.items() if value is not None}
     own = model if isinstance(model, nn.Module) else None
     tracker = find_tracker(track)
-    if resume is not None:
-        given = settings if recipe is None else settings | {"recipe": recipe}
-        Run(Path(resume))  # or nothing is written there
-        with locked(Path(resume)):
-            for place in (Path(resume), Path(resume) / CHECKPOINTS):
-                sweep(place)
-            job = old_job(Path(resume), data, given, own, resume_anyway, workers, labels, root)
-            return carry_out(job, Path(resume), tracker, own, started, quiet)
     source = "cifar10" if data is None else data
 
     def read(recipe: str | None, settings: dict[str, Any]) -> tuple[Dataset, TrainConfig]:
         return read_data(source, recipe, settings, skip_bad, workers, labels, root)
 
-    job = new_job(read, recipe, settings, own, skip_bad, started, tell)
-    folder = claim_folder(Path(runs), name or default_name(job.data, job.config.recipe))
-    with locked(folder):
-        return carry_out(job, folder, tracker, own, started, quiet)
+    distributed.join()
+    with distributed.explained(), contextlib.ExitStack() as locks:
+        is_first = distributed.is_first()
+        quiet = quiet or not is_first
+        tell: Callable[[str], None] = (lambda text: None) if quiet else say
+        if resume is None and (begun := distributed.told(distributed.find_begun(Path(runs)))):
+            resume, resume_anyway = begun, True  # nobody is there to be asked
+        if resume is not None:
+            given = settings if recipe is None else settings | {"recipe": recipe}
+            folder = Path(resume)
+            Run(folder)  # or nothing is written there
+            if is_first:
+                locks.enter_context(locked(folder))
+                for place in (folder, folder / CHECKPOINTS):
+                    sweep(place)
+            distributed.wait()
+            job = old_job(folder, data, given, own, resume_anyway, workers, labels, root)
+            distributed.check_alike("the checkpoint", job.checkpoint and job.checkpoint.position)
+        else:
+            job = new_job(read, recipe, settings, own, skip_bad, started, tell)
+            named = name or default_name(job.data, job.config.recipe)
+            folder = distributed.told(claim_folder(Path(runs), named) if is_first else Path())
+            distributed.check_seen(folder)
+            if is_first:
+                locks.enter_context(locked(folder))
+        if is_first:
+            run = carry_out(job, folder, tracker, own, started, quiet)
+            distributed.wait()
+            return run
+        follow(job, folder)
+        distributed.wait()
+        run = Run(folder, own)
+        run.remember(job.val_set)
+        return run
 
 
 def carry_out(
@@ -158,20 +180,13 @@ def carry_out(
         folder, net, config, job.data.classes, job.normalization, val_set,
         tracker(folder) if tracker else None,
     )  # fmt: skip
-    position, results = Position(), list[EpochResult]()
     interrupted: Callable[[], bool] = bool  # nobody has asked
     saver, known = Saver(folder), job.known
     leaks = None if val_set is None else known.count_leaks(val_set)
-    schedule = plain_schedule(len(train_set), config, plan.changes if plan else ())
+    position, schedule, optimizers = where_it_stands(job, folder)
+    results = job.checkpoint.results if job.checkpoint else []
+    started -= job.checkpoint.elapsed if job.checkpoint else 0.0
     steps_per_epoch = count_steps(len(train_set), config)
-    optimizers = create_optimizers(net, config)
-    if job.checkpoint:
-        try:
-            job.checkpoint.restore(net, optimizers)
-        except ModelError as error:
-            raise ModelError(f"{shown(folder)}: {error}") from None
-        position, results = job.checkpoint.position, job.checkpoint.results
-        started -= job.checkpoint.elapsed
     pacer = None
     if plan and config.time:
         pacer = Pacer(plan, started + config.time, schedule, steps_per_epoch, position)
@@ -189,11 +204,13 @@ def carry_out(
             plan.write(folder)  # before any step is taken by it
         save_if_due()
 
-    def save_if_due() -> None:
-        if (asked := interrupted()) or saver.is_due():
+    def save_if_due(done: bool = False) -> bool:
+        asked, done = agree(schedule, interrupted(), done)
+        if asked or (saver.is_due() and not done):
             save()
         if asked:
             raise KeyboardInterrupt
+        return done
 
     keeper.take_up(job.checkpoint, job.resumed)  # until it is done, there is nothing to save
     try:
@@ -220,6 +237,7 @@ def carry_out(
         with explained(lambda: advice(config, net)):
             if config.probe and not results:
                 probe = probe_epoch(net, train_set, val_set, config, job.normalization, tell)
+                assert probe is not None, "this is the first rank"
                 keeper.keep(probe)
                 remember(results, probe)
                 keeper.log(probe)
@@ -232,7 +250,9 @@ def carry_out(
                 schedule, look, position, optimizers,
             )  # fmt: skip
             is_there = config.tune == "none" or any(map(keeper.reaches_target, results[-1:]))
-            waiting = waiting_while(lambda: position.under_way)
+            distributed.told(is_there)
+            # Ranks stop at a step that they agree on, and nowhere else.
+            waiting = waiting_while(lambda: position.under_way or distributed.size() > 1)
             with contextlib.closing(epochs), waiting as interrupted:
                 for result in () if is_there else epochs:
                     keeper.keep(result)
@@ -244,9 +264,8 @@ def carry_out(
                     if not result.running_losses:
                         epochs_in_all = math.ceil(schedule.total_steps / steps_per_epoch)
                         tell(epoch_line(results, epochs_in_all, config.metric))
-                    if keeper.reaches_target(result):
+                    if save_if_due(keeper.reaches_target(result)):
                         break
-                    save_if_due()
                 if interrupted():  # while it reached its target, or was saved
                     save()
                     raise KeyboardInterrupt
@@ -278,6 +297,68 @@ def carry_out(
         tell(line)
     tell(f"report: {shown(report)}")
     return run
+
+
+def where_it_stands(
+    job: Job, folder: Path
+) -> tuple[Position, Schedule, list[torch.optim.Optimizer]]:
+    """Where a job goes on, its net, optimizers and generators being as they were there.
+
+    Raises:
+        ModelError: its checkpoint is not whole.
+    """
+    changes = job.plan.changes if job.plan else ()
+    schedule = plain_schedule(len(job.train_set), job.config, changes)
+    optimizers = create_optimizers(job.net, job.config)
+    if job.checkpoint is None:
+        return Position(), schedule, optimizers
+    try:
+        job.checkpoint.restore(job.net, optimizers)
+    except ModelError as error:
+        raise ModelError(f"{shown(folder)}: {error}") from None
+    return job.checkpoint.position, schedule, optimizers
+
+
+def follow(job: Job, folder: Path) -> None:
+    """Take part in a training that the first rank carries out, and write nothing.
+
+    Raises:
+        NumbersError: the loss is no longer finite.
+        KeyboardInterrupt: any of the ranks was interrupted.
+    """
+    config, net = job.config, job.net
+    position, schedule, optimizers = where_it_stands(job, folder)
+    if config.probe and not (job.checkpoint and job.checkpoint.results):
+        probe_epoch(net, job.train_set, job.val_set, config, job.normalization, lambda line: None)
+    if distributed.told(True):  # there is nothing to train
+        return
+    with waiting_while(lambda: True) as interrupted:
+
+        def look() -> None:
+            if agree(schedule, interrupted())[0]:
+                raise KeyboardInterrupt
+
+        epochs = fit(
+            net, job.train_set, job.val_set, config, job.normalization, None, schedule, look,
+            position, optimizers,
+        )  # fmt: skip
+        with contextlib.closing(epochs):
+            for _ in epochs:
+                asked, done = agree(schedule, interrupted())
+                if asked:
+                    raise KeyboardInterrupt
+                if done:
+                    break
+
+
+def agree(schedule: Schedule, asked: bool, done: bool = False) -> tuple[bool, bool]:
+    """Whether any rank was asked to stop, and whether the first one is done.
+
+    What it changed in the length of the run holds for all from here on.
+    """
+    said = distributed.said_by_all((asked, done, schedule.changes))
+    schedule.changes[:] = said[0][2]
+    return any(one[0] for one in said), said[0][1]
 
 
 def remember(results: list[EpochResult], result: EpochResult) -> None:

@@ -102,12 +102,22 @@ def create_loss(balance: str, counts: Tensor, label_smoothing: float) -> Loss:
         counts: training pictures of each class, (classes,), on the device of the logits.
         label_smoothing: as in `cross_entropy`; focal loss has none.
     """
-    counts = counts.float().clamp_min(1)
     if balance == "focal":
         return focal
     if balance == "logit-adjust":
+        counts = counts.float().clamp_min(1)
         shares = counts / counts.sum()
         return partial(logit_adjusted, shares=shares, label_smoothing=label_smoothing)
-    weighting = {"weights": inverse_frequency, "effective-number": effective_number}.get(balance)
-    weights = None if weighting is None else weighting(counts)
+    weights = class_weights(balance, counts)
     return partial(cross_entropy, label_smoothing=label_smoothing, weights=weights)
+
+
+def class_weights(balance: str, counts: Tensor) -> Tensor | None:
+    """How much a picture of each class counts in the mean, (classes,); None: all the same.
+
+    Args:
+        balance: as in `create_loss`.
+        counts: as in `create_loss`.
+    """
+    weighting = {"weights": inverse_frequency, "effective-number": effective_number}.get(balance)
+    return None if weighting is None else weighting(counts.float().clamp_min(1))

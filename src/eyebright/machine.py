@@ -5,10 +5,13 @@ from pathlib import Path
 
 
 def available_cores() -> int:
-    """Processor cores that this process may use."""
+    """Processor cores that this process may use: its share, where torchrun started several."""
     if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+        cores = len(os.sched_getaffinity(0))
+    else:
+        cores = os.cpu_count() or 1
+    sharing = os.environ.get("LOCAL_WORLD_SIZE", "")
+    return max(1, cores // int(sharing)) if sharing.isdigit() and int(sharing) else cores
 
 
 def memory() -> tuple[int, int]:

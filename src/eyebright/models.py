@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from eyebright import kernels
+from eyebright import distributed, kernels
 from eyebright.console import nearest
 from eyebright.errors import UsageError
 
@@ -71,11 +71,13 @@ class NormGelu(nn.BatchNorm2d):
         """
         # Sides under 7 round up, so that small pictures (8 px) never shrink to nothing.
         up = x.shape[-1] < 7
-        if self.training and kernels.ready(x) and not (pool and up) and x.numel() > x.shape[1]:
+        several = distributed.size() > 1  # whose batch is more than what is here
+        ready = kernels.ready(x) and not (several and x.is_cuda)  # Triton's knows one rank's sums
+        if self.training and ready and not (pool and up) and (several or x.numel() > x.shape[1]):
             return kernels.norm_gelu(x, self, pool)
         if pool:
             x = F.max_pool2d(x, 2, ceil_mode=up)
-        if self.training and x.numel() > x.shape[1]:
+        if self.training and (several or x.numel() > x.shape[1]):
             return F.gelu(super().forward(x))
         # One value a channel has no deviation: the running statistics stand in, as in evaluation.
         mean, variance = self.running_mean, self.running_var

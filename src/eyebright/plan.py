@@ -15,6 +15,7 @@ from typing import Any
 
 from torch import nn
 
+from eyebright import distributed
 from eyebright.batches import HALF
 from eyebright.config import TrainConfig
 from eyebright.console import shown
@@ -180,6 +181,7 @@ def make_plan(
         most = max(MOST_EPOCHS * steps_per_epoch, MOST_STEPS)
         if config.time is not None:
             spent = time.monotonic() - started + SETTING_UP + CLOSING + pause
+            spent = distributed.told(spent)
             most = int((config.time - spent) / step_seconds)
             if not candidates and most < FEWEST_STEPS:
                 needed = math.ceil(spent + FEWEST_STEPS * step_seconds)
@@ -239,9 +241,9 @@ def measure(net: nn.Module, train_set: Dataset, config: TrainConfig) -> float:
     trial = copy.deepcopy(net)
     for steps, enough in ((2, 3.0), (4, 0.5), (12, 0.0)):  # the first ones only get warm
         *_, last = fit(trial, few, None, config.replace(max_steps=steps), HALF, None)
-        if last.seconds > enough:
+        if distributed.told(last.seconds > enough):
             break
-    return last.seconds / last.step
+    return distributed.told(last.seconds / last.step)
 
 
 def measure_validation(net: nn.Module, val_set: Dataset, config: TrainConfig) -> float:
@@ -250,7 +252,7 @@ def measure_validation(net: nn.Module, val_set: Dataset, config: TrainConfig) ->
     validate(net, few, HALF, config.tta)  # gets warm
     start = time.perf_counter()
     validate(net, few, HALF, config.tta)
-    return (time.perf_counter() - start) * len(val_set) / len(few)
+    return distributed.told((time.perf_counter() - start) * len(val_set) / len(few))
 
 
 class Pacer:

@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from eyebright import distributed
 from eyebright.batches import Normalization
 from eyebright.config import TrainConfig
 from eyebright.console import progress_bar
@@ -36,8 +37,10 @@ def probe_epoch(
     config: TrainConfig,
     normalization: Normalization,
     tell: Callable[[str], None],
-) -> EpochResult:
+) -> EpochResult | None:
     """Fit the last layer of a net to its features, in place; counts as epoch 0.
+
+    Of several ranks the first one does; the others help it with the features, and get None.
 
     Args:
         net: on its device, its other weights pretrained.
@@ -49,14 +52,16 @@ def probe_epoch(
     """
     start = time.perf_counter()
     features = cached_features(net, train_set, normalization, config.tta)
+    seen = cached_features(net, val_set, normalization, config.tta) if val_set else None
+    if not distributed.is_first():
+        return None
     groups = train_set.columns[config.group] if config.group else None
     bias = head_of(net).bias is not None
     probe = fit_probe(features, train_set.labels, len(train_set.classes), config, groups, bias)
     probe.put_into(head_of(net))
     tell(probe.line(len(train_set)))
     confusion, logits = None, None
-    if val_set is not None:
-        seen = cached_features(net, val_set, normalization, config.tta)
+    if val_set is not None and seen is not None:
         logits = torch.from_numpy(probe.logits(seen))
         confusion = confusion_matrix(val_set.labels, logits.argmax(1).numpy(), len(val_set.classes))
     seconds = time.perf_counter() - start

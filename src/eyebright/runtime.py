@@ -17,6 +17,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
+from eyebright import distributed
 from eyebright.errors import StorageError, UsageError
 from eyebright.machine import available_cores
 
@@ -30,20 +31,21 @@ def choose_device(name: str = "auto") -> torch.device:
 
     Args:
         name: ``auto`` (cuda:0 if there is one, else Apple's mps, else cpu), ``cpu``, ``cuda``,
-            ``cuda:1``, ``mps``.
+            ``cuda:1``, ``mps``. Of several ranks on a machine each has a GPU of its own.
 
     Raises:
         UsageError: no such device, or this machine has none.
     """
+    mine = distributed.local_rank()
     cuda = torch.cuda.device_count() if torch.cuda.is_available() else 0
     mps = torch.backends.mps.is_available()
     if name == "auto":
-        return torch.device("cuda:0" if cuda else "mps" if mps else "cpu")
+        return torch.device(f"cuda:{mine % cuda}" if cuda else "mps" if mps else "cpu")
     have = ["cpu", *(["cuda"] if cuda else []), *(f"cuda:{i}" for i in range(cuda))]
     have += ["mps"] if mps else []
     if name not in have:
         raise UsageError(f"this machine has no device '{name}'; it has: {', '.join(have)}")
-    return torch.device("cuda:0" if name == "cuda" else name)
+    return torch.device(f"cuda:{mine % cuda}" if name == "cuda" else name)
 
 
 def choose_precision(name: Literal["auto"] | Precision, device: torch.device) -> Precision:

@@ -1,24 +1,29 @@
 """The training loop: all of it, and the package's only ``optimizer.step()``."""
 
+import contextlib
 import math
 import time
+import warnings
 from collections.abc import Callable, Generator, Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from eyebright import distributed
 from eyebright.batches import Normalization, on_device, predict_logits, train_batches
 from eyebright.config import TrainConfig
 from eyebright.console import progress_bar
 from eyebright.data import Dataset
 from eyebright.errors import NumbersError
 from eyebright.graphs import Replayed, is_known
-from eyebright.losses import create_loss
+from eyebright.losses import class_weights, create_loss
 from eyebright.metrics import Counts, confusion_matrix
+from eyebright.norms import NormsOverRanks
 from eyebright.optim import Schedule, create_optimizers, set_lr
 from eyebright.runtime import first_not_finite, memory_format, onednn_for, timed_kernels
 
@@ -107,6 +112,9 @@ def fit(
     labels = torch.from_numpy(train_set.labels).to(device)
     counts = torch.from_numpy(train_set.counts()).to(device)
     loss_of = create_loss(config.balance, counts, config.label_smoothing)
+    weights = class_weights(config.balance, counts)
+    ranks = distributed.size()
+    net, norms = over_ranks(model) if ranks > 1 else (model, contextlib.nullcontext())
     steps_per_epoch = count_steps(len(train_set), config)
     schedule = schedule or plain_schedule(len(train_set), config)
     at = Position() if position is None else position
@@ -117,18 +125,27 @@ def fit(
 
     def take_step(pictures: Tensor, targets: Tensor) -> Tensor:
         # A recorded step must cast its weights each time, so autocast must not keep them.
-        with torch.autocast(
-            device.type, torch.bfloat16, config.precision == "bf16", cache_enabled=not is_cuda
+        with (
+            torch.autocast(
+                device.type, torch.bfloat16, config.precision == "bf16", cache_enabled=not is_cuda
+            ),
+            norms,
         ):
-            logits = model(pictures)
+            logits = net(pictures)
         loss = loss_of(logits, targets)
+        if ranks > 1:  # whose gradients are averaged: a part counts by what it weighs
+            weight = (
+                torch.ones_like(loss) * len(targets) if weights is None else weights[targets].sum()
+            )
+            loss = loss * (weight / distributed.average(weight))
         loss.backward()
         for optimizer in optimizers:
             optimizer.step()
             optimizer.zero_grad()
         return loss.detach()
 
-    step = Replayed(take_step, config.batch_size) if is_cuda and is_known(model) else take_step
+    can_be_recorded = is_cuda and is_known(model) and ranks == 1
+    step = Replayed(take_step, config.batch_size) if can_be_recorded else take_step
     with progress_bar("training", schedule.total_steps, quiet=say is None) as bar:
         while at.step < schedule.total_steps or at.batch:
             epoch, begun = at.epoch + 1, at.batch
@@ -136,7 +153,7 @@ def fit(
             left = min(steps_per_epoch - begun, schedule.total_steps - at.step)
             steps = begun + max(0, left)  # none, where the run has become shorter since
             seconds, start = at.seconds, time.perf_counter()
-            looked = start
+            looked, next_look = start, begun + 1
             losses: list[Tensor] = []  # left on the device: asking for one waits for the device
             batches = train_batches(images, labels, config, normalization, epoch, rows, begun)
             with onednn_for(layout), timed_kernels():
@@ -147,11 +164,15 @@ def fit(
                     at.batch += 1
                     now, log_now = time.perf_counter(), at.batch in log_points
                     last = at.batch == steps or at.step == schedule.total_steps
-                    if log_now or last or now - looked > REFRESH:
+                    # Ranks must meet at the same step, whatever their clocks say.
+                    due = now - looked > REFRESH if ranks == 1 else at.batch >= next_look
+                    if log_now or last or due:
                         at.losses += finite_losses(losses, at.step, config.lr, schedule)
                         at.seconds = seconds + now - start
                         losses.clear()
                         looked = now
+                        steps_till_then = round(REFRESH * (at.batch - begun) / (now - start))
+                        next_look = at.batch + max(1, distributed.told(steps_till_then))
                         if log_now:
                             at.running.append((at.batch, mean(at.losses[-config.log_every :])))
                             tell(f"[{epoch}, {at.batch:5d}] loss: {at.running[-1][1]:.3f}")
@@ -174,6 +195,20 @@ def fit(
             )
             at.epoch, at.batch, at.losses, at.running = epoch, 0, [], []
             yield result
+
+
+def over_ranks(model: nn.Module) -> tuple[nn.Module, contextlib.AbstractContextManager[Any]]:
+    """A net whose gradients are the mean of all ranks', and what makes its norms those of all.
+
+    All begin with the weights of the first rank.
+    """
+    from torch.nn.parallel import DistributedDataParallel
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # from torch 2.15 on it has another name
+        # Norms are of all ranks, so that their statistics need not be sent around.
+        net = DistributedDataParallel(model, broadcast_buffers=False, gradient_as_bucket_view=True)
+    return net, NormsOverRanks()
 
 
 def set_train(model: nn.Module) -> None:
@@ -210,7 +245,7 @@ def finite_losses(
     Raises:
         NumbersError: names the first step whose loss is not finite, and its learning rate.
     """
-    values: list[float] = torch.stack(losses).tolist()
+    values: list[float] = distributed.average(torch.stack(losses)).tolist()
     for i, value in enumerate(values):
         if not math.isfinite(value):
             bad_step = step - len(values) + i
@@ -243,6 +278,10 @@ def validate(
     model: nn.Module, val_set: Dataset, normalization: Normalization, tta: str
 ) -> tuple[Counts, Tensor]:
     """The confusion matrix and the logits (n, classes) of the net on these pictures, in fp32."""
-    logits = predict_logits(model, val_set.pixels, normalization, tta)
+    mine = val_set.pixels
+    if distributed.size() > 1:
+        mine = mine.pick(np.arange(len(val_set))[distributed.part(len(val_set))])
+    logits = predict_logits(model, mine, normalization, tta)
+    logits = distributed.joined(logits, len(val_set))
     predictions = logits.argmax(1).numpy()
     return confusion_matrix(val_set.labels, predictions, len(val_set.classes)), logits

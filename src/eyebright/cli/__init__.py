@@ -3,6 +3,7 @@
 Nothing heavy is imported here, so that ``--help`` answers at once; each verb imports what it calls.
 """
 
+import os
 from typing import Annotated
 
 import typer
@@ -66,7 +67,8 @@ def run_app(arguments: list[str] | None = None) -> int:
     try:
         code = app(args=arguments, standalone_mode=False)
     except EyebrightError as error:
-        err.print(as_text(f"eyebright: {error}"), soft_wrap=True)
+        who = f"eyebright (rank {rank})" if (rank := os.environ.get("RANK")) else "eyebright"
+        err.print(as_text(f"{who}: {error}"), soft_wrap=True)
         return error.exit_code
     except (KeyboardInterrupt, typer.Abort):
         return 130

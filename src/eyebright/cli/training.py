@@ -1,5 +1,6 @@
 """The verb train."""
 
+import os
 import shlex
 from pathlib import Path
 from time import monotonic
@@ -127,6 +128,7 @@ def train(
     """Train a classifier: hold out a tenth, train, keep the best, write a run folder."""
     waiting_for("reading the pictures")
     from eyebright.config import parse_time
+    from eyebright.distributed import is_first
     from eyebright.launch import train as train_run
     from eyebright.machine import process_age
     from eyebright.prepare import begin
@@ -148,6 +150,8 @@ def train(
         raise UsageError("--seeds, --folds and --time exclude each other")
     if resume is not None and (several or init or name):
         raise UsageError("--resume goes on with one run: no --seeds, --folds, --init or --name")
+    if several and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UsageError("--seeds and --folds train one run after the other: not under torchrun")
     if resume is None and resume_anyway:
         raise UsageError("--resume-anyway needs --resume RUN")
     source = _cifar10_or_digits() if data is None and resume is None else data
@@ -160,6 +164,8 @@ def train(
     started = monotonic() - process_age()
     common |= {"resume": resume, "resume_anyway": resume_anyway}
     run = train_run(source, workers=workers, started=started, **common, **settings)
+    if not is_first():
+        return None
     others = "" if run.has_test_part() else " DATA"
     say(f"open the test set: eyebright test {shlex.quote(shown(run.path))}{others}")
     return None
