@@ -268,4 +268,6 @@ class Lake:
 
 def _said(value: Any) -> str:
     """A setting in a message."""
+    if isinstance(value, dict):
+        return shown(", ".join(f"{key} {one}" for key, one in value.items()))
     return "none" if value is None else shown(value)

@@ -216,7 +216,7 @@ def _are_small(paths: list[Path]) -> bool:
     """
     sizes = []
     for path in paths[:: max(1, len(paths) // 10)]:
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, ValueError):
             sizes.append(path.stat().st_size)
     return bool(sizes) and sum(sizes) < SMALL * len(sizes)
 
