@@ -119,7 +119,7 @@ def test_a_finished_folder_has_nothing_left(
     words = ["predict", run, "pictures", "--parts", "lake"]
     assert eyebright_says(*words)[0] == 0
     before = {path: path.stat().st_mtime_ns for path in Path("lake").iterdir()}
-    monkeypatch.setattr(lake, "predict_files", lambda *_: pytest.fail("again"))
+    monkeypatch.setattr(lake, "predict_files", lambda *_, **__: pytest.fail("again"))
     code, out, _ = eyebright_says(*words)
     assert (code, out) == (0, "nothing is left to do: all 1 parts of lake are there\n")
     assert {path: path.stat().st_mtime_ns for path in Path("lake").iterdir()} == before
@@ -342,8 +342,8 @@ def test_an_interruption_leaves_whole_parts(
     words = ["predict", run, "pictures", "--parts", "lake", "--part-size", 10]
     predict_files = prediction.predict_files
 
-    def interrupted(*given: Any) -> Iterator[Any]:
-        for i, one in enumerate(predict_files(*given)):
+    def interrupted(*given: Any, **named: Any) -> Iterator[Any]:
+        for i, one in enumerate(predict_files(*given, **named)):
             if i == 25:
                 raise KeyboardInterrupt
             yield one
@@ -458,18 +458,18 @@ def test_a_killed_rank_loses_nothing(home: Path, eyebright_says: Says) -> None:
     with Path("said").open("wb") as said:
         launched = subprocess.Popen(command, stdout=said, stderr=said)
     try:
-        killed = False
-        while launched.poll() is None and not killed:
-            time.sleep(0.005)
-            if parts_of("lake") and (workers := workers_of(launched.pid)):
-                os.kill(workers[0], signal.SIGKILL)
-                there, killed = len(parts_of("lake")), True
+        while len(workers := workers_of(launched.pid)) < 2 and launched.poll() is None:
+            time.sleep(0.05)
+        while not parts_of("lake") and launched.poll() is None:
+            time.sleep(0.001)
+        os.kill(workers[0], signal.SIGKILL)
+        there = len(parts_of("lake"))
         assert launched.wait(120) == 0, Path("said").read_text()
     finally:
         if launched.poll() is None:
-            launched.kill()
-    assert killed
-    assert there < 30  # it was killed on the way
+            launched.terminate()  # and its ranks with it
+            launched.wait(60)
+    assert 0 < there < 30  # it was killed on the way
     assert "were there" in Path("said").read_text()  # and went on
     assert {name for name in names_in("lake") if not name.startswith(".")} == {
         "_listing.json", *map(part_name, range(30)),

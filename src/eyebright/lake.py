@@ -252,13 +252,15 @@ class Lake:
         if pending:
             title = "predicting" if ranks.size == 1 else f"predicting, 1 share of {ranks.size}"
             files = chain.from_iterable(map(self.listing.files, pending))
-            outcomes = tally.watch(
-                predict_files(
-                    classifier, files, ranks.cores if workers is None else workers,
-                    sum(map(self.listing.size, pending)), None if ranks.rank else title,
-                )
-            )  # fmt: skip
-            rows = (one.row(top, promises) for one in outcomes)
+            outcomes = predict_files(
+                classifier,
+                files,
+                workers=ranks.cores if workers is None else workers,
+                total=sum(map(self.listing.size, pending)),
+                title=None if ranks.rank else title,
+                most=self.listing.part_size,  # whoever wants small parts wants to lose little
+            )
+            rows = (one.row(top, promises) for one in tally.watch(outcomes))
             for block in pending:
                 part = list(islice(rows, self.listing.size(block)))
                 write_file(self.folder / part_name(block), parquet_bytes(part, self._about(block)))

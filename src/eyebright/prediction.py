@@ -161,6 +161,7 @@ def predict_files(
     workers: int | None = None,
     total: int | None = None,
     title: str | None = "predicting",
+    most: int | None = None,
 ) -> Iterator[Outcome]:
     """What a model says of picture files, one after the other.
 
@@ -173,6 +174,7 @@ def predict_files(
         workers: threads that decode; None: one a core.
         total: how many files there are, for the progress bar; None: nobody knows.
         title: of that bar; None: show none.
+        most: pictures that the first outcome may have to wait for; None: as many as is fastest.
 
     Yields:
         An outcome for each file, in order.
@@ -181,7 +183,7 @@ def predict_files(
         StorageError: memory ran out.
     """
     imgsz = classifier.card.imgsz
-    chunk = max(LEAST_CHUNK, min(MOST_CHUNK, CHUNK_BYTES // (3 * imgsz**2)))
+    chunk = max(LEAST_CHUNK, min(most or MOST_CHUNK, MOST_CHUNK, CHUNK_BYTES // (3 * imgsz**2)))
     ahead = 1 if classifier.leaves_cores_free else 0
     waiting: deque[list[Future[_Decoded]]] = deque()
     files = iter(files)
