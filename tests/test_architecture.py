@@ -18,6 +18,7 @@ PACKAGE = Path(eyebright.__file__).parent
 ORDER = [
     "eyebright.errors",
     "eyebright.machine",
+    "eyebright.ranks",
     "eyebright.signals",
     "eyebright.console",
     "eyebright.files",
@@ -70,6 +71,7 @@ ORDER = [
     "eyebright.tracing",
     "eyebright.sorting",
     "eyebright.tabular",
+    "eyebright.lake",
     "eyebright.embedding",
     "eyebright.attribution",
     "eyebright.explain",

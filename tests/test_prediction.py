@@ -49,6 +49,11 @@ def test_files_folders_patterns_tables_and_lines(class_folders: Callable[..., Pa
     assert names(["pets/**/1.png"]) == [cats[1], dogs[1]]
     Path("pets/list.csv").write_text("path,label\ncat/0.png,cat\nnot/there.png,cat\n")
     assert names(["pets/list.csv"]) == [cats[0], "pets/not/there.png"]
+    Path("list.txt").write_bytes(b"pets/dog/1.png\n\n\xff.png\r\n")
+    assert names(["list.txt", "pets/cat"]) == [dogs[1], os.fsdecode(b"\xff.png"), *cats]
+    write_rows(Path("list.parquet"), [{"path": path, "n": "1"} for path in dogs])
+    assert names(["list.parquet"]) == dogs
+    write_rows(Path("other.parquet"), [{"file": path} for path in dogs])
     Path("list.jsonl").write_text('{"path": "pets/dog/0.png"}\n')
     assert names(["list.jsonl"]) == [dogs[0]]
     assert names(["-"], "pets/cat/1.png\n\nany thing\r\n") == [cats[1], "any thing"]
@@ -57,8 +62,16 @@ def test_files_folders_patterns_tables_and_lines(class_folders: Callable[..., Pa
     for words, said in (
         (["nowhere.png"], "no such file"), (["pets/*.gif"], "nothing is called so"),
         (["-", "pets"], "name no others"), (["empty.csv"], "no column 'path'"),
+        (["other.parquet"], "no column 'path'"), (["empty.txt"], "no paths in it"),
+        (["torn.csv"], "line 3: needs a value"), (["torn.parquet"], "no table in Parquet"),
+        (["torn.jsonl"], "line 1: no JSON object"), (["only.jsonl"], "no column 'path'"),
     ):  # fmt: skip
         Path("empty.csv").write_text("a,b\n1,2\n")
+        Path("empty.txt").write_text("\n \n")
+        Path("torn.csv").write_text("path,label\na.png,cat\nb.png\n")
+        Path("torn.parquet").write_bytes(Path("list.parquet").read_bytes()[:-9])
+        Path("torn.jsonl").write_text("{\n")
+        Path("only.jsonl").write_text('{"file": "a.png"}\n')
         with pytest.raises(DataError, match=said):
             names(words)
 

@@ -156,12 +156,15 @@ class ExportedClassifier:
         self._check_graph()
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str], device: str = "auto") -> "ExportedClassifier":
+    def load(
+        cls, path: str | os.PathLike[str], device: str = "auto", threads: int = 0
+    ) -> "ExportedClassifier":
         """The model of a file.
 
         Args:
             path: an ONNX file that ``eyebright export`` wrote.
             device: ``auto`` or ``cpu``.
+            threads: as above.
 
         Raises:
             ModelError: as above.
@@ -176,7 +179,7 @@ class ExportedClassifier:
             content = read_within(Path(path), MOST_BYTES)
         except (OSError, ValueError) as error:
             raise ModelError(f"{shown(path)}: unreadable ({error})") from None
-        return cls(content, shown(path))
+        return cls(content, shown(path), threads)
 
     @property
     def classes(self) -> tuple[str, ...]:

@@ -51,6 +51,38 @@ def write_file(path: Path, content: bytes) -> None:
         raise StorageError(f"{shown(path)}: {error.strerror or error}") from None
 
 
+def create_file(path: Path, content: bytes) -> bool:
+    """Write a file whole, unless it is there: of several processes the first one wins.
+
+    Where a file system knows no hard links the last one does: read what is there afterwards.
+
+    Returns:
+        Whether it was written.
+
+    Raises:
+        StorageError: the disk refuses; the message names the path.
+    """
+    temporary = beside(path)
+    try:
+        try:
+            _write(temporary, content, os.O_TRUNC)
+            try:
+                os.link(temporary, path)
+            except FileExistsError:
+                return False
+            except OSError:
+                if path.exists():
+                    return False
+                temporary.replace(path)
+        finally:
+            with contextlib.suppress(OSError):
+                temporary.unlink()
+        sync_folder(path.parent)
+    except OSError as error:
+        raise StorageError(f"{shown(path)}: {error.strerror or error}") from None
+    return True
+
+
 def append_line(path: Path, line: str) -> None:
     """Add a line to a file that is only ever added to.
 

@@ -122,8 +122,8 @@ def read_bytes(path: str | os.PathLike[str]) -> bytes:
         if file.stat().st_size > MOST_BYTES:
             raise DataError(f"more than {MOST_BYTES:,} bytes")
         content = file.read_bytes()
-    except OSError as error:
-        raise DataError(error.strerror or "cannot be read") from None
+    except (OSError, ValueError) as error:  # the second: a name that no file can have
+        raise DataError(getattr(error, "strerror", None) or "cannot be read") from None
     if not content:
         raise DataError("the file is empty")
     return content

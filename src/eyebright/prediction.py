@@ -7,7 +7,7 @@ from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import TextIO
 
@@ -18,9 +18,9 @@ from eyebright.answers import NOT_SURE, Predictor, prediction_of
 from eyebright.answers import Outcome as Outcome
 from eyebright.calibration import Promises
 from eyebright.console import notices, progress_bar, shown
-from eyebright.data.folders import list_pictures
+from eyebright.data.folders import each_picture
 from eyebright.data.rows import ENDINGS as TABLES
-from eyebright.data.rows import read_rows
+from eyebright.data.rows import each_value
 from eyebright.data.tables import PATH
 from eyebright.errors import DataError
 from eyebright.images import JPEG, Pixels, read_bytes, read_header, read_image
@@ -31,6 +31,7 @@ MOST_CHUNK, LEAST_CHUNK = 2048, 16  # pictures
 PART = 16  # picture files that a thread decodes before it takes others
 SMALL = 8192  # bytes of a file
 NAMED = 3  # unreadable pictures, in messages
+STDIN, LINES = Path("-"), ".txt"
 
 
 class Tally:
@@ -87,9 +88,8 @@ def find_pictures(words: Sequence[Path], lines: TextIO) -> tuple[Iterable[Path],
     """The picture files that somebody names.
 
     Args:
-        words: files, folders of them, patterns such as ``photos/*.jpg``, tables with a column
-            ``path``, or ``-``, which stands for the lines of a text.
-        lines: that text, which may go on for ever.
+        words: as in `each_named`.
+        lines: the text that - stands for, which may go on for ever.
 
     Returns:
         The files, and how many they are; None where nobody knows yet.
@@ -97,28 +97,62 @@ def find_pictures(words: Sequence[Path], lines: TextIO) -> tuple[Iterable[Path],
     Raises:
         DataError: nothing there, or a folder without pictures.
     """
-    found: list[Path] = []
-    for word in words:
-        if str(word) == "-":
-            if len(words) > 1:
-                raise DataError("- stands for all pictures there are: name no others beside it")
-            return (Path(line.rstrip("\r\n")) for line in lines if line.strip()), None
-        if word.suffix.lower() in TABLES and word.is_file():
-            found += _of_table(word)
-        elif glob.has_magic(str(word)) and not os.path.lexists(word):
-            if not (matches := sorted(glob.glob(str(word), recursive=True))):  # noqa: PTH207 - Path.glob takes no absolute pattern
-                raise DataError(f"{shown(word)}: nothing is called so")
-            found += list_pictures([Path(match) for match in matches])
-        else:
-            found += list_pictures([word])
+    files = each_named(words, lines)
+    if STDIN in words:
+        return files, None
+    found = list(files)
     return found, len(found)
 
 
-def _of_table(file: Path) -> list[Path]:
-    rows = read_rows(file)
-    if not rows or PATH not in rows[0][1]:
-        raise DataError(f"{shown(file)}: no column '{PATH}' in it, or no rows")
-    return [file.parent / row[PATH] for _, row in rows]
+def each_named(words: Sequence[Path], lines: TextIO) -> Iterator[Path]:
+    """The picture files that somebody names, of which few are in memory at once.
+
+    Args:
+        words: files, folders of them, patterns such as ``photos/*.jpg``, tables with a column
+            ``path``, texts (.txt) with a path a line, or ``-``, which stands for such lines.
+        lines: those.
+
+    Yields:
+        Them, in an order that is the same at each call.
+
+    Raises:
+        DataError: nothing there, or a folder without pictures; at once where - is not alone.
+    """
+    if STDIN in words:
+        if len(words) > 1:
+            raise DataError("- stands for all pictures there are: name no others beside it")
+        return _of_lines(lines)
+    return chain.from_iterable(map(_of_word, words))
+
+
+def _of_word(word: Path) -> Iterator[Path]:
+    ending = word.suffix.lower()
+    if ending in TABLES and word.is_file():
+        return (word.parent / path for path in each_value(word, PATH))
+    if ending == LINES and word.is_file():
+        return _of_text(word)
+    if glob.has_magic(str(word)) and not os.path.lexists(word):
+        if not (matches := sorted(glob.glob(str(word), recursive=True))):  # noqa: PTH207 - Path.glob takes no absolute pattern
+            raise DataError(f"{shown(word)}: nothing is called so")
+        return each_picture(map(Path, matches))
+    return each_picture([word])
+
+
+def _of_text(file: Path) -> Iterator[Path]:
+    nothing = True
+    try:
+        with file.open(encoding="utf-8", errors="surrogateescape") as lines:
+            for path in _of_lines(lines):
+                nothing = False
+                yield path
+    except OSError as error:
+        raise DataError(f"{shown(file)}: {error.strerror or error}") from None
+    if nothing:
+        raise DataError(f"{shown(file)}: no paths in it")
+
+
+def _of_lines(lines: TextIO) -> Iterator[Path]:
+    return (Path(line.rstrip("\r\n")) for line in lines if line.strip())
 
 
 def predict_files(
@@ -126,6 +160,8 @@ def predict_files(
     files: Iterable[Path],
     workers: int | None = None,
     total: int | None = None,
+    title: str | None = "predicting",
+    most: int | None = None,
 ) -> Iterator[Outcome]:
     """What a model says of picture files, one after the other.
 
@@ -137,6 +173,8 @@ def predict_files(
         files: read as they are needed.
         workers: threads that decode; None: one a core.
         total: how many files there are, for the progress bar; None: nobody knows.
+        title: of that bar; None: show none.
+        most: pictures that the first outcome may have to wait for; None: as many as is fastest.
 
     Yields:
         An outcome for each file, in order.
@@ -145,13 +183,13 @@ def predict_files(
         StorageError: memory ran out.
     """
     imgsz = classifier.card.imgsz
-    chunk = max(LEAST_CHUNK, min(MOST_CHUNK, CHUNK_BYTES // (3 * imgsz**2)))
+    chunk = max(LEAST_CHUNK, min(most or MOST_CHUNK, MOST_CHUNK, CHUNK_BYTES // (3 * imgsz**2)))
     ahead = 1 if classifier.leaves_cores_free else 0
     waiting: deque[list[Future[_Decoded]]] = deque()
     files = iter(files)
     pool = ThreadPoolExecutor(max(1, available_cores() if workers is None else workers))
     animations = 0
-    with progress_bar("predicting", total) as bar:
+    with progress_bar(title or "", total, quiet=title is None) as bar:
         try:
             more = True
             while more or waiting:
@@ -180,7 +218,7 @@ def _are_small(paths: list[Path]) -> bool:
     """
     sizes = []
     for path in paths[:: max(1, len(paths) // 10)]:
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, ValueError):
             sizes.append(path.stat().st_size)
     return bool(sizes) and sum(sizes) < SMALL * len(sizes)
 

@@ -20,6 +20,7 @@ import torch
 from eyebright import distributed
 from eyebright.errors import StorageError, UsageError
 from eyebright.machine import available_cores
+from eyebright.ranks import Ranks
 
 Precision = Literal["fp32", "bf16"]
 NOT_DETERMINISTIC = re.compile(r"(\w+) does not have a deterministic implementation")
@@ -46,6 +47,25 @@ def choose_device(name: str = "auto") -> torch.device:
     if name not in have:
         raise UsageError(f"this machine has no device '{name}'; it has: {', '.join(have)}")
     return torch.device(f"cuda:{mine % cuda}" if name == "cuda" else name)
+
+
+def take_share(ranks: Ranks, device: str) -> str:
+    """Take a rank's share of the processor's cores, and of the GPUs what ``auto`` means to it.
+
+    torchrun would leave each rank one core.
+
+    Args:
+        ranks: alone on its machine it takes all as ever.
+        device: as in `choose_device`.
+
+    Returns:
+        The name of the device that is its own.
+    """
+    if ranks.local_size > 1:
+        torch.set_num_threads(ranks.cores)
+        if device == "auto" and torch.cuda.is_available():
+            return f"cuda:{ranks.local_rank % torch.cuda.device_count()}"
+    return device
 
 
 def choose_precision(name: Literal["auto"] | Precision, device: torch.device) -> Precision:

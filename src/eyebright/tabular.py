@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import io
 import json
 import os
 from collections.abc import Iterable, Iterator
@@ -138,6 +139,40 @@ def _write_parquet(path: Path, rows: Iterable[Row]) -> None:
         flush()
         if writer is not None:
             writer.close()
+
+
+def parquet_bytes(rows: list[Row], about: dict[str, str]) -> bytes:
+    """A Parquet file of rows.
+
+    Args:
+        rows: at least one, all with the same columns.
+        about: what `read_about` finds again.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    buffer = io.BytesIO()
+    table = pa.Table.from_pylist(rows, _schema(pa, rows[0]).with_metadata(about))
+    pq.write_table(table, buffer)
+    return buffer.getvalue()
+
+
+def read_about(path: Path) -> tuple[int, dict[str, str]]:
+    """How many rows a Parquet file has, and what is said about them; no row is read.
+
+    Raises:
+        ValueError: no such file, or damaged.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with path.open("rb") as file:
+            found = pq.ParquetFile(file)
+            about = found.schema_arrow.metadata or {}
+            return found.metadata.num_rows, {k.decode(): v.decode() for k, v in about.items()}
+    except (OSError, pa.ArrowException) as error:
+        raise ValueError(" ".join(str(error).split())) from None
 
 
 def _schema(pa: Any, row: Row) -> Any:

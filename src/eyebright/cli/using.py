@@ -19,6 +19,7 @@ from eyebright.cli.options import (
 )
 from eyebright.console import err, out, say, shown, waiting_for
 from eyebright.errors import UsageError
+from eyebright.ranks import Ranks, from_environment
 
 
 def predict(
@@ -29,8 +30,8 @@ def predict(
         list[Path] | None,
         typer.Argument(
             metavar="PICTURE...",
-            help="Picture files, folders of them, patterns, tables with a column path, or - for "
-            "paths from standard input.",
+            help="Picture files, folders of them, patterns, tables with a column path, .txt files "
+            "with a path a line, or - for such lines from standard input.",
         ),
     ] = None,
     sample: Annotated[
@@ -39,6 +40,16 @@ def predict(
     output: Annotated[
         Path | None,
         typer.Option("-o", "--out", help="Write rows here: .csv, .jsonl or .parquet."),
+    ] = None,
+    parts: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Write Parquet parts here; goes on where it stopped, alone or under torchrun.",
+        ),
+    ] = None,
+    part_size: Annotated[
+        int | None, typer.Option(min=1, help="With --parts: pictures in each. Default: 10000.")
     ] = None,
     form: Annotated[
         str | None, typer.Option("--format", help="Print rows as they come: csv or jsonl.")
@@ -68,18 +79,22 @@ def predict(
         raise UsageError("predict needs pictures, or --sample 4 (and not both)")
     if form not in (None, "csv", "jsonl"):
         raise UsageError(f"--format cannot be '{form}'; choose one of: csv, jsonl")
-    if sum((output is not None, form is not None, as_json)) > 1:
-        raise UsageError("choose one of: --out, --format, --json")
+    if sum((output is not None, form is not None, as_json, parts is not None)) > 1:
+        raise UsageError("choose one of: --out, --parts, --format, --json")
     if copy_into is None and (link or yes):
         raise UsageError("--link and --yes go with --copy-into")
+    ranks = from_environment()
+    _check_parts(parts, part_size, ranks, pictures, copy_into)
     from eyebright.answers import predictions_table
     from eyebright.calibration import USUAL_RISK
-    from eyebright.prediction import Tally, find_pictures, predict_files
+    from eyebright.prediction import Tally, each_named, find_pictures, predict_files
     from eyebright.sorting import check_folder
-    from eyebright.tabular import format_of, write_rows, write_text
+    from eyebright.tabular import check_pyarrow, format_of, write_rows, write_text
 
     if output is not None:
         format_of(output)
+    if parts is not None:
+        check_pyarrow("write .csv, with --out")
     risk = USUAL_RISK if not_sure and risk is None else risk
     classifier: Any
     if run.is_file():
@@ -87,12 +102,14 @@ def predict(
             raise UsageError("--sample needs a run folder: an exported model knows no test part")
         from eyebright.exported import ExportedClassifier
 
-        classifier = ExportedClassifier.load(run, device)
+        classifier = ExportedClassifier.load(run, device, ranks.cores if ranks.size > 1 else 0)
         given = classifier.promises(risk, coverage)
     else:
         from eyebright.run import Run
+        from eyebright.runtime import take_share
 
         opened = Run(run)
+        device = take_share(ranks, device)
         given = opened.promises(risk, coverage)
         if sample:
             return _predict_sample(opened, sample, as_json, device, given)
@@ -100,6 +117,12 @@ def predict(
     if copy_into is not None:
         check_folder(copy_into, classifier.classes)
     top = min(top, len(classifier.classes))
+    if parts is not None:
+        from eyebright.lake import PART_SIZE, Lake, Listing, settings_of
+
+        listing = Listing(each_named(pictures or [], sys.stdin), part_size or PART_SIZE, ranks)
+        lake = Lake(parts, listing, settings_of(run, top, given))
+        return say(lake.fill(classifier, top, given, workers).text())
     files, total = find_pictures(pictures or [], sys.stdin)
     tally = Tally(given, keep=copy_into is not None)
     outcomes = tally.watch(predict_files(classifier, files, workers, total))
@@ -117,6 +140,28 @@ def predict(
     if not skip_bad:
         tally.check()
     return None
+
+
+def _check_parts(
+    parts: Path | None, part_size: int | None, ranks: Ranks,
+    pictures: list[Path] | None, copy_into: Path | None,
+) -> None:  # fmt: skip
+    """See that what was asked for goes together."""
+    if parts is None:
+        if part_size is not None:
+            raise UsageError("--part-size goes with --parts")
+        if ranks.size > 1:
+            raise UsageError(f"{ranks.size} processes share pictures with --parts DIR only")
+        return
+    if not pictures:
+        raise UsageError("--parts needs pictures, not --sample")
+    if copy_into is not None:
+        raise UsageError("choose one of: --parts, --copy-into")
+    if ranks.size > 1 and Path("-") in pictures:
+        raise UsageError(
+            f"{ranks.size} processes cannot read one standard input: write its lines into a file "
+            "and name that in place of - (paths.txt)"
+        )
 
 
 def _json_row(one: Any, given: Any, classifier: Any) -> dict[str, Any]:

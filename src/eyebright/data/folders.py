@@ -5,7 +5,7 @@ import re
 import shlex
 import stat
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -103,18 +103,24 @@ def list_pictures(paths: Sequence[Path]) -> list[Path]:
     Raises:
         DataError: nothing there, or a folder without pictures.
     """
-    found: list[Path] = []
+    return list(each_picture(paths))
+
+
+def each_picture(paths: Iterable[Path]) -> Iterator[Path]:
+    """What `list_pictures` lists, a folder at a time."""
     for path in paths:
         if os.path.isdir(path):  # noqa: PTH112
-            inside = [file for file in _walk(path, set()) if file.suffix.lower() in ENDINGS]
-            if not inside:
+            nothing = True
+            for file in _walk(path, set()):
+                if file.suffix.lower() in ENDINGS:
+                    nothing = False
+                    yield file
+            if nothing:
                 raise DataError(f"{shown(path)}: no pictures in it")
-            found += inside
         elif os.path.exists(path):  # noqa: PTH110
-            found.append(path)
+            yield path
         else:
             raise DataError(f"{shown(path)}: no such file or folder")
-    return found
 
 
 def load_folder(

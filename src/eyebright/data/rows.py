@@ -1,5 +1,6 @@
 """Rows of a table as text, whether it is CSV, TSV, JSON lines or Parquet."""
 
+import contextlib
 import csv
 import json
 from collections.abc import Iterator, Sequence
@@ -27,18 +28,52 @@ def read_rows(table: Path) -> Rows:
         UsageError: what reads Parquet is not installed.
     """
     ending = table.suffix.lower()
-    try:
+    with _explained(table):
         if ending == ".parquet":
             return _read_parquet(table)
         with table.open(encoding="utf-8-sig", newline="") as file:
             if ending == ".jsonl":
                 return _read_json_lines(file)
-            return _read_csv(file, "\t" if ending == ".tsv" else ",")
+            return list(_each_of_csv(file, "\t" if ending == ".tsv" else ","))
+
+
+def each_value(table: Path, column: str) -> Iterator[str]:
+    """One column of `read_rows`, of a table of any length: few rows are in memory at once.
+
+    Raises:
+        DataError: as above; or no such column, or no rows.
+        UsageError: as above.
+    """
+    ending = table.suffix.lower()
+    there = False
+    with _explained(table):
+        if ending == ".parquet":
+            for value in _each_of_parquet(table, column):
+                there = True
+                yield value
+        else:
+            with table.open(encoding="utf-8-sig", newline="") as file:
+                if ending == ".jsonl":
+                    rows: Iterator[tuple[str, dict[str, Any]]] = _each_of_json_lines(file)
+                else:
+                    rows = _each_of_csv(file, "\t" if ending == ".tsv" else ",")
+                for _, row in rows:
+                    there = there or column in row
+                    yield _as_text(row.get(column))
+    if not there:
+        raise DataError(f"{shown(table)}: no column '{column}' in it, or no rows")
+
+
+@contextlib.contextmanager
+def _explained(table: Path) -> Iterator[None]:
+    try:
+        yield
     except _RowError as error:
         raise DataError(f"{shown(table)}, {error}") from None
     except (OSError, ValueError, RecursionError, csv.Error) as error:
         why = shown(" ".join(str(error).split()))
-        raise DataError(f"{shown(table)}: no table in {KINDS[ending]} ({why})") from None
+        kind = KINDS[table.suffix.lower()]
+        raise DataError(f"{shown(table)}: no table in {kind} ({why})") from None
 
 
 class _RowError(Exception):
@@ -50,20 +85,23 @@ def _check_columns(columns: Sequence[str]) -> None:
         raise ValueError("its first line must name the columns, each once")
 
 
-def _read_csv(file: Iterator[str], delimiter: str) -> Rows:
+def _each_of_csv(file: Iterator[str], delimiter: str) -> Iterator[tuple[str, dict[str, str]]]:
     reader = csv.DictReader(file, strict=True, delimiter=delimiter)
     _check_columns(reader.fieldnames or [])
-    rows: Rows = []
     for row in reader:
         place = f"line {reader.line_num}"
         if None in row or None in row.values():
             raise _RowError(f"{place}: needs a value in each column")
-        rows.append((place, row))
-    return rows
+        yield place, row
 
 
 def _read_json_lines(file: Iterator[str]) -> Rows:
-    objects: list[tuple[str, dict[str, Any]]] = []
+    objects = list(_each_of_json_lines(file))
+    columns = list(dict.fromkeys(column for _, row in objects for column in row))
+    return [(place, {c: _as_text(row.get(c)) for c in columns}) for place, row in objects]
+
+
+def _each_of_json_lines(file: Iterator[str]) -> Iterator[tuple[str, dict[str, Any]]]:
     for number, line in enumerate(file, start=1):
         if not line.strip():
             continue
@@ -73,12 +111,12 @@ def _read_json_lines(file: Iterator[str]) -> Rows:
             row = None
         if not isinstance(row, dict):
             raise _RowError(f"line {number}: no JSON object")
-        objects.append((f"line {number}", row))
-    columns = list(dict.fromkeys(column for _, row in objects for column in row))
-    return [(place, {c: _as_text(row.get(c)) for c in columns}) for place, row in objects]
+        yield f"line {number}", row
 
 
-def _read_parquet(table: Path) -> Rows:
+@contextlib.contextmanager
+def _opened_parquet(table: Path) -> Iterator[tuple[Any, Any]]:
+    """pyarrow, and the file; its complaints become `ValueError`."""
     try:
         import pyarrow as pa
         import pyarrow.parquet as pq
@@ -90,18 +128,30 @@ def _read_parquet(table: Path) -> Rows:
     try:
         with table.open("rb") as file:
             found = pq.ParquetFile(file)
-            schema = found.schema_arrow
-            _check_columns(schema.names)
-            # Lists, bytes and the like name nothing, and are often the pictures themselves.
-            plain = [
-                field.name
-                for field in schema
-                if not pa.types.is_nested(field.type) and "binary" not in str(field.type)
-            ]
-            columns = {name: found.read([name]).column(0).to_pylist() for name in plain}
-            count = found.metadata.num_rows
+            _check_columns(found.schema_arrow.names)
+            yield pa, found
     except pa.ArrowException as error:
         raise ValueError(str(error)) from None
+
+
+def _each_of_parquet(table: Path, column: str) -> Iterator[str]:
+    with _opened_parquet(table) as (_, found):
+        if column in found.schema_arrow.names:
+            for batch in found.iter_batches(columns=[column]):
+                yield from map(_as_text, batch.column(0).to_pylist())
+
+
+def _read_parquet(table: Path) -> Rows:
+    with _opened_parquet(table) as (pa, found):
+        schema = found.schema_arrow
+        # Lists, bytes and the like name nothing, and are often the pictures themselves.
+        plain = [
+            field.name
+            for field in schema
+            if not pa.types.is_nested(field.type) and "binary" not in str(field.type)
+        ]
+        columns = {name: found.read([name]).column(0).to_pylist() for name in plain}
+        count = found.metadata.num_rows
     return [
         (f"row {i + 1}", {name: _as_text(values[i]) for name, values in columns.items()})
         for i in range(count)
