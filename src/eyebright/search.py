@@ -27,6 +27,8 @@ class Search:
     metric: str
     settings: dict[str, Any]
     """The recipe's, without those of a machine."""
+    given: dict[str, Any]
+    """What the user chose, which no trial changes."""
     searched: tuple[str, ...]
     """Names of the settings that trials differ in."""
     pictures: dict[str, int]
@@ -80,7 +82,17 @@ class Search:
             lines.append("no trial was better than the recipe's own settings: keep them")
         elif self.winner is not None:
             lines.append(f"winner: trial {self.winner.number}, {in_words(self.winner.settings)}")
+            lines.append(f"in Python: {shown(self.call)}")
         return lines + (self.verdict.lines if self.verdict else [])
+
+    @property
+    def call(self) -> str:
+        """What to say in Python to train with the winner's settings; empty without one."""
+        if self.winner is None:
+            return ""
+        said = {"recipe": self.recipe} | self.given | self.winner.settings
+        words = ", ".join(f"{key}={value!r}" for key, value in said.items())
+        return f"eyebright.train({self.data!r}, {words})"
 
     def write(self) -> None:
         """Write ``trials.csv`` and ``tune.json`` into the folder of the study.

@@ -146,7 +146,8 @@ def tune(
     hunt = Hunt(study, parts, base, space, trials, seeds, started, limit, quiet)
     names = {"looked at": len(parts.val_set), "trained on": len(parts.train_set)}
     search = Search(
-        folder, base.recipe, parts.data.name, base.metric, known["settings"], tuple(space),
+        folder, base.recipe, parts.data.source or parts.data.name, base.metric, known["settings"],
+        {k: v for k, v in known["given"].items() if k not in OF_THE_MACHINE}, tuple(space),
         names | {"kept": parts.kept}, [],
     )  # fmt: skip
     try:
@@ -292,6 +293,9 @@ class Hunt:
             NumbersError: the recipe's own settings cannot be trained.
             UsageError: there is no time for a search.
         """
+        if self.limit is not None and not self.config.probe:
+            # What a process does once, such as compiling, would count as time of every run.
+            best_epoch(self.config.replace(max_steps=2), self.parts, lambda *_: None)
         with progress_bar("trials", self.most, self.quiet) as bar:
             while True:
                 known = self.study.trials()

@@ -168,7 +168,7 @@ def log_ticks(low: float, high: float) -> list[float]:
             for part in parts
             if low <= math.log10(part) + power <= high
         ]
-        if len(values) >= 4:
+        if len(values) >= 3:
             break
     return values[:: math.ceil(len(values) / 8) or 1]
 

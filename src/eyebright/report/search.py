@@ -66,12 +66,7 @@ def context(search: Search, t: Translate) -> dict[str, Any]:
         ]
         for trial in search.best[:A_TABLE]
     ]
-    winner = search.winner
-    command = []
-    if winner is not None:
-        own = {"recipe": search.recipe} | winner.settings
-        words = ", ".join(f"{key}={value!r}" for key, value in own.items())
-        command = [(t("winner"), f"eyebright.train({search.data!r}, {words})")]
+    command = [(t("winner"), shown(search.call))] if search.call else []
     return {
         "name": shown(search.folder.name),
         "headline": headline,
