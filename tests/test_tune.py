@@ -8,10 +8,10 @@ import re
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -339,21 +339,47 @@ def test_a_default_that_blows_up_is_an_error(tmp_path: Path) -> None:
 def test_time_is_set_aside_for_the_fresh_seeds(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tune, "CLOSING", 0.0)
+    now = [1000.0]
+    clock = SimpleNamespace(monotonic=lambda: now[0], sleep=None)
+    monkeypatch.setattr(tune, "time", clock)
+    monkeypatch.setattr(study, "time", clock)
 
     def slow(config: TrainConfig, parts: tune.Parts, tell: Any) -> float:
-        time.sleep(0.2)
+        if not config.max_steps:  # else it only gets warm
+            now[0] += 10
         return 0.5
 
     monkeypatch.setattr(tune, "best_epoch", slow)
-    started = time.monotonic()
-    # 2 seeds of both, each a third longer than a trial: 1.1 s of 3 s.
-    found = search(tmp_path, 1000, seeds=2, time_limit=3)
-    assert 1.2 < time.monotonic() - started < 3
-    assert 3 <= len(found.trials) < 10
-    with pytest.raises(UsageError, match=r"1 s are too short here, \d+ s the least"):
-        search(tmp_path / "b", 1000, seeds=5, time_limit="1s")
+    # Of 300 s, two seeds of both, each a third longer than a trial, and all their ends.
+    left = 300 - 2 * (2 * 10 * 4 / 3 + 2 * tune.CLOSING) - tune.CLOSING
+    found = search(tmp_path, 1000, seeds=2, time_limit=300)
+    assert len(found.trials) == left // 10
+    least = math.ceil(10 + 10 + 5 * (2 * 10 * 4 / 3 + 2 * tune.CLOSING) + tune.CLOSING)
+    with pytest.raises(UsageError, match=f"60 s are too short here, {least} s the least"):
+        search(tmp_path / "b", 1000, seeds=5, time_limit="1m")
     assert (tmp_path / "b" / "shades-fast-tune" / "trials.csv").exists()
+    # What was searched before counts: it goes on with what there is, and ends at once.
+    assert len(search(tmp_path, 1000, seeds=0, time_limit=1).trials) == left // 10
+
+
+def test_a_trial_that_would_be_late_is_dropped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [1000.0]
+    clock = SimpleNamespace(monotonic=lambda: now[0], sleep=None)
+    monkeypatch.setattr(tune, "time", clock)
+    monkeypatch.setattr(study, "time", clock)
+    lengths = iter([0.0, 1.0, 1.0, 100.0])
+
+    def slow(config: TrainConfig, parts: tune.Parts, tell: Any) -> float:
+        now[0] += next(lengths)
+        tell(1, 0.5)
+        return 0.5
+
+    monkeypatch.setattr(tune, "best_epoch", slow)
+    found = search(tmp_path, 10, time_limit=50)
+    assert [trial.state for trial in found.trials] == ["done", "done", "stopped"]
+    assert found.trials[-1].why == "out of time"
 
 
 def test_other_data_or_settings_are_another_study(tmp_path: Path) -> None:
@@ -454,6 +480,7 @@ def test_the_command(
 ) -> None:
     folder = class_folders("pets", count=30, size=(8, 8))
     words = ["tune", folder, "--model", "white16", "--epochs", 1, "--device", "cpu"]
+    words += ["--precision", "fp32", "--threads", 1]
     code, out, errors = eyebright_says(*words, "--trials", 3, "--seeds", 0, "--lang", "zh")
     assert (code, errors) == (0, "")
     assert out.count("trial ") >= 3

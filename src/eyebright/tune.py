@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 import os
 import time
 from collections.abc import Callable
@@ -341,9 +342,9 @@ class Hunt:
         usual = sum(spent) / len(spent)
         late = time.monotonic() + usual > self._end
         if late and len(spent) == 1:
-            least = time.monotonic() - self.started + usual + set_aside
+            least = math.ceil(time.monotonic() - self.started + usual + set_aside)
             raise UsageError(
-                f"--time: {self.limit:.0f} s are too short here, {least:.0f} s the least: the "
+                f"--time: {self.limit:.0f} s are too short here, {least} s the least: the "
                 f"default took {usual:.0f} s, and two times {self.seeds} fresh seeds come after "
                 "the search; lower --seeds or --epochs. The study is kept"
             )

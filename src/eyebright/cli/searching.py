@@ -68,6 +68,7 @@ def tune(
         str | None, typer.Option(help="What is searched for: accuracy or balanced-accuracy.")
     ] = None,
     device: Device = "auto",
+    precision: Annotated[str | None, typer.Option(help="auto, fp32 or bf16.")] = None,
     threads: Annotated[int | None, typer.Option(help="Processor threads; 0: all cores.")] = None,
     seed: Annotated[
         int | None, typer.Option(help="Of the search; fresh seeds are those after it.")
@@ -89,7 +90,7 @@ def tune(
     settings: dict[str, Any] = {
         "model": model, "epochs": epochs, "batch_size": batch_size, "lr": lr, "augment": augment,
         "tune": tune, "imgsz": imgsz, "val": val, "group": group, "metric": metric,
-        "device": device, "threads": threads, "seed": seed,
+        "device": device, "precision": precision, "threads": threads, "seed": seed,
     }  # fmt: skip
     found = search_settings(
         data, trials, time_limit=time, recipe=recipe, seeds=seeds, storage=storage, name=name,
