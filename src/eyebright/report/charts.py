@@ -170,7 +170,11 @@ def log_ticks(low: float, high: float) -> list[float]:
         ]
         if len(values) >= 3:
             break
-    return values[:: math.ceil(len(values) / 8) or 1]
+    apart = list[float]()
+    for value in values:
+        if not apart or math.log10(value / apart[-1]) >= (high - low) / 9:
+            apart.append(value)
+    return apart
 
 
 def interval_bars(rows: Sequence[tuple[str, Figure]]) -> str:

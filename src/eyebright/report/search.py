@@ -94,8 +94,8 @@ def verdict_lines(search: Search, t: Translate) -> tuple[str, list[str]]:
         return "", [t(text)]
     difference = verdict.difference
     text = (
-        "The winner is {points} points ahead of the recipe’s own settings, on {seeds} fresh seeds "
-        "and {n} pictures that the search never looked at."
+        "{points} points, the winner against the recipe’s own settings, on {seeds} fresh seeds and "
+        "{n} pictures that the search never looked at."
     )
     words = {"points": f"{100 * (difference.value or 0.0):+.2f}", "seeds": len(verdict.default)}
     lines = [t(text, n=f"{difference.n:,}", **words)]

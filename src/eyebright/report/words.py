@@ -205,9 +205,9 @@ CHINESE: dict[str, str] = {
     "Not judged on fresh seeds yet: the best of many trials looks better than it is.": (
         "尚未在新的随机种子上评判：许多次试验中最好的一次看起来比实际好。"
     ),
-    "The winner is {points} points ahead of the recipe’s own settings, on {seeds} fresh seeds and "
+    "{points} points, the winner against the recipe’s own settings, on {seeds} fresh seeds and "
     "{n} pictures that the search never looked at.": (
-        "胜出者比配方自带的设置高 {points} 个百分点，依据 {seeds} 个新的随机种子和搜索从未看过的 "
+        "胜出者与配方自带的设置相差 {points} 个百分点，依据 {seeds} 个新的随机种子和搜索从未看过的 "
         "{n} 张图片。"
     ),
     "One seed has no interval, and gives no verdict.": "一个随机种子没有区间，也得不出结论。",
