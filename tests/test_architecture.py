@@ -101,6 +101,8 @@ ORDER = [
     "eyebright.verdict",
     "eyebright.search",
     "eyebright.report.search",
+    "eyebright.hunt",
+    "eyebright.finals",
     "eyebright.tune",
     "eyebright.audit.findings",
     "eyebright.audit.duplicates",

@@ -18,12 +18,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from eyebright import space, study, tune
+from eyebright import finals, hunt, space, study, tune
 from eyebright.compare import mean_difference
 from eyebright.config import TrainConfig
 from eyebright.data import Dataset
 from eyebright.errors import NumbersError, StorageError, UsageError
 from eyebright.evaluation import Evaluation
+from eyebright.holdout import hold_out
+from eyebright.launch import train
 from eyebright.report.words import CHINESE
 from eyebright.run import Run
 from eyebright.search import Search
@@ -80,12 +82,12 @@ def test_the_first_trial_has_the_recipes_own_settings(searched: Search) -> None:
 
 def test_the_first_trial_does_what_train_does_on_the_same_pictures(searched: Search) -> None:
     data = shades(240, 100)
-    left, _ = tune.hold_out(data, TrainConfig(val=0.25))
-    settings = tune.settings_for(TrainConfig().replace(**searched.settings), {}) | {
+    left, _ = hold_out(data, TrainConfig(val=0.25))
+    settings = finals.settings_for(TrainConfig().replace(**searched.settings), {}) | {
         "device": "cpu",
         "precision": "fp32",
     }
-    run = tune.train(left.subset(range(len(left))), recipe="fast", quiet=True, **settings)
+    run = train(left.subset(range(len(left))), recipe="fast", quiet=True, **settings)
     best = max(float(row["val_accuracy"]) for row in run.log())
     assert best == pytest.approx(searched.trials[0].score, abs=1e-6)
 
@@ -94,16 +96,16 @@ def test_the_verdict_is_on_pictures_and_seeds_that_the_search_never_saw(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen, seeds = set[str](), set[int]()
-    real = tune.best_epoch
+    real = hunt.best_epoch
 
-    def watched(config: TrainConfig, parts: tune.Parts, tell: Any) -> float:
+    def watched(config: TrainConfig, parts: hunt.Parts, tell: Any) -> float:
         for part in (parts.searched, parts.train_set, parts.val_set):
             seen.update(map(str, part.ids))
         assert not set(parts.train_set.ids) & set(parts.val_set.ids)
         seeds.add(config.seed)
         return real(config, parts, tell)
 
-    monkeypatch.setattr(tune, "best_epoch", watched)
+    monkeypatch.setattr(hunt, "best_epoch", watched)
     found = search(tmp_path, 4, seeds=1, data=shades(240, 100))
     assert found.verdict is not None
     assert len(seen) == found.pictures["trained on"] + found.pictures["looked at"] == 180
@@ -211,7 +213,7 @@ def test_fresh_seeds_are_not_trained_twice(tmp_path: Path, searched: Search) -> 
 def test_ctrl_c_leaves_a_study_that_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real, calls = tune.fit, 0
+    real, calls = hunt.fit, 0
 
     def stopped(*arguments: Any) -> Any:
         nonlocal calls
@@ -221,7 +223,7 @@ def test_ctrl_c_leaves_a_study_that_goes_on(
                 raise KeyboardInterrupt
             yield result
 
-    monkeypatch.setattr(tune, "fit", stopped)
+    monkeypatch.setattr(hunt, "fit", stopped)
     with pytest.raises(KeyboardInterrupt):
         search(tmp_path)
     [row] = csv.DictReader((tmp_path / "shades-fast-tune" / "trials.csv").read_text().splitlines())
@@ -295,7 +297,7 @@ def made_up(monkeypatch: pytest.MonkeyPatch, scores: Callable[[int, int], float]
             counts = np.array([[right, 1000 - right, 0], [0, 0, 0], [0, 0, 0]])
             yield EpochResult(epoch, epoch, 0.1, 0.5, (), counts)
 
-    monkeypatch.setattr(tune, "fit", fit)
+    monkeypatch.setattr(hunt, "fit", fit)
 
 
 def test_what_promises_nothing_is_given_up_early(
@@ -342,19 +344,20 @@ def test_time_is_set_aside_for_the_fresh_seeds(
     now = [1000.0]
     clock = SimpleNamespace(monotonic=lambda: now[0], sleep=None)
     monkeypatch.setattr(tune, "time", clock)
+    monkeypatch.setattr(hunt, "time", clock)
     monkeypatch.setattr(study, "time", clock)
 
-    def slow(config: TrainConfig, parts: tune.Parts, tell: Any) -> float:
+    def slow(config: TrainConfig, parts: hunt.Parts, tell: Any) -> float:
         if not config.max_steps:  # else it only gets warm
             now[0] += 10
         return 0.5
 
-    monkeypatch.setattr(tune, "best_epoch", slow)
+    monkeypatch.setattr(hunt, "best_epoch", slow)
     # Of 300 s, two seeds of both, each a third longer than a trial, and all their ends.
-    left = 300 - 2 * (2 * 10 * 4 / 3 + 2 * tune.CLOSING) - tune.CLOSING
+    left = 300 - 2 * (2 * 10 * 4 / 3 + 2 * hunt.CLOSING) - hunt.CLOSING
     found = search(tmp_path, 1000, seeds=2, time_limit=300)
     assert len(found.trials) == left // 10
-    least = math.ceil(10 + 10 + 5 * (2 * 10 * 4 / 3 + 2 * tune.CLOSING) + tune.CLOSING)
+    least = math.ceil(10 + 10 + 5 * (2 * 10 * 4 / 3 + 2 * hunt.CLOSING) + hunt.CLOSING)
     with pytest.raises(UsageError, match=f"60 s are too short here, {least} s the least"):
         search(tmp_path / "b", 1000, seeds=5, time_limit="1m")
     assert (tmp_path / "b" / "shades-fast-tune" / "trials.csv").exists()
@@ -368,15 +371,16 @@ def test_a_trial_that_would_be_late_is_dropped(
     now = [1000.0]
     clock = SimpleNamespace(monotonic=lambda: now[0], sleep=None)
     monkeypatch.setattr(tune, "time", clock)
+    monkeypatch.setattr(hunt, "time", clock)
     monkeypatch.setattr(study, "time", clock)
     lengths = iter([0.0, 1.0, 1.0, 100.0])
 
-    def slow(config: TrainConfig, parts: tune.Parts, tell: Any) -> float:
+    def slow(config: TrainConfig, parts: hunt.Parts, tell: Any) -> float:
         now[0] += next(lengths)
         tell(1, 0.5)
         return 0.5
 
-    monkeypatch.setattr(tune, "best_epoch", slow)
+    monkeypatch.setattr(hunt, "best_epoch", slow)
     found = search(tmp_path, 10, time_limit=50)
     assert [trial.state for trial in found.trials] == ["done", "done", "stopped"]
     assert found.trials[-1].why == "out of time"
@@ -424,8 +428,8 @@ def test_a_linear_probe_is_searched_with_what_could_follow_it() -> None:
     ranges = space_of(config, set())
     assert own_settings(config, ranges) == {"tune": "none"}
     assert "lr" in own_settings(config.replace(tune="all"), ranges)
-    assert not {"lr", "epochs"} & tune.settings_for(config, {"tune": "none"}).keys()
-    assert tune.settings_for(config, {"tune": "all", "lr": 1e-4})["lr"] == 1e-4
+    assert not {"lr", "epochs"} & finals.settings_for(config, {"tune": "none"}).keys()
+    assert finals.settings_for(config, {"tune": "all", "lr": 1e-4})["lr"] == 1e-4
 
 
 def test_a_damaged_database_is_an_error_that_names_it(tmp_path: Path) -> None:
