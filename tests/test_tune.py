@@ -493,6 +493,8 @@ def test_the_command(
         "report.html", "study.db", "trials.csv", "tune.json",
     ]  # fmt: skip
     assert len(json.loads(Path("runs/pets-fast-tune/tune.json").read_text())["trials"]) == 3
+    code, _, errors = eyebright_says("tune", folder, "--lang", "de", "--name", "other")
+    assert (code, Path("runs/other").exists()) == (2, False)  # at once, and not after the search
     Path("runs/r").mkdir()
     Path("runs/r/config.json").write_text("{}")
     for wrong, expected, complaint in (

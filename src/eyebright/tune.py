@@ -22,6 +22,7 @@ from eyebright.launch import default_name
 from eyebright.lock import locked
 from eyebright.prepare import begin, decide, read_data
 from eyebright.report.search import write_search
+from eyebright.report.words import LANGUAGES
 from eyebright.runtime import choose_device
 from eyebright.search import Search
 from eyebright.space import own_settings, space_of
@@ -90,7 +91,7 @@ def tune(
     started = time.monotonic() if started is None else started
     limit = parse_time(time_limit) if isinstance(time_limit, str) else time_limit
     given = {key: value for key, value in settings.items() if value is not None}
-    check(trials, seeds, given)
+    check(trials, seeds, language, given)
     import_optuna()
     begin(recipe, without_length(recipe, given))  # a mistake is better known before they are read
     source = "cifar10" if data is None else data
@@ -135,7 +136,7 @@ def tune(
     return search
 
 
-def check(trials: int, seeds: int, given: dict[str, Any]) -> None:
+def check(trials: int, seeds: int, language: str, given: dict[str, Any]) -> None:
     """Refuse what cannot be searched.
 
     Raises:
@@ -145,6 +146,8 @@ def check(trials: int, seeds: int, given: dict[str, Any]) -> None:
         raise UsageError(f"--trials must be 1 or more, not {trials}")
     if seeds < 0:
         raise UsageError(f"--seeds must be 0 or more, not {seeds}")
+    if language not in LANGUAGES:
+        raise UsageError(f"--lang cannot be '{language}'; choose one of: {', '.join(LANGUAGES)}")
     if no := given.keys() & {"folds", "fold", "target", "time"}:
         raise UsageError(f"a search takes no {', '.join(map(flag, sorted(no)))}")
 

@@ -5,12 +5,11 @@ from statistics import median
 from typing import Any
 
 from eyebright.console import shown
-from eyebright.errors import UsageError
 from eyebright.files import write_file
 from eyebright.report.charts import Line, dot_rows, line_chart
 from eyebright.report.page import Translate, render
 from eyebright.report.plots import markup
-from eyebright.report.words import LANGUAGES, translator
+from eyebright.report.words import translator
 from eyebright.search import Search, said
 from eyebright.study import Trial
 from eyebright.verdict import HELPED, NO_GAIN, WORSE, Verdict, points
@@ -25,14 +24,11 @@ IN_WORDS = {
 
 
 def write_search(search: Search, language: str = "en") -> Path:
-    """Write ``report.html`` into the folder of a study.
+    """Write ``report.html`` into the folder of a study, in one of `LANGUAGES`.
 
     Raises:
-        UsageError: no such language.
         StorageError: it cannot be written.
     """
-    if language not in LANGUAGES:
-        raise UsageError(f"--lang cannot be '{language}'; choose one of: {', '.join(LANGUAGES)}")
     t = translator(language)
     html = render("search.html", context(search, t) | {"t": t, "language": language})
     path = search.folder / "report.html"
