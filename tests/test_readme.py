@@ -72,7 +72,7 @@ def test_the_two_commands_are_on_the_first_screen_and_in_ci() -> None:
     assert script.endswith("\npytest\n")
 
 
-@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize("page", [*PAGES, "docs/tuning.md"])
 def test_the_chinese_pages_show_the_same_code(page: str) -> None:
     def without_comments(name: str) -> list[str]:
         lines = "\n".join(code for _, code in code_blocks(name)).splitlines()
@@ -84,7 +84,9 @@ def test_the_chinese_pages_show_the_same_code(page: str) -> None:
     assert len(re.findall(r"[\u4e00-\u9fff]", text)) > 500
 
 
-@pytest.mark.parametrize("page", [*PAGES, "docs/architecture.md", "CONTRIBUTING.md"])
+@pytest.mark.parametrize(
+    "page", [*PAGES, "docs/tuning.md", "docs/architecture.md", "CONTRIBUTING.md"]
+)
 def test_links_lead_somewhere(page: str) -> None:
     text = (ROOT / page).read_text(encoding="utf-8")
     for target in re.findall(r"\]\((?!https?:)([^)#]+)", text):

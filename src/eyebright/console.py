@@ -81,11 +81,11 @@ def progress_bar(description: str, total: int | None, quiet: bool = False) -> It
     global _live
     visible = err.is_terminal and not quiet
     with Progress(*columns, console=err, transient=True, disable=not visible) as progress:
-        _live = progress if visible else None
+        outer, _live = _live, progress if visible else _live
         try:
             yield Bar(progress, description, total)
         finally:
-            _live = None
+            _live = outer
 
 
 class Bar:

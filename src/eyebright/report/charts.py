@@ -27,6 +27,10 @@ class Line:
     dots: bool = True
     spans: Sequence[tuple[float, float]] = ()
     """Lower and upper end of an interval at each point."""
+    joined: bool = True
+    """Whether a line runs through the points."""
+    hollow: bool = False
+    """Whether its dots are rings."""
 
 
 def ticks(low: float, high: float, most: int = 6, least: float = 0.0) -> list[float]:
@@ -46,6 +50,7 @@ def line_chart(
     x_range: tuple[float, float] | None = None,
     y_range: tuple[float, float] | None = None,
     percent: bool = False,
+    log: bool = False,
 ) -> str:
     """Lines over common axes.
 
@@ -56,14 +61,16 @@ def line_chart(
         x_range: of the axis; None: from the points.
         y_range: of the axis; None: from the points.
         percent: whether both are shares, to be written in percent.
+        log: whether the axis across is logarithmic; all x are positive then.
     """
     points = [point for line in lines for point in line.points]
     ends = [end for line in lines for span in line.spans for end in span]
-    x0, x1 = x_range or _range([x for x, _ in points])
+    place = math.log10 if log else float
+    x0, x1 = x_range or _range([place(x) for x, _ in points])
     y0, y1 = y_range or _range([y for _, y in points] + ends)
 
     def at(x: float, y: float) -> tuple[float, float]:
-        across = LEFT + (x - x0) / (x1 - x0) * (WIDTH - LEFT - RIGHT)
+        across = LEFT + (place(x) - x0) / (x1 - x0) * (WIDTH - LEFT - RIGHT)
         down = HEIGHT - BOTTOM - (y - y0) / (y1 - y0) * (HEIGHT - TOP - BOTTOM)
         return round(across, 1), round(down, 1)
 
@@ -72,11 +79,12 @@ def line_chart(
 
     parts = []
     for value in ticks(y0, y1):
-        _, y = at(x0, value)
+        _, y = at(1, value)
         parts.append(f'<path class="grid" d="M{LEFT} {y}H{WIDTH - RIGHT}"/>')
         parts.append(f'<text x="{LEFT - 8}" y="{y + 4}" text-anchor="end">{said(value)}</text>')
     counted = all(float(x).is_integer() for x, _ in points)  # epochs: there are no halves
-    for value in ticks(x0, x1, 8, least=1.0 if counted and not x_range else 0.0):
+    least = 1.0 if counted and not x_range else 0.0
+    for value in log_ticks(x0, x1) if log else ticks(x0, x1, 8, least=least):
         x, _ = at(value, y0)
         parts.append(f'<text x="{x}" y="{HEIGHT - BOTTOM + 18}" text-anchor="middle">')
         parts.append(f"{said(value)}</text>")
@@ -92,17 +100,19 @@ def line_chart(
     for line in lines:
         places = [at(x, y) for x, y in line.points]
         path = "L".join(f"{x} {y}" for x, y in places)
-        parts.append(f'<path class="line s{line.colour}" d="M{path}"/>')
+        if line.joined:
+            parts.append(f'<path class="line s{line.colour}" d="M{path}"/>')
         for (x, _), (low, high) in zip(line.points, line.spans, strict=False):
             (across, lower), (_, upper) = at(x, low), at(x, high)
             parts.append(f'<path class="span s{line.colour}" d="M{across} {lower}V{upper}"/>')
         if line.dots:
-            parts += [
-                f'<circle class="s{line.colour}" cx="{x}" cy="{y}" r="3.5"/>' for x, y in places
-            ]
+            kind = f"s{line.colour}" + " hollow" * line.hollow
+            parts += [f'<circle class="{kind}" cx="{x}" cy="{y}" r="3.5"/>' for x, y in places]
     named = [line for line in lines if line.name]
     keys = "".join(
-        f'<span><i class="key s{line.colour}"></i>{escape(line.name)}</span>' for line in named
+        f'<span><i class="key s{line.colour}{" hollow" * line.hollow}"></i>'
+        f"{escape(line.name)}</span>"
+        for line in named
     )
     legend = f'<p class="legend">{keys}</p>' if len(named) > 1 else ""
     label = escape(f"{y_title}, {x_title}")
@@ -110,6 +120,61 @@ def line_chart(
         f'{legend}<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" '
         f'aria-label="{label}">{"".join(parts)}</svg>'
     )
+
+
+def dot_rows(rows: Sequence[tuple[str, Sequence[float]]], x_title: str) -> str:
+    """A row of dots for each name, over a common axis.
+
+    Args:
+        rows: name and values.
+        x_title: of the axis, with its unit.
+    """
+    height, bottom = 30, 46
+    short = [shorten(name, MOST_NAME) for name, _ in rows]
+    left = 16 + max(map(text_width, short), default=0)
+    below = len(rows) * height
+    x0, x1 = _range([value for _, values in rows for value in values])
+
+    def at(value: float) -> float:
+        return round(left + (value - x0) / (x1 - x0) * (WIDTH - left - RIGHT), 1)
+
+    parts = []
+    for value in ticks(x0, x1, 5):
+        x = at(value)
+        parts.append(f'<path class="grid" d="M{x} 0V{below}"/>')
+        parts.append(f'<text x="{x}" y="{below + 18}" text-anchor="middle">{value:g}</text>')
+    for i, (name, values) in enumerate(rows):
+        y = i * height + height // 2
+        parts.append(f'<text x="{left - 8}" y="{y + 4}" text-anchor="end">{escape(short[i])}')
+        parts.append(f"<title>{escape(name)}</title></text>")
+        parts.append(f'<path class="grid" d="M{left} {y}H{WIDTH - RIGHT}"/>')
+        parts += [f'<circle class="s1" cx="{at(value)}" cy="{y}" r="4"/>' for value in values]
+    parts.append(
+        f'<text class="axis" x="{(left + WIDTH - RIGHT) / 2}" y="{below + bottom - 6}" '
+        f'text-anchor="middle">{escape(x_title)}</text>'
+    )
+    return (
+        f'<svg class="chart" viewBox="0 0 {WIDTH} {below + bottom}" role="img" '
+        f'aria-label="{escape(x_title)}">{"".join(parts)}</svg>'
+    )
+
+
+def log_ticks(low: float, high: float) -> list[float]:
+    """Round values whose decimal logarithms lie from low to high."""
+    for parts in ((1,), (1, 3), (1, 2, 5), tuple(range(1, 10))):
+        values = [
+            part * 10.0**power
+            for power in range(math.floor(low), math.ceil(high) + 1)
+            for part in parts
+            if low <= math.log10(part) + power <= high
+        ]
+        if len(values) >= 3:
+            break
+    apart = list[float]()
+    for value in values:
+        if not apart or math.log10(value / apart[-1]) >= (high - low) / 9:
+            apart.append(value)
+    return apart
 
 
 def interval_bars(rows: Sequence[tuple[str, Figure]]) -> str:

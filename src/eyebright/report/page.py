@@ -87,8 +87,6 @@ def write_report(
     """
     if language not in LANGUAGES:
         raise UsageError(f"--lang cannot be '{language}'; choose one of: {', '.join(LANGUAGES)}")
-    from jinja2 import Environment
-
     t = translator(language)
     evaluation = evaluation or latest_evaluation(run)
     context = base_context(run, evaluation, t) | {"warnings": []}
@@ -112,14 +110,21 @@ def write_report(
             context["warnings"].append(t(text))
         if data is not None and known is not None:
             context["baselines"] = baselines_chart(evaluation, data, known, t)
-    page = files("eyebright.report").joinpath("page.html").read_text(encoding="utf-8")
-    environment = Environment(autoescape=True)
-    html = environment.from_string(page).render(context | {"t": t, "language": language})
+    html = render("page.html", context | {"t": t, "language": language})
     path, card = run.path / "report.html", model_card(run, evaluation)
     with contextlib.nullcontext() if is_locked else locked(run.path):
         write_file(path, html.encode("utf-8", "backslashreplace"))
         write_file(run.path / "model-card.md", card.encode("utf-8", "replace"))
     return path
+
+
+def render(name: str, context: dict[str, Any]) -> str:
+    """A page of ours, filled in; what comes from outside is escaped."""
+    from jinja2 import Environment, FunctionLoader
+
+    folder = files("eyebright.report")
+    loader = FunctionLoader(lambda name: folder.joinpath(name).read_text(encoding="utf-8"))
+    return Environment(autoescape=True, loader=loader).get_template(name).render(context)
 
 
 def with_promise(run: Run, evaluation: Evaluation) -> Evaluation:

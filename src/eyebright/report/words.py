@@ -171,6 +171,58 @@ CHINESE: dict[str, str] = {
     ),
     "versions": "版本",
     "machine": "机器",
+    "Search over settings": "设置搜索",
+    "Trial after trial": "逐次试验",
+    "What is far below the others lies on the lower edge. Given up early: its best epoch so far.": (
+        "远低于其他试验的点画在下边缘。提前放弃的：到那时为止最好的一轮。"
+    ),
+    "On fresh seeds": "在新的随机种子上",
+    "Each dot is a run of its own, judged on pictures that the search never looked at": (
+        "每个点是一次单独的训练，在搜索从未看过的图片上评判"
+    ),
+    "Which setting mattered": "哪个设置重要",
+    "Each dot is a trial that was trained to its end; all settings change at once, so a single "
+    "picture says little where trials are few": (
+        "每个点是一次训练到底的试验；所有设置同时变化，试验少时单看一张图说明不了多少"
+    ),
+    "The best trials": "最好的试验",
+    "trial": "试验",
+    "trials": "试验数",
+    "On the pictures that the search looks at: the best of many looks too good": (
+        "在搜索所看的图片上：许多次中最好的一次看起来偏好"
+    ),
+    "given up early": "提前放弃",
+    "failed": "失败",
+    "pictures that the search looks at": "搜索所看的图片",
+    "pictures kept for the verdict": "留作最后评判的图片",
+    "the recipe’s own": "配方自带的设置",
+    "winner": "胜出者",
+    "best so far": "至今最好",
+    "trained to the end": "训练到底",
+    "There is no trial with a figure yet.": "还没有得出数字的试验。",
+    "Keep the recipe": "保留配方",
+    "No trial was better than the recipe’s own settings.": "没有试验比配方自带的设置更好。",
+    "Not judged on fresh seeds yet: the best of many trials looks better than it is.": (
+        "尚未在新的随机种子上评判：许多次试验中最好的一次看起来比实际好。"
+    ),
+    "{points} points, the winner against the recipe’s own settings, on {seeds} fresh seeds and "
+    "{n} pictures that the search never looked at.": (
+        "胜出者与配方自带的设置相差 {points} 个百分点，依据 {seeds} 个新的随机种子和搜索从未看过的 "
+        "{n} 张图片。"
+    ),
+    "One seed has no interval, and gives no verdict.": "一个随机种子没有区间，也得不出结论。",
+    "Search helped": "搜索有帮助",
+    "Search did harm": "搜索反而有害",
+    "No gain that stands out from chance": "没有超出偶然的提升",
+    "It counts seeds and pictures.": "区间同时计入随机种子和图片。",
+    "It counts pictures.": "区间只计入图片。",
+    "It counts seeds.": "区间只计入随机种子。",
+    "Counting seeds alone, on these very pictures: {points}": (
+        "只计入随机种子、就在这些图片上：{points}"
+    ),
+    "In the search it was {points} points ahead: the best of many trials is partly luck.": (
+        "在搜索中它高 {points} 个百分点：许多次试验中最好的一次有一部分是运气。"
+    ),
     "dark or light": "深色或浅色",
 }
 
