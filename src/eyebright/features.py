@@ -11,7 +11,7 @@ from safetensors.numpy import load as load_arrays
 from safetensors.numpy import save as save_arrays
 from torch import Tensor, nn
 
-from eyebright.batches import Normalization, predict_logits
+from eyebright.batches import Normalization, predict_logits, slices
 from eyebright.console import progress_bar
 from eyebright.data import Dataset
 from eyebright.data.cache import data_home
@@ -59,8 +59,7 @@ def compute_features(
     their mean logits follow from it.
     """
     eye, parts = Penultimate(net), []
-    for start in range(0, len(images), PART):
-        part = images[start : start + PART]
+    for part in slices(images, PART) if len(images) else ():
         parts.append(predict_logits(eye, part, normalization, tta).numpy())
         if hear:
             hear(len(part))
