@@ -80,7 +80,7 @@ ORDER = [
     "eyebright.wording",
     "eyebright.records",
     "eyebright.lock",
-    "eyebright.convert",
+    "eyebright.conversion",
     "eyebright.run",
     "eyebright.report.words",
     "eyebright.report.charts",

@@ -175,8 +175,8 @@ def convert(
 ) -> None:
     """Write pictures into tar shards, for data that are larger than the memory."""
     waiting_for("listing the pictures")
-    from eyebright.convert import convert as convert_all
-    from eyebright.convert import parse_size
+    from eyebright.conversion import convert as convert_all
+    from eyebright.conversion import parse_size
 
     index = convert_all(
         data, folder, shard_size=parse_size(shard_size), imgsz=imgsz, skip_bad=skip_bad,

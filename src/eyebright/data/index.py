@@ -139,7 +139,7 @@ def read_index(folder: Path) -> Index:
             raise ValueError("its classes")
     except ModelError as error:
         raise DataError(str(error)) from None
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
         raise DataError(f"{shown(folder / INDEX)}: no index of shards ({error})") from None
     return index
 
@@ -262,7 +262,7 @@ def read_contents(folder: Path, index: Index, name: str) -> Contents:
         _check_numbers(numbers, index, part)
     except OSError as error:
         raise DataError(f"{shown(path)}: {error.strerror or error}") from None
-    except (SafetensorError, ValueError, KeyError, TypeError) as error:
+    except (SafetensorError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise DataError(f"{shown(path)}: no index of these shards ({error})") from None
     members = Members(
         tuple(folder / shard.name for shard in part.shards),

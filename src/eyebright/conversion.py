@@ -413,7 +413,7 @@ def _whole_shards(folder: Path, part: str) -> Iterator[Written]:
                 return
             bad = {int(i): str(why) for i, why in about["bad"]}
             yield Written(shard, arrays, list(about["modes"]), int(about["consumed"]), bad)
-        except (OSError, SafetensorError, ValueError, KeyError, TypeError):
+        except (OSError, SafetensorError, ValueError, LookupError, TypeError):
             return
 
 
