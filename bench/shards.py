@@ -31,7 +31,7 @@ from bench.rows import append_row
 
 BATCH = 32
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-SHARD_SIZE = 16 << 20  # small enough that there are several of a few thousand photographs
+LEAST_SHARD = 1 << 20  # bytes; of more pictures there are four shards a worker
 
 
 def best_speed(walk: Callable[[int], Iterator[Any]], epochs: int, pictures: int) -> float:
@@ -133,8 +133,10 @@ def race(files: list[Path], imgsz: int, pictures: int, epochs: int, workers: int
     with tempfile.TemporaryDirectory(prefix="bench-shards-") as temporary:
         place = Path(temporary)
         copy_to(files, pictures, place / "files", distinct=True)
+        total = sum(file.stat().st_size for file in (place / "files").glob("*/*"))
+        size = max(LEAST_SHARD, total // (4 * workers))
         start = time.perf_counter()
-        index = convert(place / "files", place / "shards", shard_size=SHARD_SIZE, workers=workers)
+        index = convert(place / "files", place / "shards", shard_size=size, workers=workers)
         converted = pictures / (time.perf_counter() - start)
         load_before = os.getloadavg()[0]
         speed = {name: run(name, place, imgsz, epochs, pictures, workers) for name in PROGRAMS}
