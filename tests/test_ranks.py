@@ -1,13 +1,15 @@
 """Which of several processes this is."""
 
+import os
 import subprocess
 import sys
 
 import pytest
 import torch
 
-from eyebright import machine, ranks, runtime
+from eyebright import runtime
 from eyebright.errors import UsageError
+from eyebright.machine import available_cores
 from eyebright.ranks import Ranks, from_environment
 
 NAMES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
@@ -70,25 +72,27 @@ def test_half_of_it_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_cores_are_shared(
     cores: int, local: int, share: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ranks, "available_cores", lambda: cores)
-    assert Ranks(0, 8, 0, local).cores == share
-    assert machine.available_cores() >= 1
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(cores)), raising=False)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", str(local))
+    assert available_cores() == share
 
 
 def test_threads_and_gpus_are_shared(monkeypatch: pytest.MonkeyPatch) -> None:
-    threads = []
+    threads: list[int] = []
     monkeypatch.setattr(torch, "set_num_threads", threads.append)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    monkeypatch.setattr(ranks, "available_cores", lambda: 12)
-    assert runtime.take_share(Ranks(), "auto") == "auto"
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(12)), raising=False)
+    runtime.use_own_cores()
     assert threads == []  # alone, what the user or torch decided stays
     for rank, device in enumerate(("cuda:0", "cuda:1", "cuda:0")):
-        assert runtime.take_share(Ranks(3 + rank, 6, rank, 3), "auto") == device
+        for name, value in zip(NAMES, (3 + rank, 6, rank, 3), strict=True):
+            monkeypatch.setenv(name, str(value))
+        runtime.use_own_cores()
+        assert str(runtime.choose_device()) == device
+        assert str(runtime.choose_device("cuda")) == device
+        assert str(runtime.choose_device("cpu")) == "cpu"
     assert threads == [4, 4, 4]
-    assert runtime.take_share(Ranks(1, 2, 1, 2), "cpu") == "cpu"
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert runtime.take_share(Ranks(1, 2, 1, 2), "auto") == "auto"
 
 
 def test_it_needs_no_torch() -> None:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from eyebright.classifier import Classifier
     from eyebright.config import RECIPES, TrainConfig
+    from eyebright.conversion import convert
     from eyebright.data import Dataset, load
     from eyebright.errors import EyebrightError
     from eyebright.evaluation import evaluate
@@ -30,6 +31,7 @@ __all__ = [
     "EyebrightError",
     "Run",
     "TrainConfig",
+    "convert",
     "create_model",
     "evaluate",
     "load",
@@ -43,6 +45,7 @@ _HOME = {
     "EyebrightError": "errors",
     "Run": "run",
     "TrainConfig": "config",
+    "convert": "conversion",
     "create_model": "models",
     "evaluate": "evaluation",
     "load": "data",

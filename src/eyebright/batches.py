@@ -5,22 +5,25 @@ for its augmentation are functions of (seed, epoch, position): there is no state
 """
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from eyebright import distributed
 from eyebright.augment import Chance, mirror, parse_augment, sides_of_epoch
 from eyebright.config import BATCH_PIXELS, TrainConfig
+from eyebright.data.streams import Stream
 from eyebright.data.views import View
 from eyebright.images import Pixels
 from eyebright.runtime import memory_format
 
 CHUNK = 1024  # pictures that are gathered and normalised at once, where batches are smaller
+WINDOW, WINDOW_SHARDS = 16_384, 4  # pictures, and shards, that are shuffled among one another
 CACHED = 2**18  # numbers that stay in a core's cache
 CHUNK_PIXELS = CHUNK * 64 * 64  # and so many pixels, whose numbers stay in a processor's cache
 
@@ -112,14 +115,43 @@ def balanced_order(labels: Tensor, seed: int, epoch: int) -> Tensor:
     return torch.searchsorted(ends, drawn).clamp_max(len(labels) - 1)
 
 
+def order_by_windows(order: Tensor, shards: NDArray[np.int32], seed: int, epoch: int) -> Tensor:
+    """An order of pictures that keeps to a few shards at a time, so that reading is sequential.
+
+    Shards are shuffled. So are the pictures of those that follow one another, `WINDOW_SHARDS` of
+    them or more with `WINDOW` pictures or more: they stay in the order given, which is by chance.
+
+    Args:
+        order: positions of pictures, int64 (m,), in any order; some may come more than once.
+        shards: which shard each picture lies in, (n,).
+        seed: of the run.
+        epoch: counted from 1.
+
+    Returns:
+        The same positions, window by window.
+    """
+    found, counts = np.unique(shards, return_counts=True)
+    drawn = np.random.default_rng(derived_seed(seed, epoch, 0)).permutation(len(found))
+    window_of = np.empty(len(found), np.int64)
+    window = held = pictures = 0
+    for place in drawn.tolist():
+        if held >= WINDOW_SHARDS and pictures >= WINDOW:
+            window, held, pictures = window + 1, 0, 0
+        window_of[place] = window
+        held, pictures = held + 1, pictures + int(counts[place])
+    of_picture = window_of[np.searchsorted(found, shards)]
+    return order[torch.from_numpy(np.argsort(of_picture[order.numpy()], kind="stable"))]
+
+
 def train_batches(
-    images: Tensor,
+    images: Tensor | Stream,
     labels: Tensor,
     config: TrainConfig,
     normalization: Normalization,
     epoch: int,
     rows: Tensor | None = None,
     first: int = 0,
+    shards: NDArray[np.int32] | None = None,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """The batches of one epoch: each a function of (seed, epoch, its number).
 
@@ -127,13 +159,16 @@ def train_batches(
     on how many they are.
 
     Args:
-        images: uint8 (n, height, width, 3), on the device; more of them where there are rows.
+        images: uint8 (n, height, width, 3), on the device; more of them where there are rows. Of
+            a `Stream`, the next pictures are decoded while these are used.
         labels: int64 (n,), on the device.
         config: says the seed, the batch size and the augmentation.
         normalization: applied after augmentation.
         epoch: counted from 1.
         rows: where the n pictures lie in images, int64 (n,); None: they are all of them.
         first: begin with this batch, counted from 0.
+        shards: which shard each picture lies in, (n,): a few are gone through at a time. None: they
+            lie in none.
 
     Yields:
         Normalised float32 (batch, 3, height, width), laid out as `memory_format` says, and int64
@@ -141,28 +176,35 @@ def train_batches(
     """
     batch_size = config.batch_size
     mirrored, functions = parse_augment(config.augment)
-    generator = torch.Generator(images.device)
-    sides = sides_of_epoch(len(labels), epoch, epoch_generator(config.seed, 0, images.device))
+    device = labels.device
+    generator = torch.Generator(device)
+    sides = sides_of_epoch(len(labels), epoch, epoch_generator(config.seed, 0, device))
     if config.balance == "sampler":
-        order = balanced_order(labels, config.seed, epoch).to(images.device)
+        order = balanced_order(labels, config.seed, epoch)
     else:
-        order = epoch_order(len(labels), config.seed, epoch).to(images.device)
+        order = epoch_order(len(labels), config.seed, epoch)
+    if shards is not None:
+        order = order_by_windows(order, shards, config.seed, epoch)
+    order = order.to(device)
     if config.drop_last:
         order = order[: len(order) - len(order) % batch_size]
-    layout = memory_format(batch_size, images.shape[1], config.precision, images.device)
+    layout = memory_format(batch_size, images.shape[1], config.precision, device)
     # Tiny batches are prepared many at once: gathering four pictures costs as much as 400.
     most = min(CHUNK, CHUNK_PIXELS // (images.shape[1] * images.shape[2]))
     chunk = max(1, most // batch_size) * batch_size
     begun = first * batch_size // chunk * chunk
-    for start in range(begun, len(order), chunk):
-        which = order[start : start + chunk]
+    chunks = [(start, order[start : start + chunk]) for start in range(begun, len(order), chunk)]
+    parts = [parts_of_batches(len(which), batch_size, which.device) for _, which in chunks]
+    wanted = [
+        which if mine is None else which[mine]
+        for (_, which), (mine, _) in zip(chunks, parts, strict=True)
+    ]
+    taken = take(images, rows, wanted, device)
+    for (start, whole), (mine, sizes), which, pictures in zip(
+        chunks, parts, wanted, taken, strict=True
+    ):
         generator.manual_seed(derived_seed(config.seed, epoch, start + 1))
-        mine, sizes = parts_of_batches(len(which), batch_size, which.device)
-        chance = Chance(generator, len(which), mine)
-        which = which if mine is None else which[mine]
-        where = which if rows is None else rows[which]
-        # Whole rows are copied at once; by `images[where]` each byte would be, twenty times slower.
-        pictures = images.flatten(1).index_select(0, where).view(len(where), *images.shape[1:])
+        chance = Chance(generator, len(whole), mine)
         if mirrored:
             pictures = mirror(pictures, sides[which])
         for function in functions:
@@ -196,11 +238,28 @@ def parts_of_batches(
     return places, [len(part) for part in parts]
 
 
-def on_device(pictures: View, device: torch.device) -> tuple[Tensor, Tensor | None]:
+def take(
+    images: Tensor | Stream, rows: Tensor | None, wanted: Iterable[Tensor], device: torch.device
+) -> Iterator[Tensor]:
+    """The pictures at these positions, uint8 on the device, one tensor of them after the other."""
+    if isinstance(images, Stream):
+        for pictures in images.walk_whole_files(which.cpu().numpy() for which in wanted):
+            yield torch.from_numpy(pictures).to(device)
+        return
+    for which in wanted:
+        where = which if rows is None else rows[which]
+        # Whole rows are copied at once; by `images[where]` each byte would be, twenty times slower.
+        yield images.flatten(1).index_select(0, where).view(len(where), *images.shape[1:])
+
+
+def on_device(pictures: View, device: torch.device) -> tuple[Tensor | Stream, Tensor | None]:
     """Pictures where the net is, for `train_batches`: an array, and where in it they lie.
 
-    On the processor nothing is copied; elsewhere the array holds these pictures alone.
+    On the processor nothing is copied; elsewhere the array holds these pictures alone. Streamed
+    pictures stay where they are.
     """
+    if isinstance(pictures, Stream):
+        return pictures, None
     if device.type == "cpu":
         rows = pictures.positions
         return torch.from_numpy(pictures.base), None if rows is None else torch.from_numpy(rows)
@@ -210,6 +269,15 @@ def on_device(pictures: View, device: torch.device) -> tuple[Tensor, Tensor | No
         images[done : done + len(part)] = torch.from_numpy(part)
         done += len(part)
     return images, None
+
+
+def slices(images: Pixels | View | Tensor, size: int) -> Iterator[Pixels | Tensor]:
+    """Pictures in order, so many at a time; of no pictures, none once."""
+    if isinstance(images, View) and len(images):
+        yield from images.parts(size)
+        return
+    for start in range(0, max(1, len(images)), size):
+        yield images[start : start + size]
 
 
 @torch.inference_mode()
@@ -235,9 +303,8 @@ def predict_logits(
     device = next(model.parameters(), torch.empty(0)).device
     batch_size = max(1, min(500, BATCH_PIXELS // (images.shape[1] * images.shape[2])))
     parts = []
-    for start in range(0, max(1, len(images)), batch_size):  # of no pictures, no logits once
-        part = torch.as_tensor(images[start : start + batch_size])
-        pictures = normalization(part.to(device))
+    for part in slices(images, batch_size):
+        pictures = normalization(torch.as_tensor(part).to(device))
         logits = model(pictures).float()
         if tta == "mirror":
             logits = (logits + model(pictures.flip(3)).float()) / 2

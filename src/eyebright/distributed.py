@@ -26,6 +26,7 @@ from torch.autograd import Function
 from eyebright.console import shown
 from eyebright.errors import StorageError, UsageError
 from eyebright.files import read_json
+from eyebright.ranks import Ranks, from_environment
 
 TIMEOUT = 300.0  # seconds that a rank waits for another one before it gives up
 PATIENT = timedelta(days=1)  # while the first rank of a machine reads the pictures
@@ -43,7 +44,8 @@ def join() -> None:
         StorageError: they are not to be reached.
     """
     global _patient
-    if dist.is_initialized() or int(os.environ.get("WORLD_SIZE", "1")) < 2:
+    ranks = from_environment()
+    if dist.is_initialized() or ranks.size < 2:
         return
     try:
         timeout = timedelta(seconds=float(os.environ.get("EYEBRIGHT_TIMEOUT", TIMEOUT)))
@@ -51,21 +53,20 @@ def join() -> None:
         raise UsageError("EYEBRIGHT_TIMEOUT must be a number of seconds") from None
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if gpus:
-        torch.cuda.set_device(min(local_rank(), gpus - 1))
+        torch.cuda.set_device(ranks.local_rank % gpus)
     with explained():
         backend = "cpu:gloo,cuda:nccl" if gpus else "gloo"
-        if (store := _fresh_store(timeout)) is None:
+        if (store := _fresh_store(ranks, timeout)) is None:
             dist.init_process_group(backend, timeout=timeout)
         else:
-            rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
             dist.init_process_group(
-                backend, timeout=timeout, store=store, rank=rank, world_size=size
+                backend, timeout=timeout, store=store, rank=ranks.rank, world_size=ranks.size
             )
         _patient = dist.new_group(backend="gloo", timeout=PATIENT)
     atexit.register(leave)
 
 
-def _fresh_store(timeout: timedelta) -> Store | None:
+def _fresh_store(ranks: Ranks, timeout: timedelta) -> Store | None:
     """A part of torchrun's store that nobody has written to; None without torchrun.
 
     torchrun keeps its store over its restarts, and what ranks that are gone left in it would be
@@ -76,13 +77,13 @@ def _fresh_store(timeout: timedelta) -> Store | None:
         return None
     host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     store = TCPStore(host, port, is_master=False, timeout=timeout)
-    rank, others = int(os.environ["RANK"]), range(1, int(os.environ["WORLD_SIZE"]))
-    if rank:
+    if ranks.rank:
         me = uuid.uuid4().hex
-        store.set(f"asks/{rank}", me)
+        store.set(f"asks/{ranks.rank}", me)
         name = store.get(f"told/{me}").decode()
         store.add(f"heard/{name}", 1)
         return PrefixStore(name, store)
+    others = range(1, ranks.size)
     name, until = uuid.uuid4().hex, time.monotonic() + timeout.total_seconds()
     while store.add(f"heard/{name}", 0) < len(others):
         for other in others:
@@ -132,11 +133,6 @@ def size() -> int:
 def is_first() -> bool:
     """Whether this is the process that writes and speaks."""
     return rank() == 0
-
-
-def local_rank() -> int:
-    """The number of this process on its machine."""
-    return int(os.environ.get("LOCAL_RANK", "0"))
 
 
 def part(n: int) -> slice:
@@ -195,10 +191,11 @@ def first_of_machine() -> Iterator[None]:
 
     So pictures are decoded once, and the others find them in the cache.
     """
-    if size() > 1 and local_rank():
+    is_first_here = from_environment().local_rank == 0
+    if size() > 1 and not is_first_here:
         dist.barrier(group=_patient)
     yield
-    if size() > 1 and not local_rank():
+    if size() > 1 and is_first_here:
         dist.barrier(group=_patient)
 
 

@@ -15,7 +15,7 @@ from safetensors.numpy import save as save_arrays
 from torch import Tensor, nn
 
 from eyebright import distributed
-from eyebright.batches import Normalization, predict_logits
+from eyebright.batches import Normalization, predict_logits, slices
 from eyebright.console import progress_bar
 from eyebright.data import Dataset
 from eyebright.data.cache import data_home
@@ -63,8 +63,7 @@ def compute_features(
     their mean logits follow from it.
     """
     eye, parts = Penultimate(net), []
-    for start in range(0, len(images), PART):
-        part = images[start : start + PART]
+    for part in slices(images, PART) if len(images) else ():
         parts.append(predict_logits(eye, part, normalization, tta).numpy())
         if hear:
             hear(len(part))

@@ -239,7 +239,7 @@ class Lake:
             classifier: the model.
             top: how many of the likeliest classes a row names.
             promises: what its answers are to keep.
-            workers: threads that decode; None: its share of the cores.
+            workers: threads that decode; None: one a core of its own.
 
         Raises:
             DataError: a part is damaged; names it.
@@ -255,7 +255,7 @@ class Lake:
             outcomes = predict_files(
                 classifier,
                 files,
-                workers=ranks.cores if workers is None else workers,
+                workers=workers,
                 total=sum(map(self.listing.size, pending)),
                 title=None if ranks.rank else title,
                 most=self.listing.part_size,  # whoever wants small parts wants to lose little

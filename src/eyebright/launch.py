@@ -25,7 +25,7 @@ from eyebright.lock import locked
 from eyebright.optim import Schedule, create_optimizers
 from eyebright.plan import Pacer, Plan
 from eyebright.prepare import read_data
-from eyebright.probe import probe_epoch
+from eyebright.probe import features_of_both, probe_epoch
 from eyebright.report import write_report
 from eyebright.run import Run
 from eyebright.runtime import explained
@@ -237,7 +237,6 @@ def carry_out(
         with explained(lambda: advice(config, net)):
             if config.probe and not results:
                 probe = probe_epoch(net, train_set, val_set, config, job.normalization, tell)
-                assert probe is not None, "this is the first rank"
                 keeper.keep(probe)
                 remember(results, probe)
                 keeper.log(probe)
@@ -329,7 +328,7 @@ def follow(job: Job, folder: Path) -> None:
     config, net = job.config, job.net
     position, schedule, optimizers = where_it_stands(job, folder)
     if config.probe and not (job.checkpoint and job.checkpoint.results):
-        probe_epoch(net, job.train_set, job.val_set, config, job.normalization, lambda line: None)
+        features_of_both(net, job.train_set, job.val_set, config, job.normalization)
     if distributed.told(True):  # there is nothing to train
         return
     with waiting_while(lambda: True) as interrupted:

@@ -10,7 +10,6 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from eyebright import distributed
 from eyebright.batches import Normalization
 from eyebright.config import TrainConfig
 from eyebright.console import progress_bar
@@ -37,10 +36,10 @@ def probe_epoch(
     config: TrainConfig,
     normalization: Normalization,
     tell: Callable[[str], None],
-) -> EpochResult | None:
+) -> EpochResult:
     """Fit the last layer of a net to its features, in place; counts as epoch 0.
 
-    Of several ranks the first one does; the others help it with the features, and get None.
+    Of several ranks the first one does; the others help it with `features_of_both`.
 
     Args:
         net: on its device, its other weights pretrained.
@@ -51,10 +50,7 @@ def probe_epoch(
         tell: told the penalty.
     """
     start = time.perf_counter()
-    features = cached_features(net, train_set, normalization, config.tta)
-    seen = cached_features(net, val_set, normalization, config.tta) if val_set else None
-    if not distributed.is_first():
-        return None
+    features, seen = features_of_both(net, train_set, val_set, config, normalization)
     groups = train_set.columns[config.group] if config.group else None
     bias = head_of(net).bias is not None
     probe = fit_probe(features, train_set.labels, len(train_set.classes), config, groups, bias)
@@ -70,6 +66,20 @@ def probe_epoch(
         logits_left_out, labels_left_out = map(np.concatenate, zip(*probe.spare, strict=True))
         spare = torch.from_numpy(logits_left_out.astype(np.float32)), labels_left_out
     return EpochResult(0, 0, seconds, probe.loss, (), confusion, logits, spare)
+
+
+def features_of_both(
+    net: nn.Module,
+    train_set: Dataset,
+    val_set: Dataset | None,
+    config: TrainConfig,
+    normalization: Normalization,
+) -> tuple[Features, Features | None]:
+    """The features of the pictures to fit to and of those held out, made by all ranks together."""
+    features = cached_features(net, train_set, normalization, config.tta)
+    if val_set is None:
+        return features, None
+    return features, cached_features(net, val_set, normalization, config.tta)
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,6 @@ import os
 from dataclasses import dataclass
 
 from eyebright.errors import UsageError
-from eyebright.machine import available_cores
 
 FIX = "start with torchrun, which sets it, or unset RANK and WORLD_SIZE"
 
@@ -18,11 +17,6 @@ class Ranks:
     local_rank: int = 0
     """Among those on this machine."""
     local_size: int = 1
-
-    @property
-    def cores(self) -> int:
-        """This process's share of the machine's cores, at least one."""
-        return max(1, available_cores() // self.local_size)
 
 
 def from_environment() -> Ranks:

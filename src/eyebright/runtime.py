@@ -17,10 +17,9 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from eyebright import distributed
 from eyebright.errors import StorageError, UsageError
 from eyebright.machine import available_cores
-from eyebright.ranks import Ranks
+from eyebright.ranks import from_environment
 
 Precision = Literal["fp32", "bf16"]
 NOT_DETERMINISTIC = re.compile(r"(\w+) does not have a deterministic implementation")
@@ -37,7 +36,7 @@ def choose_device(name: str = "auto") -> torch.device:
     Raises:
         UsageError: no such device, or this machine has none.
     """
-    mine = distributed.local_rank()
+    mine = from_environment().local_rank
     cuda = torch.cuda.device_count() if torch.cuda.is_available() else 0
     mps = torch.backends.mps.is_available()
     if name == "auto":
@@ -49,23 +48,10 @@ def choose_device(name: str = "auto") -> torch.device:
     return torch.device(f"cuda:{mine % cuda}" if name == "cuda" else name)
 
 
-def take_share(ranks: Ranks, device: str) -> str:
-    """Take a rank's share of the processor's cores, and of the GPUs what ``auto`` means to it.
-
-    torchrun would leave each rank one core.
-
-    Args:
-        ranks: alone on its machine it takes all as ever.
-        device: as in `choose_device`.
-
-    Returns:
-        The name of the device that is its own.
-    """
-    if ranks.local_size > 1:
-        torch.set_num_threads(ranks.cores)
-        if device == "auto" and torch.cuda.is_available():
-            return f"cuda:{ranks.local_rank % torch.cuda.device_count()}"
-    return device
+def use_own_cores() -> None:
+    """Of several ranks on a machine, let torch use this one's share of the cores, not only one."""
+    if from_environment().local_size > 1:
+        torch.set_num_threads(available_cores())
 
 
 def choose_precision(name: Literal["auto"] | Precision, device: torch.device) -> Precision:

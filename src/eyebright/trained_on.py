@@ -37,6 +37,9 @@ class TrainedOn:
     """Of the linear probe, (inputs, classes)."""
     offset: Floats
     """Of the linear probe, (classes,)."""
+    by_content: bool = False
+    """Whether fingerprints are of the bytes of files: of shards, whose pixels are not all decoded
+    for them."""
 
     @classmethod
     def learn(cls, data: Dataset) -> "TrainedOn":
@@ -50,7 +53,9 @@ class TrainedOn:
         gram = centred.T @ centred + len(x) * RIDGE * np.eye(x.shape[1])
         weights = np.linalg.solve(gram, centred.T @ (y - shares))
         offset = shares - x.mean(0) @ weights
-        return cls(np.sort(digests(data.pixels)), int(np.argmax(data.counts())), weights, offset)
+        largest, by_content = int(np.argmax(data.counts())), data.contents is not None
+        found = digests(data.pixels) if data.contents is None else beginnings(data.contents)
+        return cls(np.sort(found), largest, weights, offset, by_content)
 
     @classmethod
     def load(cls, folder: Path, pictures: int, classes: int, imgsz: int) -> "TrainedOn | None":
@@ -63,7 +68,7 @@ class TrainedOn:
             imgsz: their side, in pixels.
         """
         inputs = 3 * min(SIDE, imgsz) ** 2
-        most = 8 * pictures + 4 * inputs * classes + 8 * classes + 8
+        most = 8 * pictures + 4 * inputs * classes + 8 * classes + 8 + 1
         try:
             arrays = load_arrays(read_safetensors(folder / FILE, most))
             digests, largest = arrays["digests"], int(arrays["largest"])
@@ -74,7 +79,8 @@ class TrainedOn:
                 return None
             if not 0 <= largest < classes or not np.isfinite(weights).all():
                 return None
-            return cls(digests, largest, weights, offset.astype(np.float64))
+            by_content = bool(arrays.get("by_content", False))
+            return cls(digests, largest, weights, offset.astype(np.float64), by_content)
         except (OSError, SafetensorError, ValueError, LookupError, TypeError, ArithmeticError):
             return None
 
@@ -85,11 +91,18 @@ class TrainedOn:
             "largest": np.array(self.largest),
             "weights": self.weights.astype(np.float32),
             "offset": self.offset,
-        }
+        } | ({"by_content": np.array(True)} if self.by_content else {})
         write_file(folder / FILE, save_arrays(arrays))
 
-    def count_leaks(self, data: Dataset) -> int:
-        """How many of other pictures are among those trained on, pixel for pixel."""
+    def count_leaks(self, data: Dataset) -> int | None:
+        """How many of other pictures are among those trained on, pixel for pixel.
+
+        After a training on shards, byte for byte; None where the others are not from shards.
+        """
+        if self.by_content:
+            if data.contents is None:
+                return None
+            return int(np.isin(beginnings(data.contents), self.digests).sum())
         return int(np.isin(digests(data.pixels), self.digests).sum())
 
     def probe(self, data: Dataset) -> NDArray[np.int64]:
@@ -103,6 +116,11 @@ def digests(images: View | Pixels) -> NDArray[np.uint64]:
     """A fingerprint of each picture's pixels, (n,)."""
     found = b"".join(hashlib.blake2b(pixels.data, digest_size=8).digest() for pixels in images)
     return np.frombuffer(found, np.uint64)
+
+
+def beginnings(contents: NDArray[np.uint8]) -> NDArray[np.uint64]:
+    """The first eight bytes of digests (n, 32) as numbers, (n,)."""
+    return np.ascontiguousarray(contents[:, :8]).view(np.uint64)[:, 0]
 
 
 def small_pixels(images: NDArray[np.uint8]) -> Floats:

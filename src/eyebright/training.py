@@ -155,7 +155,9 @@ def fit(
             seconds, start = at.seconds, time.perf_counter()
             looked, next_look = start, begun + 1
             losses: list[Tensor] = []  # left on the device: asking for one waits for the device
-            batches = train_batches(images, labels, config, normalization, epoch, rows, begun)
+            batches = train_batches(
+                images, labels, config, normalization, epoch, rows, begun, train_set.shards
+            )
             with onednn_for(layout), timed_kernels():
                 for pictures, targets in islice(batches, steps - begun):
                     set_lr(optimizers, schedule.share(at.step))

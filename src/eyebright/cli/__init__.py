@@ -11,7 +11,7 @@ import typer
 from eyebright.cli.explaining import explain
 from eyebright.cli.judging import compare, report, test, val
 from eyebright.cli.keeping import doctor, runs
-from eyebright.cli.pictures import audit, look
+from eyebright.cli.pictures import audit, convert, look
 from eyebright.cli.searching import tune
 from eyebright.cli.shipping import export, serve
 from eyebright.cli.training import train
@@ -21,7 +21,7 @@ from eyebright.errors import EyebrightError, StorageError
 
 # In the order of the help. A new verb is a new name here.
 VERBS = (
-    look, audit, train, tune, val, test, report, compare, runs, doctor,
+    look, audit, convert, train, tune, val, test, report, compare, runs, doctor,
     predict, embed, explain, export, serve,
 )  # fmt: skip
 

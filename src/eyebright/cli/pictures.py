@@ -1,12 +1,14 @@
-"""The verbs for pictures: look, audit."""
+"""The verbs for pictures: look, audit, convert."""
 
 import json
+import shlex
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from eyebright.cli.options import (
+    DATA_HELP,
     DataArgument,
     Imgsz,
     Labels,
@@ -156,3 +158,32 @@ def _review(parts: Any, findings: Any, table: Path, port: int, lang: str) -> Non
     if not findings:
         return say("nothing to review")
     return serve_review(parts, findings, table, port, lang)
+
+
+def convert(
+    data: Annotated[str, typer.Argument(metavar="DATA", help=DATA_HELP)],
+    folder: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to write.")],
+    shard_size: Annotated[str, typer.Option(help="Of each tar file: 64M, 1G.")] = "128M",
+    imgsz: Annotated[
+        int | None,
+        typer.Option(help="Resize once, px, and write PNG. Default: files stay as they are."),
+    ] = None,
+    skip_bad: SkipBad = False,
+    root: Root = None,
+    workers: Workers = None,
+    max_pixels: MaxPixels = None,
+) -> None:
+    """Write pictures into tar shards, for data that are larger than the memory."""
+    waiting_for("listing the pictures")
+    from eyebright.conversion import convert as convert_all
+    from eyebright.conversion import parse_size
+
+    index = convert_all(
+        data, folder, shard_size=parse_size(shard_size), imgsz=imgsz, skip_bad=skip_bad,
+        workers=workers, root=root,
+    )  # fmt: skip
+    for name, part in index.parts.items():
+        megabytes = sum(shard.bytes for shard in part.shards) / 1e6
+        many = "shards" if len(part.shards) > 1 else "shard"
+        say(f"{name}: {part.pictures:,} pictures in {len(part.shards)} {many}, {megabytes:,.1f} MB")
+    say(f"train on them: eyebright train {shlex.quote(shown(folder))}")

@@ -1,6 +1,5 @@
 """The verb train."""
 
-import os
 import shlex
 from pathlib import Path
 from time import monotonic
@@ -132,6 +131,7 @@ def train(
     from eyebright.launch import train as train_run
     from eyebright.machine import process_age
     from eyebright.prepare import begin
+    from eyebright.ranks import from_environment
 
     if no_pretrained and weights:
         raise UsageError("--weights and --no-pretrained exclude each other")
@@ -150,7 +150,7 @@ def train(
         raise UsageError("--seeds, --folds and --time exclude each other")
     if resume is not None and (several or init or name):
         raise UsageError("--resume goes on with one run: no --seeds, --folds, --init or --name")
-    if several and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if several and from_environment().size > 1:
         raise UsageError("--seeds and --folds train one run after the other: not under torchrun")
     if resume is None and resume_anyway:
         raise UsageError("--resume-anyway needs --resume RUN")

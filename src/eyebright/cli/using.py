@@ -19,6 +19,7 @@ from eyebright.cli.options import (
 )
 from eyebright.console import err, out, say, shown, waiting_for
 from eyebright.errors import UsageError
+from eyebright.machine import available_cores
 from eyebright.ranks import Ranks, from_environment
 
 
@@ -102,14 +103,16 @@ def predict(
             raise UsageError("--sample needs a run folder: an exported model knows no test part")
         from eyebright.exported import ExportedClassifier
 
-        classifier = ExportedClassifier.load(run, device, ranks.cores if ranks.size > 1 else 0)
+        classifier = ExportedClassifier.load(
+            run, device, available_cores() if ranks.size > 1 else 0
+        )
         given = classifier.promises(risk, coverage)
     else:
         from eyebright.run import Run
-        from eyebright.runtime import take_share
+        from eyebright.runtime import use_own_cores
 
         opened = Run(run)
-        device = take_share(ranks, device)
+        use_own_cores()
         given = opened.promises(risk, coverage)
         if sample:
             return _predict_sample(opened, sample, as_json, device, given)

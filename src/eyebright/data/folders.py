@@ -8,13 +8,15 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from eyebright.console import notices, progress_bar, shown
 from eyebright.data.dataset import Dataset
 from eyebright.data.pixels import digest_of, read_pixels
-from eyebright.data.views import View
+from eyebright.data.views import Files, View
 from eyebright.errors import DataError
 from eyebright.images import ENDINGS, Header, read_bytes, read_header
 
@@ -132,17 +134,19 @@ def load_folder(
     skip_bad: bool | Collection[str],
     workers: int,
     classless: bool = False,
+    listed: bool = False,
 ) -> Dataset:
     """The pictures of a folder of class folders.
 
     Args:
         folder: holds a folder for each class.
         classes: class names that labels must count by; None: the folders' names in natural order.
-        imgsz: side of the pictures in pixels; None: as `_choose_imgsz` says.
+        imgsz: side of the pictures in pixels; None: as `choose_imgsz` says.
         large: the side that it gives to pictures that are not small.
         skip_bad: go on without pictures that cannot be read: all, or those of these ids.
         workers: threads that decode; 0 and 1 are the same.
         classless: also take pictures without classes, or of one: they are to be looked at only.
+        listed: only say which files there are; none of them is read.
 
     Raises:
         DataError: no pictures, an empty class, one class only, an unknown class, or pictures that
@@ -184,6 +188,7 @@ def load_folder(
         large=large,
         skip_bad=skip_bad,
         workers=workers,
+        listed=listed,
     )
 
 
@@ -199,6 +204,7 @@ def read_files(
     large: int,
     skip_bad: bool | Collection[str],
     workers: int,
+    listed: bool = False,
 ) -> Dataset:
     """The pictures of these files, as `load_folder` gives them.
 
@@ -209,15 +215,20 @@ def read_files(
         ids: what names each picture in its source.
         source: folder or table that named the pictures.
         may_be_empty: whether a class may have no readable picture.
-        imgsz: side of the pictures in pixels; None: as `_choose_imgsz` says.
+        imgsz: side of the pictures in pixels; None: as `choose_imgsz` says.
         large: the side that it gives to pictures that are not small.
         skip_bad: go on without pictures that cannot be read: all, or those of these ids.
         workers: threads that decode; 0 and 1 are the same.
+        listed: only say which files there are.
 
     Raises:
         DataError: pictures that cannot be read, or a class without any that can.
         StorageError: the pictures fit neither on the disk nor into memory.
     """
+    name = source.resolve().stem if source.is_file() else source.resolve().name
+    named: dict[str, Any] = {"name": name, "source": str(source.resolve())}
+    if listed:
+        return Dataset(Files(files), np.asarray(labels, np.int64), names, ids=ids, **named)
     bad, headers, digests = _check(files, workers)
     images, undecodable = _read(files, headers, digests, imgsz, large, source, workers)
     bad |= undecodable
@@ -228,7 +239,7 @@ def read_files(
         unreadable = {ids[i]: why for i, why in sorted(bad.items())}
         labels, ids = [labels[i] for i in good], [ids[i] for i in good]
         headers = {i: headers[i] for i in good}
-        own_size = _choose_imgsz(list(headers.values()), large)
+        own_size = choose_imgsz(_sizes(headers.values()), large)
         if imgsz is None and good and own_size != images.shape[1]:
             # A picture that is left out has no say in the size: once more, with the right one.
             images, _ = _read(files, headers, digests, own_size, large, source, workers)
@@ -249,8 +260,7 @@ def read_files(
         np.asarray(labels, np.int64),
         names,
         ids=ids,
-        name=source.resolve().stem if source.is_file() else source.resolve().name,
-        source=str(source.resolve()),
+        **named,
         sizes=np.array([(header.width, header.height) for header in seen]),
         modes=[header.mode for header in seen],
     )
@@ -339,23 +349,32 @@ def _read(
 ) -> tuple[View, dict[int, str]]:
     """The pictures that have headers; why some of them cannot be decoded, by position."""
     which = list(headers)
-    imgsz = imgsz or _choose_imgsz(list(headers.values()), large)
+    imgsz = imgsz or choose_imgsz(_sizes(headers.values()), large)
     of_them = [files[i] for i in which], [digests[i] for i in which]
     images, bad = read_pixels(*of_them, imgsz, str(source), workers)
     return images, {which[i]: why for i, why in bad.items()}
 
 
-def _choose_imgsz(headers: list[Header], large: int) -> int:
+def _sizes(headers: Iterable[Header]) -> NDArray[np.int64]:
+    return np.array([(one.width, one.height) for one in headers], np.int64).reshape(-1, 2)
+
+
+def choose_imgsz(sizes: NDArray[Any], large: int) -> int:
     """Their own size if all are alike and small; else 32 px for small ones, ``large`` above.
 
     What counts is the shorter side, of the picture in the middle.
+
+    Args:
+        sizes: (n, 2) widths and heights.
+        large: side of pictures that are not small.
     """
-    sides = {min(header.width, header.height) for header in headers}
-    alike = len({(header.width, header.height) for header in headers}) == 1
-    if alike and max(sides) <= SMALL:
-        return max(4, *sides)
-    middle = np.median([min(header.width, header.height) for header in headers]) if headers else 0
-    return 32 if middle <= SMALL else large
+    if not len(sizes):
+        return 32
+    sides = sizes.min(1)
+    alike = bool((sizes == sizes[0]).all())
+    if alike and sides[0] <= SMALL:
+        return max(4, int(sides[0]))
+    return 32 if np.median(sides) <= SMALL else large
 
 
 def _complain(

@@ -28,6 +28,7 @@ import PIL
 from eyebright.console import Bar, notices, progress_bar, shown
 from eyebright.data.cache import data_home
 from eyebright.data.dataset import allocate_images
+from eyebright.data.streams import Member
 from eyebright.data.views import View
 from eyebright.errors import DataError, ModelError, UsageError
 from eyebright.files import MOST_LOG, read_json
@@ -45,14 +46,14 @@ def digest_of(content: bytes) -> bytes:
 
 
 def read_pixels(
-    files: Sequence[Path], digests: Sequence[bytes], imgsz: int, name: str, workers: int
+    files: Sequence[Path | Member], digests: Sequence[bytes], imgsz: int, name: str, workers: int
 ) -> tuple[View, dict[int, str]]:
     """The decoded pictures of these files: mapped from the cache, where they are put if need be.
 
     Where the cache cannot be written they are decoded into memory.
 
     Args:
-        files: of the pictures.
+        files: of the pictures, or where they lie in shards.
         digests: `digest_of` the content of each file.
         imgsz: side of the pictures in pixels.
         name: of the data, in messages.
@@ -80,7 +81,7 @@ def read_pixels(
 class Job:
     """What is to be decoded."""
 
-    files: dict[bytes, Path]
+    files: dict[bytes, Path | Member]
     """By the digest of their content."""
     imgsz: int
     workers: int
@@ -301,7 +302,7 @@ def _decode_parts(job: Job) -> Iterator[Part]:
                 future.cancel()
 
 
-def _decode_part(todo: list[tuple[bytes, Path]], imgsz: int) -> Part:
+def _decode_part(todo: list[tuple[bytes, Path | Member]], imgsz: int) -> Part:
     pixels: Pixels = np.empty((len(todo), imgsz, imgsz, 3), np.uint8)
     bad: dict[str, str] = {}
     done = 0
@@ -315,7 +316,9 @@ def _decode_part(todo: list[tuple[bytes, Path]], imgsz: int) -> Part:
     return Part(pixels[:done], bad, len(todo), zlib.crc32(pixels[:done].data))
 
 
-def _read_again(file: Path, digest: bytes) -> bytes:
+def _read_again(file: Path | Member, digest: bytes) -> bytes:
+    if isinstance(file, Member):
+        return file.read()
     try:
         content = read_bytes(file)
     except DataError as error:

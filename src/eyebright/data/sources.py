@@ -15,11 +15,14 @@ from eyebright.data.dataset import Dataset
 from eyebright.data.folders import LARGE, find_parts, has_folders, load_folder, only_folder
 from eyebright.data.labels import PREFIXES, apply
 from eyebright.data.labels import read as read_decisions
+from eyebright.data.shards import Shards, find_shards, load_shards
 from eyebright.data.splits import stratified_split
 from eyebright.data.tables import Table, load_table, read_metadata, read_table
 from eyebright.errors import DataError, EyebrightError, UsageError
 from eyebright.machine import available_cores
 
+Pictures = Path | Table | Shards
+"""What a part of data may be: a folder, rows that name files, or tar files with an index."""
 NAMES = ("cifar10", "digits", *named.NAMES)
 
 
@@ -39,6 +42,7 @@ def load(
     labels: str | os.PathLike[str] | None = None,
     root: str | os.PathLike[str] | None = None,
     classless: bool = False,
+    stream: bool | None = None,
 ) -> Dataset:
     """Pictures to train on, with the data's own validation part in ``.val`` if there is one.
 
@@ -48,8 +52,8 @@ def load(
         source: one of `NAMES`, an official CIFAR-10 folder or archive (or a folder that holds
             either), a folder of class folders, flat or with train, val and test below, an archive
             of one (.zip, .tar, .tar.gz, ...), a folder with a metadata file as Hugging Face has it,
-            or a table (.csv, .tsv, .jsonl, .parquet) with the columns path and label, and perhaps
-            split.
+            a folder of shards that `eyebright convert` wrote, or a table (.csv, .tsv, .jsonl,
+            .parquet) with the columns path and label, and perhaps split.
         split: ``train``, ``val`` or ``test``; None: train, or all of what has no parts.
         imgsz: side of the square pictures, in pixels. None: small pictures that are all alike
             keep their size, others become 32 px if small (64 px at most) and ``large`` if not.
@@ -61,6 +65,8 @@ def load(
         labels: a table of decisions to apply (`eyebright.data.labels`).
         root: the folder that a table's paths are relative to; None: the table's own.
         classless: also take a folder of pictures without classes, or of one: nothing to train on.
+        stream: whether shards are read as they are asked for, and never all at once; None: where
+            they would take up more than half of the memory that is free.
 
     Raises:
         DataError: nothing there, not whole, or not the classes wanted; the message says which.
@@ -74,7 +80,7 @@ def load(
         data = load(
             source, split, imgsz=imgsz, large=large, classes=classes,
             skip_bad=skip_bad or decisions.dropped, workers=workers, root=root,
-            classless=classless,
+            classless=classless, stream=stream,
         )  # fmt: skip
         return apply(data, decisions, split or "train")
     low, high = RANGES["imgsz"]
@@ -111,6 +117,7 @@ def load(
             skip_bad=skip_bad,
             workers=workers,
             classless=classless,
+            stream=stream,
         )
     if classes is not None and data.classes != tuple(classes):
         raise DataError(
@@ -118,6 +125,31 @@ def load(
             f"({', '.join(map(shown, classes))})"
         )
     return data.resized(imgsz) if imgsz else data
+
+
+def list_part(
+    source: str | os.PathLike[str],
+    split: str | None,
+    classes: Sequence[str] | None = None,
+    root: str | os.PathLike[str] | None = None,
+) -> Dataset:
+    """A part of data in files, none of which is read: its `Dataset.pixels` are `Files`.
+
+    What is no files (official CIFAR-10, shards, data by name) is given as `load` has it.
+
+    Raises:
+        DataError: as in `load`.
+        StorageError: as in `load`.
+        UsageError: as in `load`.
+    """
+    path = Path(source)
+    if str(source) in NAMES or not os.path.exists(path) or official_copy(path):  # noqa: PTH110
+        return load(source, split, classes=classes, root=root)
+    if root is not None and not is_table(path):
+        raise UsageError(f"--root is for tables, and {shown(source)} is none")
+    of_files: dict[str, Any] = {"large": LARGE, "workers": available_cores(), "listed": True}
+    where = None if root is None else Path(root)
+    return _load_pictures(path, split, where, classes=classes, imgsz=None, stream=True, **of_files)
 
 
 def is_table(path: Path) -> bool:
@@ -185,13 +217,15 @@ def _load_folder(path: Path, split: str | None, **options: Any) -> Dataset:
     return data
 
 
-def _with_metadata(pictures: Path | Table) -> Path | Table:
-    """What a metadata file says of a folder; the folder itself where there is none."""
-    return (isinstance(pictures, Path) and read_metadata(pictures)) or pictures
+def _with_metadata(pictures: Pictures) -> Pictures:
+    """What an index or a metadata file says of a folder; the folder itself where there is none."""
+    if not isinstance(pictures, Path):
+        return pictures
+    return find_shards(pictures) or read_metadata(pictures) or pictures
 
 
-def _parts_of(whole: Path | Table) -> Mapping[str, Path | Table]:
-    return whole.parts() if isinstance(whole, Table) else find_parts(whole)
+def _parts_of(whole: Pictures) -> Mapping[str, Pictures]:
+    return find_parts(whole) if isinstance(whole, Path) else whole.parts()
 
 
 def _load_archive(path: Path, split: str | None, **options: Any) -> Dataset:
@@ -216,8 +250,8 @@ def _inside(folder: Path) -> Path:
 
 def _load_parts(
     path: Path,
-    whole: Path | Table,
-    parts: Mapping[str, Path | Table],
+    whole: Pictures,
+    parts: Mapping[str, Pictures],
     split: str | None,
     *,
     classes: Sequence[str] | None,
@@ -235,7 +269,7 @@ def _load_parts(
         classes: as in `load`.
         imgsz: as in `load`.
         skip_bad: as in `load`.
-        **options: of `load_folder` and `load_table`.
+        **options: of `load_folder`, `load_table` and `load_shards`.
     """
     wanted = split or "train"
     if not parts:
@@ -262,7 +296,13 @@ def _of_part(skip_bad: bool | Collection[str], part: str) -> bool | Collection[s
     return {name.removeprefix(prefix) for name in skip_bad if name.startswith(prefix)}
 
 
-def _read_part(part: Path | Table, classless: bool = False, **options: Any) -> Dataset:
+def _read_part(
+    part: Pictures, classless: bool = False, stream: bool | None = None, **options: Any
+) -> Dataset:
+    if isinstance(part, Shards):
+        return load_shards(part, stream=stream, **options)
+    if stream and not options.get("listed"):
+        raise UsageError("only shards are streamed: eyebright convert DATA OUT makes some")
     if isinstance(part, Table):
         return load_table(part, classless=classless, **options)
     return load_folder(part, classless=classless, **options)

@@ -139,6 +139,7 @@ def load_table(
     skip_bad: bool | Collection[str],
     workers: int,
     classless: bool = False,
+    listed: bool = False,
 ) -> Dataset:
     """The pictures that a table names.
 
@@ -151,6 +152,7 @@ def load_table(
         skip_bad: go on without pictures that cannot be read: all, or those of these ids.
         workers: threads that decode; 0 and 1 are the same.
         classless: also take pictures of one class: they are to be looked at only.
+        listed: only say which files there are; none of them is read.
 
     Raises:
         DataError: an empty or unknown class, one class only, or pictures that are missing or cannot
@@ -182,6 +184,7 @@ def load_table(
         large=large,
         skip_bad=skip_bad,
         workers=workers,
+        listed=listed,
     )
     of_picture = {row[PATH]: row for row in rows}
     data.columns = {

@@ -1,8 +1,10 @@
 """`View`: some pictures of an array that may be larger than the memory, without copying them."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from eyebright.images import Pixels
@@ -43,9 +45,40 @@ class View:
         """The pictures at these positions; none is copied."""
         return View(self.base, which if self.positions is None else self.positions[which])
 
-    def parts(self) -> Iterator[Pixels]:
-        """All pictures in order, a few at a time."""
-        _, height, width, channels = self.base.shape
-        size = max(1, PART_BYTES // max(1, height * width * channels))
-        for start in range(0, len(self), size):
-            yield self[start : start + size]
+    def parts(self, size: int | None = None) -> Iterator[Pixels]:
+        """All pictures in order, a few at a time.
+
+        Args:
+            size: so many at a time. Default: as many as `PART_BYTES` hold.
+        """
+        _, height, width, channels = self.shape
+        size = size or max(1, PART_BYTES // max(1, height * width * channels))
+        starts = range(0, len(self), size)
+        yield from self.walk(np.arange(start, min(start + size, len(self))) for start in starts)
+
+    def walk(self, wanted: Iterable[NDArray[Any]]) -> Iterator[Pixels]:
+        """The pictures at these positions, one array of them after the other.
+
+        What is read as it is asked for is read ahead here: the next ones while these are used.
+        """
+        for which in wanted:
+            yield self[which]
+
+
+class Files(View):
+    """Pictures in files that nobody has read yet: they can be counted and picked, no more."""
+
+    def __init__(self, files: Sequence[Path]):
+        self.files = list(files)
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """How large they are is not known."""
+        return len(self), 0, 0, 3
+
+    def pick(self, which: NDArray[Any]) -> "Files":
+        """The files at these positions."""
+        return Files([self.files[i] for i in which])
