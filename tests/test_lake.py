@@ -470,7 +470,8 @@ def test_a_killed_rank_loses_nothing(home: Path, eyebright_says: Says) -> None:
             launched.terminate()  # and its ranks with it
             launched.wait(60)
     assert 0 < there < 30  # it was killed on the way
-    assert "were there" in Path("said").read_text()  # and went on
+    said_in_all = Path("said").read_text()
+    assert "were there" in said_in_all or "are there" in said_in_all  # and went on
     assert {name for name in names_in("lake") if not name.startswith(".")} == {
         "_listing.json", *map(part_name, range(30)),
     }  # fmt: skip

@@ -571,8 +571,8 @@ def test_battery_30_who_is_gone_is_dropped_and_leaves_room(server: Served) -> No
             one.cancel()
         await asyncio.sleep(0)  # what waits for a future hears of it in the next turn
         left = batcher.load.waiting
-        await batcher.submit([b"last"])[0]
         await asyncio.gather(*waiting[:20])
+        await batcher.submit([b"last"])[0]
         task.cancel()
         batcher.close()
         return left

@@ -13,9 +13,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.numpy import load as load_arrays
-from safetensors.numpy import save as save_arrays
 
 from eyebright.console import shown
 from eyebright.data.streams import BLOCK, Members, OpenFiles
@@ -198,6 +195,8 @@ def write_numbers(
     Returns:
         The SHA-256 of the file.
     """
+    from safetensors.numpy import save as save_arrays
+
     arrays = dict(numbers)
     if ids and all(type(one) is int for one in ids):
         arrays["numbered"] = np.array(ids, np.int64)
@@ -239,6 +238,9 @@ def read_contents(folder: Path, index: Index, name: str) -> Contents:
     Raises:
         DataError: missing, damaged or changed; names the file.
     """
+    from safetensors import SafetensorError
+    from safetensors.numpy import load as load_arrays
+
     part, path = index.parts[name], folder / numbers_file(name)
     n = part.pictures
     most = n * (sum(np.dtype(kind).itemsize for kind in NUMBERS.values()) + 32)

@@ -1,0 +1,282 @@
+"""Many processes that train one net: what one would do, faster, whatever happens to them."""
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from eyebright import distributed
+from eyebright.batches import epoch_order, parts_of_batches, train_batches
+from eyebright.config import TrainConfig
+from eyebright.files import read_json
+from ranks_worker import NORMALIZATION, losses_of, pictures
+
+HERE = Path(__file__).parent
+CALM = {"optimizer": "sgd", "lr": 0.05, "max_steps": 50}
+CASES: dict[str, dict[str, Any]] = {
+    # Muon makes small differences large: at the usual rate one of 1e-7 grows to 5e-3 in 50 steps.
+    "muon": {"model": "white16", "batch_size": 256, "lr": 0.002, "rest_lr": 2e-4, "max_steps": 50},
+    "sgd": {"model": "white16", "batch_size": 256, "augment": "mirror+shift+cutout", **CALM},
+    "weights": {"model": "white16", "batch_size": 100, "balance": "weights", **CALM, "lr": 0.01},
+    "uneven": {"model": "own", "batch_size": 96, "drop_last": False, **CALM},  # 640 = 6 × 96 + 64
+    "one left": {"model": "lesson", "batch_size": 8, "n": 41, "drop_last": False, **CALM},
+    "crops": {"model": "lesson", "batch_size": 64, "augment": "crop", **CALM},
+    "bf16": {"model": "white16", "batch_size": 255, "precision": "bf16", "lr": 0.005,
+             "rest_lr": 5e-4, "max_steps": 20},
+}  # fmt: skip
+
+
+def free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return int(s.getsockname()[1])
+
+
+def environment(**more: str) -> dict[str, str]:
+    path = os.pathsep.join([str(HERE), *filter(None, [os.environ.get("PYTHONPATH")])])
+    return {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", **more}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
+    """What two ranks make of each case, started as a cluster would, without torchrun."""
+    folder = tmp_path_factory.mktemp("ranks")
+    (folder / "cases.json").write_text(json.dumps(list(CASES.values())))
+    command = [sys.executable, str(HERE / "ranks_worker.py"), "cases.json", "found.json"]
+    where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2"}
+    ranks = [
+        subprocess.Popen(command, cwd=folder, env=environment(RANK=str(rank), **where))
+        for rank in range(2)
+    ]
+    assert [one.wait(timeout=300) for one in ranks] == [0, 0]
+    return dict(zip(CASES, json.loads((folder / "found.json").read_text()), strict=True))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_two_ranks_do_what_one_does(name: str, trained: dict[str, dict[str, Any]]) -> None:
+    alone, together = losses_of(CASES[name]), trained[name]
+    steps, bf16 = CASES[name]["max_steps"], name == "bf16"
+    assert len(alone["losses"]) == len(together["losses"]) == steps
+    off = np.abs(np.subtract(alone["losses"], together["losses"]))
+    assert off.max() < (5e-3 if bf16 else 1e-4)
+    assert np.ptp(alone["losses"]) > 0.05  # something was learned
+    assert np.sum(together["counts"]) == 33  # each picture held out once
+    if not bf16:
+        assert np.allclose(alone["logits"], together["logits"], atol=2e-3)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 5, 8])
+@pytest.mark.parametrize("first", [0, 4])
+def test_ranks_share_each_batch_out(size: int, first: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Together they see just the pictures, as augmented, that one process would."""
+    data = pictures(43)
+    config = TrainConfig(batch_size=8, augment="mirror+shift+crop", drop_last=False)
+
+    def batches() -> list[tuple[torch.Tensor, torch.Tensor]]:
+        images, labels = torch.from_numpy(data.images), torch.from_numpy(data.labels)
+        return list(train_batches(images, labels, config, NORMALIZATION, 3, first=first))
+
+    alone = batches()
+    of_ranks = []
+    for rank in range(size):
+        monkeypatch.setattr(distributed, "size", lambda: size)
+        monkeypatch.setattr(distributed, "rank", lambda rank=rank: rank)
+        of_ranks.append(batches())
+    assert [len(one) for one in of_ranks] == [len(alone)] * size == [6 - first] * size
+    for whole, *parts in zip(alone, *of_ranks, strict=True):
+        for i in range(2):
+            if len(whole[1]) < size:  # too few to share: everybody has all of them
+                assert all(torch.equal(part[i], whole[i]) for part in parts)
+            else:
+                assert torch.equal(torch.cat([part[i] for part in parts]), whole[i])
+
+
+def test_no_picture_is_missed_where_the_number_of_ranks_changes_within_an_epoch(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    n, batch = 1000, 24
+    order = epoch_order(n, seed=0, epoch=1).numpy()
+    seen: list[int] = []
+    for size, batches in ((3, range(17)), (2, range(17, 30)), (7, range(30, 42))):
+        monkeypatch.setattr(distributed, "size", lambda size=size: size)
+        for number in batches:
+            which = order[number * batch : (number + 1) * batch]
+            for rank in range(size):
+                monkeypatch.setattr(distributed, "rank", lambda rank=rank: rank)
+                mine, _ = parts_of_batches(len(which), batch, torch.device("cpu"))
+                assert mine is not None
+                seen += which[mine.numpy()].tolist()
+    assert sorted(seen) == list(range(n))
+
+
+def test_norms_over_one_rank_are_torchs() -> None:
+    from eyebright.norms import NormsOverRanks
+
+    x = torch.randn(6, 5, 4, 3, requires_grad=True)
+    weight, bias = torch.randn(5, requires_grad=True), torch.randn(5, requires_grad=True)
+    found = []
+    for mode in (contextlib.nullcontext(), NormsOverRanks()):
+        mean, variance = torch.zeros(5), torch.ones(5)
+        with mode:
+            out = F.batch_norm(x, mean, variance, weight, bias, True, 0.3, 1e-3)
+            kept = F.batch_norm(x, mean, variance, weight, bias, False, 0.3, 1e-3)
+        gradients = torch.autograd.grad(out.square().sum() + out.prod(), (x, weight, bias))
+        found.append([out, kept, mean, variance, *gradients])
+    for ours, theirs in zip(*found, strict=True):
+        assert torch.allclose(ours, theirs, atol=1e-5, rtol=1e-4)
+
+
+# The command itself, under torchrun. Checkpoints come so often that a kill finds one.
+VICTIM = """
+import sys
+from eyebright import saver
+saver.LEAST, saver.SHARE = 0.3, 1.0
+from eyebright.__main__ import main
+if __name__ == "__main__":
+    main()
+"""
+TRAIN = "train digits --runs runs --epochs 6 --model white16 --precision fp32".split()
+
+
+@contextlib.contextmanager
+def torchrun(
+    folder: Path, *words: str, options: tuple[str, ...] = (), netns: str | None = None, **more: str
+) -> Iterator[subprocess.Popen[bytes]]:
+    """The command in two processes; gone when the block ends."""
+    (folder / "victim.py").write_text(VICTIM)
+    options = options or ("--standalone", "--nproc-per-node", "2", "--max-restarts", "2")
+    inside = ["ip", "netns", "exec", netns] if netns else []
+    command = [*inside, sys.executable, "-m", "torch.distributed.run", *options, "victim.py"]
+    with (folder / f"log{netns or ''}").open("ab") as log:
+        agent = subprocess.Popen(
+            [*command, *words], cwd=folder, env=environment(**more), stdout=log, stderr=log,
+            start_new_session=True,
+        )  # fmt: skip
+    try:
+        yield agent
+    finally:
+        for pid in [*ranks_of(agent), agent.pid]:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        agent.wait()
+
+
+def ranks_of(agent: subprocess.Popen[bytes]) -> list[int]:
+    """The processes that it started, the first rank first."""
+    found = {}
+    children = Path(f"/proc/{agent.pid}/task/{agent.pid}/children")
+    for pid in children.read_text().split() if children.exists() else ():
+        with contextlib.suppress(OSError):
+            variables = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+            found.update({int(v[5:]): int(pid) for v in variables if v.startswith(b"RANK=")})
+    return [found[rank] for rank in sorted(found)]
+
+
+def until(what: Callable[[], bool], seconds: float = 120) -> None:
+    deadline = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < deadline, "it did not come to that"
+        time.sleep(0.05)
+
+
+def has_checkpoint(run: Path) -> bool:
+    return any(one.name[0] != "." for one in run.glob("checkpoints/*"))
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that two ranks trained in peace."""
+    folder = tmp_path_factory.mktemp("calm")
+    with torchrun(folder, *TRAIN, "--name", "calm") as agent:
+        assert agent.wait(timeout=240) == 0, (folder / "log").read_text()
+    return folder / "runs" / "calm"
+
+
+def test_the_command_writes_and_speaks_once(undisturbed: Path, eyebright_says: Any) -> None:
+    said = (undisturbed.parents[1] / "log").read_text()
+    assert said.count("Finished Training") == 1
+    assert said.count("open the test set") == 1
+    assert [one.name for one in undisturbed.parent.iterdir()] == ["calm"]
+    environment_said = read_json(undisturbed / "env.json")
+    assert environment_said["ranks"] == 2
+    assert environment_said["finished"] is True
+    rows = (undisturbed / "log.csv").read_text().splitlines()
+    assert [row.split(",")[:2] for row in rows[1:]] == [[str(e), str(20 * e)] for e in range(1, 7)]
+    assert float(rows[-1].split(",")[4]) > 0.9
+    assert eyebright_says("val", undisturbed)[0] == 0
+    # With another number of ranks it would not be the very same run, and says so.
+    code, _, error = eyebright_says("train", "--resume", undisturbed)
+    assert code == 2
+    assert "ranks was 2, now 1" in error
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_rank_that_is_killed_changes_nothing(
+    rank: int, undisturbed: Path, tmp_path: Path
+) -> None:
+    with torchrun(tmp_path, *TRAIN, "--name", "hit") as agent:
+        run = tmp_path / "runs" / "hit"
+        until(lambda: has_checkpoint(run))
+        os.kill(ranks_of(agent)[rank], signal.SIGKILL)
+        assert agent.wait(timeout=240) == 0, (tmp_path / "log").read_text()
+    for name in ("model.safetensors", "predictions-val.csv"):
+        assert (run / name).read_bytes() == (undisturbed / name).read_bytes()
+    (resumed,) = read_json(run / "env.json")["resumed"]
+    assert resumed["exact"] is True
+    assert [one.name for one in run.parent.iterdir()] == ["hit"]
+
+
+@pytest.mark.slow
+def test_a_rank_that_hangs_is_noticed(undisturbed: Path, tmp_path: Path) -> None:
+    with torchrun(tmp_path, *TRAIN, "--name", "hit", EYEBRIGHT_TIMEOUT="5") as agent:
+        run = tmp_path / "runs" / "hit"
+        until(lambda: has_checkpoint(run))
+        hanging = ranks_of(agent)[1]
+        os.kill(hanging, signal.SIGSTOP)
+        stopped = time.monotonic()
+        until(
+            lambda: "another rank is gone, or no longer answers" in (tmp_path / "log").read_text()
+        )
+        assert time.monotonic() - stopped < 30
+        os.kill(hanging, signal.SIGCONT)  # or torchrun would wait half a minute for its end
+        assert agent.wait(timeout=240) == 0, (tmp_path / "log").read_text()
+    model = "model.safetensors"
+    assert (run / model).read_bytes() == (undisturbed / model).read_bytes()
+
+
+def test_what_makes_no_sense_is_refused(
+    eyebright_says: Any, monkeypatch: pytest.MonkeyPatch, class_folders: Any
+) -> None:
+    for name, value in (("RANK", "0"), ("WORLD_SIZE", "2")):
+        monkeypatch.setenv(name, value)
+    code, _, error = eyebright_says("train", class_folders(), "--seeds", 2)
+    assert code == 2
+    assert "not under torchrun" in error
+    monkeypatch.setenv("EYEBRIGHT_TIMEOUT", "soon")
+    code, _, error = eyebright_says("train", class_folders("other"))
+    assert code == 2
+    assert "EYEBRIGHT_TIMEOUT must be a number of seconds" in error
+    assert error.startswith("eyebright (rank 0): ")
+
+
+def test_more_ranks_than_pictures_in_a_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    from eyebright.errors import UsageError
+    from eyebright.jobs import check_ranks
+
+    monkeypatch.setattr(distributed, "size", lambda: 5)
+    check_ranks(TrainConfig(batch_size=5))
+    with pytest.raises(UsageError, match="batches of 4 pictures are too few for 5 ranks"):
+        check_ranks(TrainConfig(batch_size=4))
