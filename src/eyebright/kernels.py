@@ -250,7 +250,7 @@ def _of_all_ranks(sums: Tensor, count: int) -> tuple[Tensor, int]:
     if distributed.size() == 1:
         return sums, count
     together = torch.cat((sums.flatten().double(), torch.tensor([float(count)]).double()))
-    together = distributed.average(together) * distributed.size()
+    together = distributed.total(together)
     return together[:-1].view(sums.shape).to(sums.dtype), round(float(together[-1]))
 
 
