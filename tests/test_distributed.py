@@ -280,3 +280,18 @@ def test_more_ranks_than_pictures_in_a_batch(monkeypatch: pytest.MonkeyPatch) ->
     check_ranks(TrainConfig(batch_size=5))
     with pytest.raises(UsageError, match="batches of 4 pictures are too few for 5 ranks"):
         check_ranks(TrainConfig(batch_size=4))
+
+
+def test_the_run_of_this_start_is_found_beside_damaged_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, text in (("a", "{"), ("b", '{"launch": "pets"}'), ("c", '{"launch": "others"}')):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "env.json").write_text(text)
+        (tmp_path / name / "config.json").write_text("{}")
+    monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
+    assert distributed.find_begun(tmp_path) is None
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "pets")
+    assert distributed.find_begun(tmp_path) == tmp_path / "b"
+    (tmp_path / "b" / "config.json").unlink()  # no run yet
+    assert distributed.find_begun(tmp_path) is None

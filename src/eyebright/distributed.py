@@ -24,7 +24,7 @@ from torch._C._distributed_c10d import PrefixStore, Store, TCPStore
 from torch.autograd import Function
 
 from eyebright.console import shown
-from eyebright.errors import StorageError, UsageError
+from eyebright.errors import ModelError, StorageError, UsageError
 from eyebright.files import read_json
 from eyebright.ranks import Ranks, from_environment
 
@@ -233,11 +233,11 @@ def find_begun(runs: Path) -> Path | None:
     name = launch()
     if name is None:
         return None
-    found = [
-        path.parent
-        for path in runs.glob("*/env.json")
-        if (path.parent / "config.json").exists() and read_json(path).get("launch") == name
-    ]
+    found = []
+    for path in runs.glob("*/env.json"):
+        with contextlib.suppress(ModelError):  # whoever else's run is damaged
+            if read_json(path).get("launch") == name and (path.parent / "config.json").exists():
+                found.append(path.parent)
     return max(found, key=lambda folder: (folder / "env.json").stat().st_mtime, default=None)
 
 
