@@ -21,6 +21,7 @@ from eyebright import distributed
 from eyebright.batches import epoch_order, parts_of_batches, train_batches
 from eyebright.config import TrainConfig
 from eyebright.files import read_json
+from eyebright.saver import list_checkpoints
 from ranks_worker import NORMALIZATION, losses_of, pictures
 
 HERE = Path(__file__).parent
@@ -192,7 +193,8 @@ def until(what: Callable[[], bool], seconds: float = 120) -> None:
 
 
 def has_checkpoint(run: Path) -> bool:
-    return any(one.name[0] != "." for one in run.glob("checkpoints/*"))
+    """Whether there is one to go on from; a run with none but its first is tidied away."""
+    return any(step for step, _ in list_checkpoints(run))
 
 
 @pytest.fixture(scope="module")

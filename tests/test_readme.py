@@ -78,7 +78,7 @@ def test_the_chinese_pages_show_the_same_code(page: str) -> None:
         lines = "\n".join(code for _, code in code_blocks(name)).splitlines()
         return [re.sub(r"\s*#.*", "", line) for line in lines]
 
-    chinese = page.replace(".md", ".zh.md")
+    chinese = page.replace(".md", ".zh-CN.md")
     assert without_comments(chinese) == without_comments(page)
     text = (ROOT / chinese).read_text(encoding="utf-8")
     assert len(re.findall(r"[\u4e00-\u9fff]", text)) > 500
@@ -93,7 +93,7 @@ def test_links_lead_somewhere(page: str) -> None:
         assert ((ROOT / page).parent / target).exists(), target
 
 
-@pytest.mark.parametrize("page", ["docs/honest.md", "docs/honest.zh.md"])
+@pytest.mark.parametrize("page", ["docs/honest.md", "docs/honest.zh-CN.md"])
 def test_the_guides_table_is_what_was_measured(page: str) -> None:
     text = (ROOT / page).read_text(encoding="utf-8")
     results = (ROOT / "bench" / "results" / "README.md").read_text(encoding="utf-8")
