@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -148,7 +149,7 @@ from eyebright.__main__ import main
 if __name__ == "__main__":
     main()
 """
-TRAIN = "train digits --runs runs --epochs 6 --model white16 --precision fp32".split()
+TRAIN = "train digits --runs runs --epochs 6 --model white16 --precision fp32 --threads 1".split()
 
 
 @contextlib.contextmanager
@@ -257,6 +258,61 @@ def test_a_rank_that_hangs_is_noticed(undisturbed: Path, tmp_path: Path) -> None
         assert agent.wait(timeout=240) == 0, (tmp_path / "log").read_text()
     model = "model.safetensors"
     assert (run / model).read_bytes() == (undisturbed / model).read_bytes()
+
+
+@pytest.fixture
+def two_machines() -> Iterator[dict[str, str]]:
+    """Network namespaces joined by a cable, and the address of each."""
+    addresses = {f"eyebright-{os.getpid()}-{i}": f"10.77.0.{i}" for i in (1, 2)}
+    one, other = addresses
+    made = subprocess.run(["ip", "netns", "add", one], capture_output=True, text=True)
+    if made.returncode:
+        pytest.skip(f"needs root and network namespaces: {made.stderr.strip()}")
+    try:
+        ip("netns", "add", other)
+        ip("-n", one, *f"link add cable type veth peer name cable netns {other}".split())
+        for name, address in addresses.items():
+            ip("-n", name, "address", "add", f"{address}/24", "dev", "cable")
+            for device in ("lo", "cable"):
+                ip("-n", name, "link", "set", device, "up")
+        yield addresses
+    finally:
+        for name in addresses:
+            subprocess.run(["ip", "netns", "delete", name], capture_output=True, check=False)
+
+
+def ip(*words: str) -> None:
+    subprocess.run(["ip", *words], check=True, capture_output=True)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("ip") is None, reason="needs iproute2")
+def test_a_link_that_is_cut_and_restored_changes_nothing(
+    undisturbed: Path, two_machines: dict[str, str], tmp_path: Path
+) -> None:
+    host = next(iter(two_machines.values()))
+    run, model = tmp_path / "runs" / "hit", "model.safetensors"
+    with contextlib.ExitStack() as stack:
+        agents = []
+        for name, address in two_machines.items():
+            options = (
+                f"--nnodes 2 --nproc-per-node 1 --max-restarts 3 --rdzv-id cut --rdzv-backend c10d "
+                f"--rdzv-endpoint {host}:29400 --rdzv-conf is_host={int(address == host)} "
+                f"--local-addr {address}"
+            ).split()
+            agents.append(stack.enter_context(torchrun(
+                tmp_path, *TRAIN, "--name", "hit", options=tuple(options), netns=name,
+                GLOO_SOCKET_IFNAME="cable", EYEBRIGHT_TIMEOUT="4",
+            )))  # fmt: skip
+        until(lambda: has_checkpoint(run))
+        one = next(iter(two_machines))
+        ip("-n", one, "link", "set", "cable", "down")
+        logs = [tmp_path / f"log{name}" for name in two_machines]
+        until(lambda: all("no longer answers" in log.read_text() for log in logs), 30)
+        ip("-n", one, "link", "set", "cable", "up")
+        assert [agent.wait(timeout=240) for agent in agents] == [0, 0], logs[0].read_text()
+    assert (run / model).read_bytes() == (undisturbed / model).read_bytes()
+    assert [one["exact"] for one in read_json(run / "env.json")["resumed"]] == [True]
 
 
 def test_what_makes_no_sense_is_refused(
