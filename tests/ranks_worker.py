@@ -14,7 +14,7 @@ from eyebright.batches import Normalization
 from eyebright.config import TrainConfig
 from eyebright.data import Dataset
 from eyebright.models import create_model
-from eyebright.training import fit
+from eyebright.training import Position, fit
 
 NORMALIZATION = Normalization((0.4, 0.5, 0.6), (0.3, 0.25, 0.2))
 
@@ -65,12 +65,39 @@ def losses_of(case: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+class Drawing(nn.Module):
+    """Writes down what its random numbers are at each step, as dropout would draw them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head, self.drawn = nn.Linear(3, 4), list[float]()
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training:
+            self.drawn.append(float(torch.rand(())))
+        return self.head(x.mean((2, 3)))  # type: ignore[no-any-return]
+
+
+def drawn_from(step: int) -> list[float]:
+    """The random numbers of the steps from this one to the 20th."""
+    net, data = Drawing(), pictures(96)
+    config = TrainConfig(batch_size=4, epochs=1, max_steps=20, precision="fp32", optimizer="sgd")
+    at = Position(step=step, batch=step)
+    for _ in fit(net, data, None, config, NORMALIZATION, None, position=at):
+        pass
+    return net.drawn
+
+
 def main() -> None:
     """Train each case in turn."""
     cases = json.loads(Path(sys.argv[1]).read_text())
     distributed.join()
     found = [losses_of(case) for case in cases]
     everybody = distributed.said_by_all([one["weights"] for one in found])
+    one, other = distributed.said_by_all(drawn_from(0))
+    assert len(one) == len(other) == 20
+    assert not set(one) & set(other), "ranks draw the same random numbers"
+    assert drawn_from(7) == distributed.said_by_all(drawn_from(0))[distributed.rank()][7:]
     if distributed.is_first():
         assert all(one == everybody[0] for one in everybody), "ranks have different weights"
         Path(sys.argv[2]).write_text(json.dumps(found))

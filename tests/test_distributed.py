@@ -1,6 +1,7 @@
 """Many processes that train one net: what one would do, faster, whatever happens to them."""
 
 import contextlib
+import csv
 import json
 import os
 import shutil
@@ -16,6 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch.nn import functional as F
 
 from eyebright import distributed
@@ -313,6 +315,44 @@ def test_a_link_that_is_cut_and_restored_changes_nothing(
         assert [agent.wait(timeout=240) for agent in agents] == [0, 0], logs[0].read_text()
     assert (run / model).read_bytes() == (undisturbed / model).read_bytes()
     assert [one["exact"] for one in read_json(run / "env.json")["resumed"]] == [True]
+
+
+def test_a_backbone_over_ranks(
+    class_folders: Any, eyebright_says: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its features, shared out, give the same linear probe; then it is trained on."""
+    class_folders("pets", count=15, size=(70, 60))
+    command = [
+        "train", "pets", "--recipe", "finetune", "--runs", "runs", "--imgsz", "64", "--epochs", "1",
+        "--tune", "last", "--threads", "1", "--precision", "fp32", "--val", "0.4",
+    ]  # fmt: skip
+    assert eyebright_says(*command, "--name", "one")[0] == 0
+    with torchrun(Path.cwd(), *command, "--name", "two") as agent:
+        assert agent.wait(timeout=240) == 0, Path("log").read_text()
+    texts = [Path(f"runs/{name}/log.csv").read_text() for name in ("one", "two")]
+    logs = [list(csv.DictReader(text.splitlines())) for text in texts]
+    for one, two in zip(*logs, strict=True):
+        assert one["step"] == two["step"]
+        assert one["val_accuracy"] == two["val_accuracy"]
+    probes = [float(rows[0]["train_loss"]) for rows in logs]
+    assert probes[0] == pytest.approx(probes[1], abs=1e-5)
+    heads = [load_file(f"runs/{name}/model.safetensors") for name in ("one", "two")]
+    assert len(logs[0]) == 2  # the probe, and an epoch
+    for key in heads[0]:
+        assert torch.allclose(heads[0][key].float(), heads[1][key].float(), atol=1e-3), key
+
+
+@pytest.mark.slow
+def test_ranks_keep_to_a_time(tmp_path: Path, eyebright_says: Any) -> None:
+    """By what the first of them measures: all stop at the same step."""
+    words = "train digits --runs runs --time 30s --threads 1 --name timed".split()
+    with torchrun(tmp_path, *words) as agent:
+        assert agent.wait(timeout=240) == 0, (tmp_path / "log").read_text()
+    said = (tmp_path / "log").read_text()
+    assert said.count("plan: ") == 1, said
+    run = tmp_path / "runs" / "timed"
+    assert read_json(run / "env.json")["finished"] is True
+    assert eyebright_says("val", run)[0] == 0
 
 
 def test_what_makes_no_sense_is_refused(

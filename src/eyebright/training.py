@@ -15,7 +15,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from eyebright import distributed
-from eyebright.batches import Normalization, on_device, predict_logits, train_batches
+from eyebright.batches import (
+    Normalization,
+    derived_seed,
+    on_device,
+    predict_logits,
+    train_batches,
+)
 from eyebright.config import TrainConfig
 from eyebright.console import progress_bar
 from eyebright.data import Dataset
@@ -161,6 +167,8 @@ def fit(
             with onednn_for(layout), timed_kernels():
                 for pictures, targets in islice(batches, steps - begun):
                     set_lr(optimizers, schedule.share(at.step))
+                    if ranks > 1:  # dropout: other units in each rank, the same after a restart
+                        torch.manual_seed(derived_seed(config.seed, at.step, distributed.rank()))
                     losses.append(step(pictures, targets))
                     at.step += 1
                     at.batch += 1
