@@ -18,7 +18,7 @@ from unittest.mock import patch
 
 import eyebright
 from bench.rows import append_row, settings_of
-from eyebright import launch
+from eyebright import drive
 from eyebright.keeper import Keeper
 from eyebright.resume import Checkpoint
 from eyebright.saver import Saver, list_checkpoints
@@ -57,7 +57,7 @@ def measure(recipe: str, data: str, settings: dict[str, Any]) -> dict[str, Any]:
         return call
 
     with (
-        patch.object(launch, "Saver", WatchedSaver),
+        patch.object(drive, "Saver", WatchedSaver),
         patch.object(Keeper, "_save", timed(Keeper._save)),
         tempfile.TemporaryDirectory() as place,
     ):

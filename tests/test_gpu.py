@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from eyebright import graphs, launch, train
+from eyebright import drive, graphs, train
 from eyebright.batches import HALF
 from eyebright.config import TrainConfig
 from eyebright.data import Dataset
@@ -126,7 +126,7 @@ def test_a_run_goes_on_exactly() -> None:
             raise KeyboardInterrupt
 
     with (
-        patch.object(launch.Saver, "is_due", interrupt),
+        patch.object(drive.Saver, "is_due", interrupt),
         patch("eyebright.training.REFRESH", 0.0),
         pytest.raises(KeyboardInterrupt),
     ):

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 import eyebright
-from eyebright import Classifier, Dataset, Run, TrainConfig, jobs, keeper, launch, prepare
+from eyebright import Classifier, Dataset, Run, TrainConfig, drive, jobs, keeper, prepare
 from eyebright.errors import DataError, ModelError, NumbersError, StorageError, UsageError
 from eyebright.models import LessonNet
 from eyebright.training import EpochResult
@@ -103,7 +103,7 @@ def test_the_best_epoch_is_kept(brightness: Dataset, monkeypatch: pytest.MonkeyP
             confusion = np.array([[right, 10 - right, 0], [0, 10, 0], [0, 0, 10]])
             yield EpochResult(epoch, epoch, float(epoch), 1.0, (), confusion)
 
-    monkeypatch.setattr(launch, "fit", fake_fit)
+    monkeypatch.setattr(drive, "fit", fake_fit)
     run = eyebright.train(brightness, quiet=True, **FAST)
     assert json.loads((run.path / "model.json").read_text())["epoch"] == 2
     assert (load_file(run.path / "model.safetensors")["head.weight"] == 2).all()
@@ -264,7 +264,7 @@ def test_digits_are_not_mirrored_but_pictures_are(brightness: Dataset) -> None:
 
 @pytest.mark.parametrize("finished", [0, 1])
 def test_ctrl_c_saves(brightness: Dataset, monkeypatch: pytest.MonkeyPatch, finished: int) -> None:
-    real = launch.fit
+    real = drive.fit
 
     def interrupted(*arguments: Any) -> Any:
         results = real(*arguments)
@@ -272,7 +272,7 @@ def test_ctrl_c_saves(brightness: Dataset, monkeypatch: pytest.MonkeyPatch, fini
             yield next(results)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(launch, "fit", interrupted)
+    monkeypatch.setattr(drive, "fit", interrupted)
     with pytest.raises(KeyboardInterrupt):
         eyebright.train(brightness, quiet=True, name="stopped", **FAST)
     assert len(Classifier.load("runs/stopped").predict(brightness.images[:2])) == 2
@@ -299,7 +299,7 @@ def test_a_broken_model_is_not_saved_at_an_interruption(
         raise KeyboardInterrupt
         yield
 
-    monkeypatch.setattr(launch, "fit", breaks)
+    monkeypatch.setattr(drive, "fit", breaks)
     with pytest.raises(KeyboardInterrupt):
         eyebright.train(brightness, quiet=True, **FAST)
     assert not list(Path("runs").iterdir())
@@ -344,13 +344,13 @@ def test_a_validation_part_with_other_classes_is_refused(brightness: Dataset) ->
 def test_a_diverged_run_keeps_the_last_good_model(
     brightness: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = launch.fit
+    real = drive.fit
 
     def diverges(*arguments: Any) -> Any:
         yield next(real(*arguments))
         raise NumbersError("the loss is nan at step 9 (learning rate 1); lower --lr")
 
-    monkeypatch.setattr(launch, "fit", diverges)
+    monkeypatch.setattr(drive, "fit", diverges)
     with pytest.raises(NumbersError, match=r"step 9 .*model of epoch 1 is kept in runs/d"):
         eyebright.train(brightness, quiet=True, name="d", **FAST)
     assert Run("runs/d").classifier().predict(brightness.images[:1])
@@ -378,7 +378,7 @@ def test_out_of_memory_says_what_to_lower(
         raise error
         yield
 
-    monkeypatch.setattr(launch, "fit", full)
+    monkeypatch.setattr(drive, "fit", full)
     with pytest.raises(
         StorageError, match=r"16 pictures of 16 px a batch .*lower --batch-size or --imgsz"
     ):
@@ -420,7 +420,7 @@ def test_other_errors_are_not_dressed_up(
         raise RuntimeError("a bug")
         yield
 
-    monkeypatch.setattr(launch, "fit", broken)
+    monkeypatch.setattr(drive, "fit", broken)
     with pytest.raises(RuntimeError, match="a bug"):
         eyebright.train(brightness, quiet=True, **FAST)
     assert not list(Path("runs").iterdir())

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from eyebright import launch, listing
+from eyebright import drive, listing
 from eyebright.cli import run_app
 from eyebright.errors import BusyError, ModelError, StorageError, UsageError
 from eyebright.listing import list_runs, remove_run
@@ -24,7 +24,7 @@ def runs(class_folders: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) ->
     assert run_app(["train", train, *FAST, "--name", "done"]) == 0
     assert run_app(["test", "runs/done", test]) == 0
     with monkeypatch.context() as patch:
-        patch.setattr(launch, "write_report", lambda *_, **__: 1 / 0)
+        patch.setattr(drive, "write_report", lambda *_, **__: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             run_app(["train", train, *FAST, "--name", "died"])
     (Path("runs") / "broken").mkdir()

@@ -29,7 +29,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 import eyebright
-from eyebright import images, keeper, launch, saver, signals, training
+from eyebright import drive, images, keeper, saver, signals, training
 from eyebright.checkpoint import load_model
 from eyebright.cli import run_app
 from eyebright.config import TrainConfig
@@ -236,14 +236,14 @@ def test_a_signal_while_it_is_saved_is_not_forgotten(
     last: bool, class_folders: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     words = ["train", str(class_folders()), *RECIPES["fast"].split(), "--name", "asked"]
-    real = launch.Keeper.log
+    real = drive.Keeper.log
 
     def log(self: Any, result: Any) -> None:
         real(self, result)
         if result.epoch == (3 if last else 1):
             monkeypatch.setattr(signals, "_received", [signal.SIGTERM])
 
-    monkeypatch.setattr(launch.Keeper, "log", log)
+    monkeypatch.setattr(drive.Keeper, "log", log)
     assert run_app(words) == 130
     assert newest_step(Path("runs/asked")) == (12 if last else 4)
 
@@ -281,7 +281,7 @@ def test_pictures_from_memory_are_given_again(
     net = create_model("white16", 2, 16)
     words: dict[str, Any] = {"model": net, "epochs": 2, "batch_size": 8, "quiet": True}
     with monkeypatch.context() as patch:
-        patch.setattr(launch, "write_report", lambda *_, **__: 1 / 0)  # dies at its very end
+        patch.setattr(drive, "write_report", lambda *_, **__: 1 / 0)  # dies at its very end
         with pytest.raises(ZeroDivisionError):
             eyebright.train(data, name="own", **words)
     with pytest.raises(UsageError, match="give them again"):
@@ -461,7 +461,7 @@ def test_a_mark_that_it_is_not_exact_outlives_a_kill(
 ) -> None:
     picture = Path("pets/cat/0.png")
     picture.write_bytes(Path("pets/dog/0.png").read_bytes())
-    real = launch.write_json
+    real = drive.write_json
 
     def die(path: Path, value: Any) -> None:
         if path.name == "data.json":
@@ -469,7 +469,7 @@ def test_a_mark_that_it_is_not_exact_outlives_a_kill(
         real(path, value)
 
     with monkeypatch.context() as patch:
-        patch.setattr(launch, "write_json", die)
+        patch.setattr(drive, "write_json", die)
         with pytest.raises(KilledError):
             run_app(["train", "--resume", str(stopped), "--resume-anyway"])
     assert run_app(["train", "--resume", str(stopped)]) == 2

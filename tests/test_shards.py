@@ -20,7 +20,7 @@ from safetensors.numpy import load as load_arrays
 from safetensors.numpy import load_file
 from safetensors.numpy import save as save_arrays
 
-from eyebright import batches, conversion, convert, train
+from eyebright import batches, conversion, convert, packing, train
 from eyebright.batches import Normalization, on_device, order_by_windows, train_batches
 from eyebright.classifier import Classifier
 from eyebright.config import TrainConfig, recipe_config
@@ -258,9 +258,9 @@ def test_an_interrupted_conversion_goes_on_where_it_was(
     size = conversion.LEAST_SIZE * 2
     whole = convert(folder, tmp_path / "whole", shard_size=size, skip_bad=True)
     prepared: list[int] = []
-    prepare, finish = conversion._prepare, TarWriter.finish
+    prepare, finish = packing._prepare, TarWriter.finish
 
-    def watched(data: Dataset, i: int, imgsz: int | None) -> conversion.Picture | str:
+    def watched(data: Dataset, i: int, imgsz: int | None) -> packing.Picture | str:
         prepared.append(i)
         return prepare(data, i, imgsz)
 
@@ -269,7 +269,7 @@ def test_an_interrupted_conversion_goes_on_where_it_was(
             raise KeyboardInterrupt
         return finish(tar)
 
-    monkeypatch.setattr(conversion, "_prepare", watched)
+    monkeypatch.setattr(packing, "_prepare", watched)
     monkeypatch.setattr(TarWriter, "finish", killed)
     with pytest.raises(KeyboardInterrupt):
         convert(folder, tmp_path / "out", shard_size=size, skip_bad=True)

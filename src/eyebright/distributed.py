@@ -135,9 +135,10 @@ def is_first() -> bool:
     return rank() == 0
 
 
-def part(n: int) -> slice:
-    """Which of n things are this rank's; parts differ by one at most."""
-    return slice(n * rank() // size(), n * (rank() + 1) // size())
+def part(n: int, of: int | None = None) -> slice:
+    """Which of n things are this rank's, or another's; parts differ by one at most."""
+    of = rank() if of is None else of
+    return slice(n * of // size(), n * (of + 1) // size())
 
 
 def told(value: T) -> T:
@@ -181,8 +182,8 @@ def joined(mine: Tensor, n: int) -> Tensor:
     padded[: len(mine)] = mine
     parts = [torch.empty_like(padded) for _ in range(size())]
     dist.all_gather(parts, padded)
-    ends = [n * i // size() for i in range(size() + 1)]
-    return torch.cat([p[: ends[i + 1] - ends[i]] for i, p in enumerate(parts)])
+    shares = [part(n, of) for of in range(size())]
+    return torch.cat([p[: s.stop - s.start] for p, s in zip(parts, shares, strict=True)])
 
 
 @contextlib.contextmanager

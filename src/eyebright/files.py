@@ -12,6 +12,7 @@ import json
 import math
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -37,18 +38,8 @@ def write_file(path: Path, content: bytes) -> None:
     Raises:
         StorageError: the disk refuses; the message names the path.
     """
-    temporary = beside(path)
-    try:
-        try:
-            _write(temporary, content, os.O_TRUNC)
-            temporary.replace(path)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                temporary.unlink()
-            raise
-        sync_folder(path.parent)
-    except OSError as error:
-        raise StorageError(f"{shown(path)}: {error.strerror or error}") from None
+    with _written_beside(path, content) as temporary:
+        temporary.replace(path)
 
 
 def create_file(path: Path, content: bytes) -> bool:
@@ -62,25 +53,35 @@ def create_file(path: Path, content: bytes) -> bool:
     Raises:
         StorageError: the disk refuses; the message names the path.
     """
+    written = True
+    with _written_beside(path, content) as temporary:
+        try:
+            os.link(temporary, path)
+        except FileExistsError:
+            written = False
+        except OSError:
+            written = not path.exists()
+            if written:
+                temporary.replace(path)
+        temporary.unlink(missing_ok=True)
+    return written
+
+
+@contextlib.contextmanager
+def _written_beside(path: Path, content: bytes) -> Iterator[Path]:
+    """The content, synced, in a file that the block gives its place; then the folder is synced."""
     temporary = beside(path)
     try:
         try:
             _write(temporary, content, os.O_TRUNC)
-            try:
-                os.link(temporary, path)
-            except FileExistsError:
-                return False
-            except OSError:
-                if path.exists():
-                    return False
-                temporary.replace(path)
-        finally:
+            yield temporary
+        except BaseException:
             with contextlib.suppress(OSError):
                 temporary.unlink()
+            raise
         sync_folder(path.parent)
     except OSError as error:
         raise StorageError(f"{shown(path)}: {error.strerror or error}") from None
-    return True
 
 
 def append_line(path: Path, line: str) -> None:
