@@ -159,8 +159,11 @@ def test_the_command_takes_the_folders_name(shipped: Path, eyebright_says: Says)
     run, [first, second, *_] = shipped / "runs" / "r", pictures_of(shipped, "cat")
     code, text, _ = eyebright_says("explain", run, first, "--loss")
     assert code == 0
-    assert f"{first}: cat, as its folder is called; the net says " in text
-    loss = explain_loss(Run(run).classifier("cpu"), first, "cat").loss
+    classifier = Run(run).classifier("cpu")
+    [said] = classifier.predict([first])
+    says = f"the model says {said.label}, {100 * said.probability:.1f} %\n"
+    assert f"{first}: cat, as its folder is called; {says}" in text
+    loss = explain_loss(classifier, first, "cat").loss
     assert f"loss: {loss:.4f} nats = −log " in text
     assert re.search(rf"│ sum .*│ +1 │ +{loss:.4f} │", text)
     assert "label smoothing 0.2: the target is 0.9 for the true class and 0.1 for" in text

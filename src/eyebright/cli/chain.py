@@ -58,15 +58,15 @@ def folder_class(picture: Path, classes: tuple[str, ...]) -> str | None:
 
 
 def headline(picture: Path, chain: Any, named: bool) -> str:
-    """What the picture is, and what the net takes it for.
+    """What the picture is, and what the model says of it, as `predict` has it.
 
     Args:
         picture: its file.
         chain: a `LossChain`.
         named: whether somebody said the class, and not the folder.
     """
-    probability = chain.probabilities[chain.logits.argmax()]
-    said = f"the net says {shown(chain.prediction)}, {100 * probability:.1f} %"
+    given = chain.probabilities if chain.calibrated is None else chain.calibrated
+    said = f"the model says {shown(chain.prediction)}, {100 * given.max():.1f} %"
     if chain.label is None:
         folder = shown(picture.absolute().parent.name)
         return (
