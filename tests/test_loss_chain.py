@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from eyebright import Run
@@ -56,6 +56,7 @@ def test_the_links_of_an_example_done_by_hand() -> None:
     assert (one.calibrated, one.calibrated_loss) == (None, None)
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.floats(-1e4, 1e4), min_size=3, max_size=3),
     st.sampled_from(THREE),
