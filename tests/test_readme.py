@@ -15,6 +15,7 @@ ROOT = Path(__file__).parents[1]
 PAGES = [
     "README.md",
     "docs/lesson.md",
+    "docs/cross-entropy.md",
     "docs/honest.md",
     "docs/own-pictures.md",
     "docs/nothing-lost.md",

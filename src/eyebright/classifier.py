@@ -15,8 +15,9 @@ from eyebright.answers import prediction_of, ready_pixels
 from eyebright.batches import predict_logits
 from eyebright.calibration import softmax
 from eyebright.checkpoint import ModelCard, check_run_folder, load_model
-from eyebright.console import progress_bar
+from eyebright.console import nearest, progress_bar, shown
 from eyebright.data.views import View
+from eyebright.errors import UsageError
 from eyebright.features import compute_features
 from eyebright.images import Pixels
 from eyebright.runtime import choose_device, exact_fp32, explained
@@ -75,6 +76,31 @@ class Classifier:
         """The class names, in the order of the columns of `predict_proba`."""
         return self.card.classes
 
+    def column(self, label: str) -> int:
+        """Where a class stands among the columns of `predict_proba`.
+
+        Raises:
+            UsageError: the model has no such class.
+        """
+        if label not in self.classes:
+            guess = nearest(label, self.classes)
+            raise UsageError(f"the model has no class '{shown(label)}'{guess}")
+        return self.classes.index(label)
+
+    def logits(self, pictures: Sequence[Picture] | Pixels | View) -> NDArray[np.float32]:
+        """What the net's last layer says of each picture, before any temperature or softmax.
+
+        Takes and raises what `predict_proba` does.
+
+        Returns:
+            float32 (n, classes); where predictions are averaged with mirror images, so are these.
+        """
+        images = ready_pixels(pictures, self.card.imgsz)
+        with explained(lambda: FEWER):
+            logits = predict_logits(self.model, images, self.card.normalization, self.card.tta)
+        found: NDArray[np.float32] = logits.numpy()
+        return found
+
     def predict_proba(self, pictures: Sequence[Picture] | Pixels | View) -> NDArray[np.float64]:
         """Probability of each class for each picture, from logits in fp32.
 
@@ -90,10 +116,7 @@ class Classifier:
         Raises:
             DataError: a picture that cannot be read; the message names it.
         """
-        images = ready_pixels(pictures, self.card.imgsz)
-        with explained(lambda: FEWER):
-            logits = predict_logits(self.model, images, self.card.normalization, self.card.tta)
-        return softmax(logits.numpy(), self.card.temperature or 1.0)
+        return softmax(self.logits(pictures), self.card.temperature or 1.0)
 
     def embed(self, pictures: Sequence[Picture] | Pixels | View) -> NDArray[np.float32]:
         """What the net's last layer sees of each picture, to search or to cluster by.

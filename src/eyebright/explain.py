@@ -125,9 +125,8 @@ def explain(
         DataError: a picture that cannot be read; the message names it.
     """
     check_method(method)
-    if label is not None and label not in classifier.classes:
-        guess = nearest(label, classifier.classes)
-        raise UsageError(f"the model has no class '{shown(label)}'{guess}")
+    if label is not None:
+        classifier.column(label)
     card = classifier.card
     image = _read(picture, card.imgsz)
     net = _twin(classifier.model)

@@ -1,4 +1,4 @@
-"""The verb `explain`: which pixels mattered, in words and as pictures."""
+"""The verb `explain`: which pixels mattered, in words and as pictures; or a loss, step by step."""
 
 import json
 from pathlib import Path
@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from eyebright.cli.chain import explain_losses
 from eyebright.cli.options import Device, MaxPixels, RunArgument
 from eyebright.console import as_text, progress_bar, say, shown, waiting_for
 from eyebright.errors import StorageError, UsageError
@@ -33,11 +34,31 @@ def explain(
             help="A .png for one sheet of all, or a folder. Default: explain-<picture>.png each.",
         ),
     ] = None,
+    loss: Annotated[
+        bool,
+        typer.Option(
+            "--loss", help="Print instead how its loss is made: from logits to cross-entropy."
+        ),
+    ] = False,
+    truth: Annotated[
+        str | None,
+        typer.Option(
+            "--label", metavar="CLASS", help="With --loss: the true class. Default: the folder's."
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
     device: Device = "auto",
     max_pixels: MaxPixels = None,
 ) -> None:
-    """Show which pixels of a picture spoke for a class, as a heat map laid over it."""
+    """Show which pixels of a picture spoke for a class, as a heat map; or how its loss is made."""
+    if loss:
+        if label is not None or method != "auto" or output is not None:
+            raise UsageError(
+                "--class, --method and --out are for heat maps; with --loss, say --label"
+            )
+        return explain_losses(run, pictures, truth, as_json, device)
+    if truth is not None:
+        raise UsageError("--label goes with --loss; for a heat map, say --class")
     waiting_for("looking at the pictures")
     from eyebright import explain as library
     from eyebright.data.folders import list_pictures
@@ -70,6 +91,7 @@ def explain(
         print(json.dumps(rows, indent=2))
     elif on_a_sheet:
         say(f"written: {shown(files[0])}")
+    return None
 
 
 def draw_card(found: Any) -> Any:
