@@ -19,11 +19,25 @@ from eyebright.cli.using import embed, predict
 from eyebright.console import as_text, err, say
 from eyebright.errors import EyebrightError, StorageError
 
-# In the order of the help. A new verb is a new name here.
-VERBS = (
-    look, audit, convert, train, tune, val, test, report, compare, runs, doctor,
-    predict, embed, explain, export, serve,
-)  # fmt: skip
+# In the order of the help, each with an example. A new verb is a new line here.
+VERBS = {
+    look: "eyebright look my-pictures -n 64",
+    audit: "eyebright audit my-pictures --review",
+    convert: "eyebright convert my-pictures shards --shard-size 256M",
+    train: "eyebright train my-pictures --name pets --time 5m",
+    tune: "eyebright tune my-pictures --trials 30 --time 30m",
+    val: "eyebright val runs/pets",
+    test: "eyebright test runs/pets --interval exact",
+    report: "eyebright report runs/pets --lang zh",
+    compare: "eyebright compare runs/pets runs/pets-2",
+    runs: "eyebright runs",
+    doctor: "eyebright doctor",
+    predict: "eyebright predict runs/pets my-pictures -o answers.csv",
+    embed: "eyebright embed runs/pets my-pictures -o features.parquet",
+    explain: "eyebright explain runs/pets cat.jpg",
+    export: "eyebright export runs/pets --int8",
+    serve: "eyebright serve runs/pets --port 8080",
+}
 
 app = typer.Typer(
     name="eyebright",
@@ -52,8 +66,8 @@ def main_options(
     """Train image classifiers that see clearly and say how sure they are."""
 
 
-for verb in VERBS:
-    app.command()(verb)
+for verb, example in VERBS.items():
+    app.command(epilog=f"Example: {example}")(verb)
 
 
 def run_app(arguments: list[str] | None = None) -> int:
