@@ -23,18 +23,18 @@ LINK = re.compile(r'(\]\(|src="|href=")([^)"#:]+)(?=[)"#])')
 HAN = r"[\u3000-\u303f\u4e00-\u9fff\uff00-\uffef]"
 HAN_BREAK = re.compile(rf"(?<={HAN})\n *(?={HAN})")
 
-# In the site of each language: the words around a verb's help, which is English.
+# The words around a verb's help, which is English in both languages.
 WORDS = {
-    "": {"Verbs": "Verbs", "Example": "Example", "Arguments": "Arguments",
+    "": {"Verbs": "Verbs", "Example:": "Example:", "Arguments": "Arguments",
          "Options": "Options", "What": "What"},
-    ".zh-CN": {"Verbs": "命令", "Example": "例子", "Arguments": "参数",
+    ".zh-CN": {"Verbs": "命令", "Example:": "例子：", "Arguments": "参数",
                "Options": "选项", "What": "说明（与 --help 相同）"},
 }  # fmt: skip
 CHINESE = {
-    "look": "看图片", "audit": "检查数据", "convert": "转成分片", "train": "训练", "tune": "搜索设置",
-    "val": "在留出的图片上评估", "test": "打开测试集", "report": "写报告", "compare": "比较训练结果",
-    "runs": "列出训练结果", "doctor": "报告故障所需的信息", "predict": "预测", "embed": "提取特征",
-    "explain": "解释", "export": "导出", "serve": "服务",
+    "look": "看图片", "audit": "检查数据", "convert": "转成分片", "train": "训练",
+    "tune": "搜索设置", "val": "在留出的图片上评估", "test": "打开测试集", "report": "写报告",
+    "compare": "比较训练结果", "runs": "列出训练结果", "doctor": "报告故障所需的信息",
+    "predict": "预测", "embed": "提取特征", "explain": "解释", "export": "导出", "serve": "服务",
 }  # fmt: skip
 
 
@@ -68,6 +68,8 @@ def collect(folder: Path) -> None:
     waiting = [*HOMES, "RELEASING.md", *(f"docs/{p.name}" for p in (ROOT / "docs").glob("*.md"))]
     for page in waiting:  # grows on the way
         text, linked = with_links((ROOT / page).read_text(encoding="utf-8"), page)
+        if page in HOMES:
+            text = f"---\nhide: [navigation]\n---\n\n{text}"
         (folder / place(page)).parent.mkdir(parents=True, exist_ok=True)
         (folder / place(page)).write_text(text, encoding="utf-8")
         for name in linked:
@@ -143,7 +145,7 @@ def _verb_page(name: str, verb: Any, language: str) -> str:
     options = [p for p in verb.params if p.param_type_name == "option"]
     usage = " ".join(["eyebright", name, "[OPTIONS]", *(one.metavar for one in arguments)])
     lines = [title, "", verb.help, "", "```text", usage, "```", ""]
-    lines += [f"{words['Example']}:", "", "```bash", verb.epilog.partition(": ")[2], "```", ""]
+    lines += [words["Example:"], "", "```bash", verb.epilog.partition(": ")[2], "```", ""]
     context = verb.make_context(name, [], resilient_parsing=True)
     for heading, parameters in (("Arguments", arguments), ("Options", options)):
         rows = [one.get_help_record(context) for one in parameters]
@@ -167,7 +169,7 @@ def _list_verbs(nav: Any) -> None:
     from eyebright.cli import VERBS
 
     for section in nav:
-        pages = [*section.values()][0] if isinstance(section, dict) else []
+        pages = next(iter(section.values())) if isinstance(section, dict) else []
         if "verbs/index.md" in pages:
             at = pages.index("verbs/index.md") + 1
             pages[at:at] = [f"verbs/{verb.__name__}.md" for verb in VERBS]

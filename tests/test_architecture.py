@@ -135,6 +135,7 @@ ORDER = [
     "eyebright.serve.door",
     "eyebright.serve.server",
     "eyebright.serve",
+    "eyebright.cli.completing",
     "eyebright.cli.options",
     "eyebright.cli.pictures",
     "eyebright.cli.training",

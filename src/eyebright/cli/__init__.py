@@ -4,6 +4,7 @@ Nothing heavy is imported here, so that ``--help`` answers at once; each verb im
 """
 
 import os
+from collections.abc import Callable
 from typing import Annotated
 
 import typer
@@ -20,7 +21,7 @@ from eyebright.console import as_text, err, say
 from eyebright.errors import EyebrightError, StorageError
 
 # In the order of the help, each with an example. A new verb is a new line here.
-VERBS = {
+VERBS: dict[Callable[..., None], str] = {
     look: "eyebright look my-pictures -n 64",
     audit: "eyebright audit my-pictures --review",
     convert: "eyebright convert my-pictures shards --shard-size 256M",
@@ -44,7 +45,6 @@ app = typer.Typer(
     help="Train image classifiers that see clearly and say how sure they are.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 

@@ -6,11 +6,13 @@ from typing import Annotated, Any
 
 import typer
 
+from eyebright.cli.completing import one_of, run_folders
 from eyebright.cli.options import (
     Coverage,
     Device,
     Interval,
     Labels,
+    Lang,
     MaxPixels,
     Risk,
     Root,
@@ -102,7 +104,7 @@ def show_evaluation(evaluation: Any, run: Any) -> None:
 
 def report(
     run: RunArgument,
-    lang: Annotated[str, typer.Option(help="en or zh (中文).")] = "en",
+    lang: Lang = "en",
 ) -> None:
     """Write report.html, one page that needs nothing else, and model-card.md."""
     waiting_for("reading the pictures")
@@ -118,9 +120,18 @@ def _write_report(run: Any, language: str = "en", evaluation: Any = None) -> Non
 
 
 def compare(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders, two or more.")],
+    runs: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="RUN...", help="Run folders, two or more.", autocompletion=run_folders
+        ),
+    ],
     split: Annotated[
-        str | None, typer.Option(help="test or val. Default: test if all runs have it.")
+        str | None,
+        typer.Option(
+            help="test or val. Default: test if all runs have it.",
+            autocompletion=one_of("test", "val"),
+        ),
     ] = None,
     count: Annotated[
         int, typer.Option("-n", "--count", min=0, help="Pictures to name that only one gets right.")

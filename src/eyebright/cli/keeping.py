@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from eyebright.cli.completing import run_names
 from eyebright.console import out, say, shown, waiting_for
 from eyebright.errors import UsageError
 
@@ -15,7 +16,10 @@ def runs(
         "runs"
     ),
     remove: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Remove this run, after asking.")
+        str | None,
+        typer.Option(
+            metavar="NAME", help="Remove this run, after asking.", autocompletion=run_names
+        ),
     ] = None,
     yes: Annotated[bool, typer.Option("-y", "--yes", help="Do not ask.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,

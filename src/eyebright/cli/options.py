@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
+from eyebright.cli.completing import one_of, run_folders
 from eyebright.console import shown
 from eyebright.errors import StorageError
 
@@ -15,7 +16,9 @@ DATA_HELP = (
     "CIFAR-10 folder or archive"
 )
 DataArgument = Annotated[str | None, typer.Argument(metavar="[DATA]", help=DATA_HELP)]
-RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")]
+RunArgument = Annotated[
+    Path, typer.Argument(metavar="RUN", help="A run folder.", autocompletion=run_folders)
+]
 SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Go on without unreadable pictures.")]
 Root = Annotated[
     Path | None,
@@ -31,7 +34,16 @@ Imgsz = Annotated[
         "32 up to 64 px, 224 above."
     ),
 ]
-Interval = Annotated[str, typer.Option(help="Of proportions: wilson or exact (Clopper-Pearson).")]
+Interval = Annotated[
+    str,
+    typer.Option(
+        help="Of proportions: wilson or exact (Clopper-Pearson).",
+        autocompletion=one_of("wilson", "exact"),
+    ),
+]
+Lang = Annotated[
+    str, typer.Option(help="Of the page: en or zh (中文).", autocompletion=one_of("en", "zh"))
+]
 Risk = Annotated[
     float | None,
     typer.Option(help="Answer only where at most this share is wrong, with 95 % confidence: 0.01."),

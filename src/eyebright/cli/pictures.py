@@ -12,6 +12,7 @@ from eyebright.cli.options import (
     DataArgument,
     Imgsz,
     Labels,
+    Lang,
     MaxPixels,
     Root,
     SkipBad,
@@ -75,7 +76,7 @@ def audit(
         typer.Option("--review", help="Then open a page to keep, relabel or drop what was found."),
     ] = False,
     port: Annotated[int, typer.Option(min=0, help="Of the page; 0: any.")] = 0,
-    lang: Annotated[str, typer.Option(help="Of the page: en or zh (中文).")] = "en",
+    lang: Lang = "en",
     drop: Annotated[
         float | None,
         typer.Option(

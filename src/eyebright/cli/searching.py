@@ -6,11 +6,13 @@ from typing import Annotated, Any
 
 import typer
 
+from eyebright.cli.completing import recipes
 from eyebright.cli.options import (
     DataArgument,
     Device,
     Imgsz,
     Labels,
+    Lang,
     MaxPixels,
     Root,
     SkipBad,
@@ -35,7 +37,8 @@ def tune(
     recipe: Annotated[
         str | None,
         typer.Option(
-            help="quick, fast, best, finetune or tutorial. Default: fast, or finetune above 64 px."
+            help="quick, fast, best, finetune or tutorial. Default: fast, or finetune above 64 px.",
+            autocompletion=recipes,
         ),
     ] = None,
     storage: Annotated[
@@ -75,7 +78,7 @@ def tune(
     ] = None,
     name: Annotated[str | None, typer.Option(help="Of the study and its folder.")] = None,
     runs: Annotated[Path, typer.Option(help="The folder of runs.")] = Path("runs"),
-    lang: Annotated[str, typer.Option(help="Of the page: en or zh (中文).")] = "en",
+    lang: Lang = "en",
     labels: Labels = None,
     skip_bad: SkipBad = False,
     root: Root = None,

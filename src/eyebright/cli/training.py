@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from eyebright.cli.completing import recipes, run_folders, setting
 from eyebright.cli.options import (
     DataArgument,
     Device,
@@ -27,7 +28,8 @@ def train(
         str | None,
         typer.Option(
             help="quick, fast, best, finetune, or tutorial (the lesson). Default: fast, or "
-            "finetune above 64 px."
+            "finetune above 64 px.",
+            autocompletion=recipes,
         ),
     ] = None,
     model: Annotated[
@@ -44,11 +46,19 @@ def train(
         bool, typer.Option("--no-pretrained", help="Begin with weights by chance.")
     ] = False,
     init: Annotated[
-        str | None, typer.Option(metavar="RUN", help="Begin with the weights of a run of yours.")
+        str | None,
+        typer.Option(
+            metavar="RUN",
+            help="Begin with the weights of a run of yours.",
+            autocompletion=run_folders,
+        ),
     ] = None,
     tune: Annotated[
         str | None,
-        typer.Option(help="After the linear probe, train none, last (a third of layers) or all."),
+        typer.Option(
+            help="After the linear probe, train none, last (a third of layers) or all.",
+            autocompletion=setting("tune"),
+        ),
     ] = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the pictures.")] = None,
     time: Annotated[
@@ -68,7 +78,8 @@ def train(
         str | None,
         typer.Option(
             help="For classes of different size: auto, none, weights, sampler, effective-number, "
-            "focal or logit-adjust."
+            "focal or logit-adjust.",
+            autocompletion=setting("balance"),
         ),
     ] = None,
     augment: Annotated[
@@ -79,7 +90,10 @@ def train(
     ] = None,
     tta: Annotated[
         str | None,
-        typer.Option(help="Average each prediction with the mirror image's: none or mirror."),
+        typer.Option(
+            help="Average each prediction with the mirror image's: none or mirror.",
+            autocompletion=setting("tta"),
+        ),
     ] = None,
     val: Annotated[
         float | None, typer.Option(help="Share held out, where the data have no val part.")
@@ -93,10 +107,16 @@ def train(
     ] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Train so many runs that differ in it.")] = 1,
     metric: Annotated[
-        str | None, typer.Option(help="Chooses the best epoch: accuracy or balanced-accuracy.")
+        str | None,
+        typer.Option(
+            help="Chooses the best epoch: accuracy or balanced-accuracy.",
+            autocompletion=setting("metric"),
+        ),
     ] = None,
     device: Device = "auto",
-    precision: Annotated[str | None, typer.Option(help="auto, fp32 or bf16.")] = None,
+    precision: Annotated[
+        str | None, typer.Option(help="auto, fp32 or bf16.", autocompletion=setting("precision"))
+    ] = None,
     threads: Annotated[int | None, typer.Option(help="Processor threads; 0: all cores.")] = None,
     seed: Annotated[int | None, typer.Option(help="Of everything that is random.")] = None,
     deterministic: Annotated[
@@ -105,7 +125,11 @@ def train(
     ] = False,
     resume: Annotated[
         Path | None,
-        typer.Option(metavar="RUN", help="Go on with this run, as if it had never stopped."),
+        typer.Option(
+            metavar="RUN",
+            help="Go on with this run, as if it had never stopped.",
+            autocompletion=run_folders,
+        ),
     ] = None,
     resume_anyway: Annotated[
         bool,

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from eyebright.cli.completing import run_folders
 from eyebright.cli.options import (
     Coverage,
     Device,
@@ -25,7 +26,12 @@ from eyebright.ranks import Ranks, from_environment
 
 def predict(
     run: Annotated[
-        Path, typer.Argument(metavar="RUN", help="A run folder, or an exported model.onnx.")
+        Path,
+        typer.Argument(
+            metavar="RUN",
+            help="A run folder, or an exported model.onnx.",
+            autocompletion=run_folders,
+        ),
     ],
     pictures: Annotated[
         list[Path] | None,
