@@ -5,6 +5,7 @@ import json
 import os
 import pty
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -15,8 +16,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from typer.main import get_command
 
-from eyebright.cli import run_app
+from eyebright.cli import VERBS, app, run_app
 from eyebright.data import sources
 
 QUICK = ["--epochs", "2", "--model", "white16", "-b", "16", "--device", "cpu"]
@@ -435,3 +437,14 @@ def test_help_and_version_and_a_broken_pipe() -> None:
         not in subprocess.run(command, shell=True, capture_output=True, text=True).stderr
     )
     assert "Traceback" not in done.stderr
+
+
+def test_each_verbs_example_can_be_typed(eyebright_says: Callable) -> None:
+    commands = get_command(app).commands
+    for verb, example in VERBS.items():
+        program, name, *arguments = shlex.split(example)
+        assert (program, name) == ("eyebright", verb.__name__)
+        commands[name].make_context(name, arguments)  # raises for an option that there is not
+        code, out, _ = eyebright_says(name, "--help")
+        assert code == 0
+        assert f"Example: {example}" in " ".join(out.split())
