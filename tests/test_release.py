@@ -1,0 +1,53 @@
+"""What a release says of itself is the same everywhere."""
+
+import os
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from eyebright.cli import VERBS
+
+ROOT = Path(__file__).parents[1]
+
+
+def loaded(name: str) -> dict:
+    yaml = pytest.importorskip("yaml", reason="needs the extra docs")
+    return yaml.safe_load((ROOT / name).read_text(encoding="utf-8"))
+
+
+def test_the_version_is_the_same_everywhere() -> None:
+    with (ROOT / "pyproject.toml").open("rb") as file:
+        project = tomllib.load(file)["project"]
+    citation = loaded("CITATION.cff")
+    assert citation["version"] == project["version"]
+    assert citation["license"] == project["license"]
+    assert citation["title"] == project["name"]
+    released = re.findall(
+        r"^## \[([\d.]+)\] - (\S+)$", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.M
+    )
+    if released:  # the newest stands first
+        assert released[0] == (project["version"], str(citation["date-released"]))
+    else:
+        assert "date-released" not in citation
+
+
+@pytest.mark.parametrize("name", ["bug", "feature"])
+def test_issue_forms_ask_for_something(name: str) -> None:
+    form = loaded(f".github/ISSUE_TEMPLATE/{name}.yml")
+    assert form["name"]
+    assert form["description"]
+    fields = form["body"]
+    assert len({field["id"] for field in fields}) == len(fields)
+    assert all(field["attributes"]["label"] for field in fields)
+    assert any(field.get("validations", {}).get("required") for field in fields)
+    assert name != "bug" or any("eyebright doctor" in f["attributes"]["label"] for f in fields)
+
+
+def test_the_script_runs_verbs_that_there_are() -> None:
+    script = ROOT / ".ci" / "release"
+    assert os.access(script, os.X_OK)
+    verbs = re.findall(r"^eyebright ([a-z]+)", script.read_text(encoding="utf-8"), re.MULTILINE)
+    assert set(verbs) <= {verb.__name__ for verb in VERBS}
+    assert verbs[:2] == ["doctor", "train"]
