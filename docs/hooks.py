@@ -18,6 +18,7 @@ from mkdocs.plugins import event_priority
 
 ROOT = Path(__file__).resolve().parents[1]
 HOMES = {"README.md": "index.md", "README.zh-CN.md": "index.zh-CN.md"}
+SHOWN = (".md", ".png", ".jpg", ".svg", ".html", ".ipynb")  # by browsers, or to be downloaded
 FENCE = re.compile(r"^ *```.*?^ *```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r'(\]\(|src="|href=")([^)"#:]+)(?=[)"#])')
 HAN = r"[\u3000-\u303f\u4e00-\u9fff\uff00-\uffef]"
@@ -65,7 +66,7 @@ def collect(folder: Path) -> None:
     for name, text in verb_pages().items():
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_text(text, encoding="utf-8")
-    waiting = [*HOMES, "RELEASING.md", *(f"docs/{p.name}" for p in (ROOT / "docs").glob("*.md"))]
+    waiting = [*HOMES, *(f"docs/{p.name}" for p in (ROOT / "docs").glob("*.md"))]
     for page in waiting:  # grows on the way
         text, linked = with_links((ROOT / page).read_text(encoding="utf-8"), page)
         if page in HOMES:
@@ -81,12 +82,9 @@ def collect(folder: Path) -> None:
 
 
 def place(name: str) -> str:
-    """Where a file of the repository lies in the folder of the site.
-
-    A file without an ending gets one, without which browsers would not show it.
-    """
+    """Where a file of the repository lies in the folder of the site: code, too, as text to read."""
     name = HOMES.get(name, name.removeprefix("docs/"))
-    return name if "." in posixpath.basename(name) else f"{name}.txt"
+    return name if name.endswith(SHOWN) else f"{name}.txt"
 
 
 def with_links(text: str, page: str) -> tuple[str, list[str]]:
