@@ -7,20 +7,20 @@ read on white as well as on black, since an image cannot know which of both the 
 from html import escape
 from pathlib import Path
 
-WIDTH, HEIGHT = 172, 76  # px of a box
-BETWEEN, ROW = 48, 132  # px from box to box, from row to row
+WIDTH, HEIGHT = 190, 84  # px of a box
+BETWEEN, ROW = 32, 126  # px from box to box, from row to row
 GREY, INK, PAPER, LINE = "#7c8d98", "#1b2430", "#e9eff2", "#546e7a"
 
 # (column, row): title, lines
 BOXES = {
     (0, 0): ("pictures", "a name, a folder, an", "archive, a table, shards"),
-    (1, 0): ("Dataset", "uint8 pixels, labels,", "class names, ids, fingerprint"),
-    (2, 0): ("batches", "in an order by (seed, epoch),", "augmented on the device"),
+    (1, 0): ("Dataset", "uint8 pixels, labels,", "class names, fingerprint"),
+    (2, 0): ("batches", "order by (seed, epoch);", "augmented on the device"),
     (3, 0): ("fit()", "the loop, one screen:", "yields a result each epoch"),
     (3, 1): ("runs/NAME/", "settings, log, model:", "no pickle, written whole"),
     (2, 1): ("Classifier", "pictures → probabilities;", "all that follows uses it"),
     (1, 1): ("Evaluation", "figures with n and intervals", "→ report, model card"),
-    (2, 2): ("predict, explain, embed", "of new pictures;", "export and serve: for others"),
+    (2, 2): ("predict, explain, embed", "of new pictures;", "export, serve: for others"),
 }
 # from, to, what is said beside it
 ARROWS = [
@@ -41,7 +41,7 @@ def draw() -> str:
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="-2 -2 {width} {height}" '
         f'width="{width}" height="{height}" font-family="Helvetica, Arial, sans-serif" '
-        'font-size="11.5">',
+        'font-size="13">',
         "<title>How data flow: pictures, Dataset, batches, fit, run folder, Classifier</title>",
         f'<marker id="tip" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="8" markerHeight="8" '
         f'orient="auto"><path d="M0 0 8 4 0 8z" fill="{GREY}"/></marker>',
@@ -56,17 +56,17 @@ def draw() -> str:
     right, down = _middle((1, 1))
     path = f"M{left} {top + HEIGHT // 2}V{down}H{right - WIDTH // 2 - 2}"
     parts.append(_line(path, ' stroke-dasharray="5 4"'))
-    parts.append(_text(left + 8, down - 10, "test part, only for", GREY, ""))
-    parts.append(_text(left + 8, down + 16, "eyebright test", GREY, ""))
+    parts.append(_text(left + 8, down - 10, "test part: only", GREY, ""))
+    parts.append(_text(left + 8, down + 16, "for eyebright test", GREY, ""))
     for place, (title, *lines) in BOXES.items():
         x, y = _middle(place)
         parts.append(
             f'<rect x="{x - WIDTH // 2}" y="{y - HEIGHT // 2}" width="{WIDTH}" height="{HEIGHT}" '
             f'rx="6" fill="{PAPER}" stroke="{LINE}"/>'
         )
-        parts.append(_text(x, y - 14, title, INK, ' text-anchor="middle" font-weight="bold"'))
+        parts.append(_text(x, y - 16, title, INK, ' text-anchor="middle" font-weight="bold"'))
         for i, line in enumerate(lines):
-            parts.append(_text(x, y + 8 + 17 * i, line, INK, ' text-anchor="middle"'))
+            parts.append(_text(x, y + 8 + 19 * i, line, INK, ' text-anchor="middle"'))
     return "\n".join([*parts, "</svg>"]) + "\n"
 
 
