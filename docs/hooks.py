@@ -18,7 +18,15 @@ from mkdocs.plugins import event_priority
 
 ROOT = Path(__file__).resolve().parents[1]
 HOMES = {"README.md": "index.md", "README.zh-CN.md": "index.zh-CN.md"}
-SHOWN = (".md", ".png", ".jpg", ".svg", ".html", ".ipynb")  # by browsers, or to be downloaded
+SHOWN = (
+    ".md",
+    ".png",
+    ".jpg",
+    ".svg",
+    ".html",
+    ".ipynb",
+    ".txt",
+)  # by browsers, or to be downloaded
 FENCE = re.compile(r"^ *```.*?^ *```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r'(\]\(|src="|href=")([^)"#:]+)(?=[)"#])')
 HAN = r"[\u3000-\u303f\u4e00-\u9fff\uff00-\uffef]"
@@ -82,9 +90,12 @@ def collect(folder: Path) -> None:
 
 
 def place(name: str) -> str:
-    """Where a file of the repository lies in the folder of the site: code, too, as text to read."""
+    """Where a file of the repository lies in the folder of the site: code, too, as text to read.
+
+    Of its name's dots the last is left, for the one before would begin a language.
+    """
     name = HOMES.get(name, name.removeprefix("docs/"))
-    return name if name.endswith(SHOWN) else f"{name}.txt"
+    return name if name.endswith(SHOWN) else f"{name.replace('.', '_')}.txt"
 
 
 def with_links(text: str, page: str) -> tuple[str, list[str]]:
