@@ -12,6 +12,7 @@ import matplotlib.pyplot as plt
 import pytest
 import torch
 import torchvision
+from bench.summary import read
 from bench.walkthrough import SHOWN, CopyOfCIFAR10, blocks_of
 from PIL import Image
 
@@ -184,6 +185,25 @@ def test_the_guides_table_is_what_was_measured(page: str) -> None:
     assert len(rows) >= 6
     for row in rows:
         assert row in text
+
+
+@pytest.mark.parametrize("page", ["docs/lesson.md", "docs/gpu.md", "docs/unbalanced.md"])
+def test_means_and_deviations_are_those_of_the_results(page: str) -> None:
+    results = (ROOT / "bench" / "results" / "README.md").read_text(encoding="utf-8")
+    for name in (page, page.replace(".md", ".zh-CN.md")):
+        figures = re.findall(r"[\d.]+ ± [\d.]+ %", (ROOT / name).read_text(encoding="utf-8"))
+        assert len(figures) >= 2
+        assert all(figure in results for figure in figures), figures
+
+
+@pytest.mark.parametrize("page", ["docs/lesson.md", "docs/lesson.zh-CN.md"])
+def test_why_not_more_is_what_was_measured(page: str) -> None:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    measured = {(row["recipe"], row["epoch"]): row for row in read("lesson-limits")}
+    for key in (("tutorial", "5"), ("tutorial", "8"), ("fast", "12")):
+        row = measured[key]
+        known, new = (100 * float(row[f"{which}_accuracy"]) for which in ("train", "test"))
+        assert f"| {key[1]} | {known:.1f} % | {new:.1f} % |" in text
 
 
 def test_pins_are_names_and_versions_only() -> None:
