@@ -88,7 +88,7 @@ def save_what_is_shown() -> None:
         plt.savefig(PAGE.parent / left.pop(0), bbox_inches="tight", dpi=80)
         plt.close()
 
-    plt.show = save
+    plt.show = save  # type: ignore[assignment]
     torchvision.datasets.CIFAR10 = CopyOfCIFAR10
 
 
