@@ -11,6 +11,7 @@ chromium, playwright and a font with Chinese characters.
 
 import argparse
 import contextlib
+import io
 import itertools
 import re
 import shutil
@@ -20,6 +21,8 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from PIL import Image
 
 from eyebright.report import write_report
 from eyebright.run import Run
@@ -52,19 +55,26 @@ def opened(language: str, width: int, height: int) -> Iterator[Any]:
         browser.close()
 
 
+def save(png: bytes, path: Path) -> None:
+    """Write a picture, with 256 colours: a third of the bytes."""
+    Image.open(io.BytesIO(png)).convert("RGB").quantize(256).save(path, optimize=True)
+
+
 def cut_out(run: Run, language: str) -> None:
     """Cut the sections of a run's report out."""
     write_report(run, language)
     with opened(language, 1180, 1300) as page:
         page.goto((run.path / "report.html").resolve().as_uri())
         for name, places in CUT_OUTS.items():
+            if not all(page.locator(place).count() for place in places):
+                continue  # such as shifts, which were not asked for
             boxes = [page.locator(place).bounding_box() for place in places]
             top = min(box["y"] for box in boxes) + page.evaluate("scrollY")
             bottom = max(box["y"] + box["height"] for box in boxes) + page.evaluate("scrollY")
             left, width = boxes[0]["x"], boxes[0]["width"]
             clip = {"x": left, "y": top, "width": width, "height": bottom - top}
             path = DOCS / f"reading-{name}{ENDINGS[language]}"
-            page.screenshot(path=path, clip=clip, full_page=True)
+            save(page.screenshot(clip=clip, full_page=True), path)
     write_report(run)
 
 
@@ -82,7 +92,7 @@ def review(table: Path, language: str, folder: Path) -> None:
         with opened(language, 1000, 620) as page:
             page.goto(url)
             page.wait_for_load_state("networkidle")
-            page.screenshot(path=DOCS / f"review{ENDINGS[language]}")
+            save(page.screenshot(), DOCS / f"review{ENDINGS[language]}")
     finally:
         server.kill()
         server.communicate()

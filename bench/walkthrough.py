@@ -4,7 +4,8 @@
     python -m bench.walkthrough /tmp/lesson --only bash        # the commands
     python -m bench.walkthrough /tmp/lesson --only python      # the plain lesson, about 4 minutes
 
-Every block of the page is run as it stands, the commands first, since the Python reads their run.
+Every block of the page is run as it stands, the commands first, since the Python reads their run;
+the folder is a new one, or the runs would get other names.
 ``results/lesson-page.md`` gets each block with all that it printed, and ``docs/`` the pictures that
 ``plt.show`` would have shown; a test holds the page to both. torchvision's CIFAR10 reads the copy
 in ``$EYEBRIGHT_DATA``, whatever folder the page names.
