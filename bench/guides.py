@@ -1,8 +1,8 @@
 """The pictures of the guides: cut-outs of a real report, and the page where labels are reviewed.
 
-    eyebright train cifar10 --name report-fast
-    eyebright test runs/report-fast --shift --risk 0.05 --coverage 0.9
-    python -m bench.guides report runs/report-fast
+    eyebright train cifar10 --model white16 --epochs 6 --name reading
+    eyebright test runs/reading --shift --risk 0.05 --coverage 0.9
+    python -m bench.guides report runs/reading
     python -m bench.guides review $EYEBRIGHT_DATA/cifar10-folder/cifar10-noisy.csv
 
 Writes ``docs/reading-*.png`` and ``docs/review.png``, and each in Chinese as ``*.zh-CN.png``. Needs
