@@ -29,7 +29,7 @@ from eyebright.run import Run
 
 DOCS = Path(__file__).parents[1] / "docs"
 ENDINGS = {"en": ".png", "zh": ".zh-CN.png"}
-REVIEWED = 4000  # rows of the table of noisy labels: enough to find some, in about a minute
+REVIEWED = 4000  # rows of the table of noisy labels: enough to find some, in a few minutes
 # name -> what is cut out, all in one piece
 CUT_OUTS = {
     "top": ("#headline", "#warnings"),
