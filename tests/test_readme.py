@@ -88,7 +88,7 @@ def run_blocks(page: str, blocks: Iterable[tuple[str, str]]) -> int:
 @pytest.mark.usefixtures("_a_slice_of_everything")
 def test_every_command_and_snippet_runs(page: str, capsys: pytest.CaptureFixture[str]) -> None:
     blocks = [block for block in code_blocks(page) if block[0] in ("python", "bash")]
-    assert run_blocks(page, blocks) >= max(3, len(blocks))
+    assert run_blocks(page, blocks) >= max(2, len(blocks))  # a command for each block at least
     out = capsys.readouterr().out
     if page == "README.md":
         assert "GroundTruth:  cat   deer  dog   frog" in out
