@@ -26,19 +26,14 @@ def settings_of(pairs: list[str]) -> dict[str, Any]:
     return found
 
 
-def append_row(name: str, row: dict[str, Any]) -> None:
-    """Add a row to ``bench/results/<name>.csv`` and print it.
-
-    Args:
-        name: of the table; all its rows have the same columns.
-        row: what was measured; where and with what is added.
-    """
+def describe_here() -> dict[str, str]:
+    """The day, the machine, the versions and the command."""
     has = torch.cpu.get_capabilities()
     best = "amx" if has.get("amx_bf16") else "avx512" if has.get("avx512_bf16") else "none"
     machine = f"{describe(torch.device('cpu'))['device_name']}, {available_cores()} cores"
     if torch.cuda.is_available():
         machine = f"{torch.cuda.get_device_name()}, {machine}"
-    where = {
+    return {
         "date": datetime.now(UTC).date().isoformat(),
         "machine": machine,
         "bf16": os.environ.get("ONEDNN_MAX_CPU_ISA") or best,
@@ -47,6 +42,16 @@ def append_row(name: str, row: dict[str, Any]) -> None:
         "eyebright": version("eyebright"),
         "command": " ".join(["python -m", f"bench.{Path(sys.argv[0]).stem}", *arguments()]),
     }
+
+
+def append_row(name: str, row: dict[str, Any]) -> None:
+    """Add a row to ``bench/results/<name>.csv`` and print it.
+
+    Args:
+        name: of the table; all its rows have the same columns.
+        row: what was measured; where and with what is added.
+    """
+    where = describe_here()
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{name}.csv"
     new = not path.exists()

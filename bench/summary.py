@@ -69,6 +69,27 @@ def lesson_table(rows: list[dict[str, str]]) -> str:
     return "\n".join(lines)
 
 
+def limits_table(rows: list[dict[str, str]]) -> str:
+    """The lesson's net trained longer, and trained otherwise."""
+    lines = [
+        "## The lesson's net, longer and otherwise (`lesson-limits.csv`)\n",
+        "All 50,000 pictures, one seed; the test pictures are looked at after every epoch, none is "
+        "chosen. The rate of `tutorial` is constant, so that each of its rows is also the end of a "
+        "run of that length; it was stopped after the eighth of twelve epochs. What the lesson's "
+        "page printed: [lesson-page.md](lesson-page.md).\n",
+        "| recipe | epoch | of | training pictures right | test pictures right |",
+        "|---|---|---|---|---|",
+    ]
+    for row in rows:
+        if row["epoch"] in ("1", "5", "8", row["epochs"]):
+            train, test = (100 * float(row[f"{which}_accuracy"]) for which in ("train", "test"))
+            lines.append(
+                f"| `{row['recipe']}` | {row['epoch']} | {row['epochs']} | {train:.1f} % | "
+                f"**{test:.1f} %** |"
+            )
+    return "\n".join(lines)
+
+
 def race_rows(program: str) -> list[dict[str, str]]:
     """The rows of a program with the settings of its latest one."""
     rows = [r for r in read("race") if r["program"] == program]
@@ -444,6 +465,7 @@ def main() -> None:
     parts.append(explaining_table(read("explaining")))
     parts.append(soak_table())
     parts.append(lesson_table(read("lesson")))
+    parts.append(limits_table(read("lesson-limits")))
     Path(RESULTS / "README.md").write_text(HEAD + "\n\n".join(parts) + "\n", encoding="utf-8")
 
 

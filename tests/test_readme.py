@@ -1,14 +1,23 @@
 """What README and guides show is run here as written, on a slice of the data."""
 
+import json
 import re
+import runpy
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
+import matplotlib.pyplot as plt
 import pytest
+import torch
+import torchvision
+from bench.summary import read
+from bench.walkthrough import SHOWN, CopyOfCIFAR10, blocks_of
 from PIL import Image
 
 from eyebright import config
+from eyebright.audit import suspects
 from eyebright.cli import run_app
 
 ROOT = Path(__file__).parents[1]
@@ -20,6 +29,10 @@ PAGES = [
     "docs/own-pictures.md",
     "docs/nothing-lost.md",
     "docs/shipping.md",
+    "docs/unbalanced.md",
+    "docs/report.md",
+    "docs/wrong-labels.md",
+    "docs/gpu.md",
 ]
 FIRST_SCREEN = 40  # lines
 
@@ -30,23 +43,35 @@ def code_blocks(page: str) -> list[tuple[str, str]]:
     return re.findall(r"^```(\w+)\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
 
 
-@pytest.mark.parametrize("page", PAGES)
-def test_every_command_and_snippet_runs(
-    page: str,
-    small_cifar10: Path,
-    class_folders: Callable[..., Path],
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+class WithoutWorkers(torch.utils.data.DataLoader[Any]):
+    """So few pictures are loaded before two processes have started."""
+
+    def __init__(self, *words: Any, **settings: Any):
+        super().__init__(*words, **settings | {"num_workers": 0})
+
+
+@pytest.fixture
+def _a_slice_of_everything(
+    small_cifar10: Path, class_folders: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Short recipes, few pictures, and the plain lesson on the same few."""
     for name, recipe in config.RECIPES.items():
         short = recipe.replace(epochs=1, min_steps=0, log_every=recipe.log_every and 20)
         monkeypatch.setitem(config.RECIPES, name, short)
+    monkeypatch.setattr(suspects, "LENGTH", {"epochs": 1, "min_steps": 0})
     class_folders("my-pictures/train")
     class_folders("my-pictures/test", count=3)
     Image.new("RGB", (40, 30)).save("cat.jpg")
+    monkeypatch.setattr(torchvision.datasets, "CIFAR10", CopyOfCIFAR10)
+    monkeypatch.setattr(torch.utils.data, "DataLoader", WithoutWorkers)
+    monkeypatch.setattr(plt, "show", plt.close)  # there is no window
+
+
+def run_blocks(page: str, blocks: Iterable[tuple[str, str]]) -> int:
+    """Run a page, which is one program; gives how many commands and snippets there were."""
     ran = 0
-    names: dict[str, object] = {}  # a page is one program
-    for language, code in code_blocks(page):
+    names: dict[str, object] = {}
+    for language, code in blocks:
         if language == "python":
             exec(compile(code, page, "exec"), names)
             ran += 1
@@ -56,11 +81,68 @@ def test_every_command_and_snippet_runs(
                 ran += 1
             else:
                 assert line.startswith("pip install "), f"{page}: nobody runs {line!r}"
-    assert ran >= 7
+    return ran
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page != "docs/lesson.md"])
+@pytest.mark.usefixtures("_a_slice_of_everything")
+def test_every_command_and_snippet_runs(page: str, capsys: pytest.CaptureFixture[str]) -> None:
+    blocks = [block for block in code_blocks(page) if block[0] in ("python", "bash")]
+    assert run_blocks(page, blocks) >= max(2, len(blocks))  # a command for each block at least
+    out = capsys.readouterr().out
     if page == "README.md":
-        out = capsys.readouterr().out
         assert "GroundTruth:  cat   deer  dog   frog" in out
         assert "Accuracy for class: plane is " in out  # the lesson's short names
+
+
+@pytest.mark.parametrize("page", ["docs/lesson.md", "docs/lesson.zh-CN.md"])
+def test_the_notebook_holds_the_code_of_the_page(page: str) -> None:
+    made = runpy.run_path(str(ROOT / "docs" / "notebook.py"))["notebook_of"]
+    text = (ROOT / page).read_text(encoding="utf-8")
+    notebook = json.loads((ROOT / page).with_suffix(".ipynb").read_text(encoding="utf-8"))
+    assert notebook == made(text), "make it again: python docs/notebook.py"
+    shown = [code for language, code in code_blocks(page) if language in ("python", "bash")]
+    assert [code for _, code in cells_of(notebook)] == shown
+
+
+def cells_of(notebook: dict[str, list[dict[str, list[str]]]]) -> list[tuple[str, str]]:
+    """(language, code) of each code cell; lines with ``!`` are for the shell."""
+    codes = ["".join(c["source"]) + "\n" for c in notebook["cells"] if "outputs" in c]
+    return [
+        ("bash", re.sub("^!", "", code, flags=re.MULTILINE))
+        if code.startswith("!")
+        else ("python", code)
+        for code in codes
+    ]
+
+
+@pytest.mark.usefixtures("_a_slice_of_everything")
+def test_the_lesson_runs_as_a_notebook(capsys: pytest.CaptureFixture[str]) -> None:
+    notebook = json.loads((ROOT / "docs" / "lesson.ipynb").read_text(encoding="utf-8"))
+    assert notebook["nbformat"] == 4
+    assert run_blocks("lesson.ipynb", cells_of(notebook)) >= 20
+    assert capsys.readouterr().out.count("Accuracy of the network on the 100 test images") == 2
+
+
+@pytest.mark.parametrize("page", ["docs/lesson.md", "docs/lesson.zh-CN.md"])
+def test_the_lesson_shows_what_a_whole_run_printed(page: str) -> None:
+    def without_comments(code: str) -> str:
+        return re.sub(r"[ \t]*#.*", "", code)
+
+    measured = {
+        without_comments(code): output
+        for _, code, output in blocks_of(SHOWN.read_text(encoding="utf-8"))
+    }
+    shown = blocks_of((ROOT / page).read_text(encoding="utf-8"))
+    with_output = [(without_comments(code), output) for _, code, output in shown if output]
+    assert len(with_output) >= 12
+    for code, output in with_output:
+        assert code in measured, f"run it again, it has changed: {code}"
+        pattern = "".join(  # ... stands for lines left out
+            r"(?:.*\n)*" if line == "..." else re.escape(line) + r"\n"
+            for line in output.splitlines()
+        )
+        assert re.fullmatch(pattern, measured[code] or ""), output
 
 
 def test_the_two_commands_are_on_the_first_screen_and_in_ci() -> None:
@@ -94,7 +176,7 @@ def test_links_lead_somewhere(page: str) -> None:
         assert ((ROOT / page).parent / target).exists(), target
 
 
-@pytest.mark.parametrize("page", ["docs/honest.md", "docs/honest.zh-CN.md"])
+@pytest.mark.parametrize("page", ["docs/unbalanced.md", "docs/unbalanced.zh-CN.md"])
 def test_the_guides_table_is_what_was_measured(page: str) -> None:
     text = (ROOT / page).read_text(encoding="utf-8")
     results = (ROOT / "bench" / "results" / "README.md").read_text(encoding="utf-8")
@@ -103,6 +185,25 @@ def test_the_guides_table_is_what_was_measured(page: str) -> None:
     assert len(rows) >= 6
     for row in rows:
         assert row in text
+
+
+@pytest.mark.parametrize("page", ["docs/lesson.md", "docs/gpu.md", "docs/unbalanced.md"])
+def test_means_and_deviations_are_those_of_the_results(page: str) -> None:
+    results = (ROOT / "bench" / "results" / "README.md").read_text(encoding="utf-8")
+    for name in (page, page.replace(".md", ".zh-CN.md")):
+        figures = re.findall(r"[\d.]+ ± [\d.]+ %", (ROOT / name).read_text(encoding="utf-8"))
+        assert len(figures) >= 2
+        assert all(figure in results for figure in figures), figures
+
+
+@pytest.mark.parametrize("page", ["docs/lesson.md", "docs/lesson.zh-CN.md"])
+def test_why_not_more_is_what_was_measured(page: str) -> None:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    measured = {(row["recipe"], row["epoch"]): row for row in read("lesson-limits")}
+    for key in (("tutorial", "5"), ("tutorial", "8"), ("fast", "12")):
+        row = measured[key]
+        known, new = (100 * float(row[f"{which}_accuracy"]) for which in ("train", "test"))
+        assert f"| {key[1]} | {known:.1f} % | {new:.1f} % |" in text
 
 
 def test_pins_are_names_and_versions_only() -> None:
