@@ -21,7 +21,6 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch._C._distributed_c10d import PrefixStore, Store, TCPStore
-from torch.autograd import Function
 
 from eyebright.console import shown
 from eyebright.errors import ModelError, StorageError, UsageError
@@ -160,17 +159,26 @@ def said_by_all(value: T) -> list[T]:
 
 
 def total(values: Tensor) -> Tensor:
-    """The sum over all ranks, whose gradient comes from all of them."""
-    return values if size() == 1 else _Total.apply(values)
+    """The sum over all ranks, without gradient."""
+    if size() == 1:
+        return values
+    values = values.detach().clone(memory_format=torch.contiguous_format)
+    dist.all_reduce(values)
+    return values
+
+
+def collected(values: Tensor) -> Tensor:
+    """(ranks, ...): what each rank has, without gradient."""
+    if size() == 1:
+        return values[None]
+    parts = [torch.empty_like(values) for _ in range(size())]
+    dist.all_gather(parts, values)
+    return torch.stack(parts)
 
 
 def average(values: Tensor) -> Tensor:
     """The mean over all ranks, without gradient."""
-    if size() == 1:
-        return values
-    values = values.detach().clone()
-    dist.all_reduce(values)
-    return values / size()
+    return total(values) / size()
 
 
 def joined(mine: Tensor, n: int) -> Tensor:
@@ -204,20 +212,6 @@ def wait() -> None:
     """Go on when all ranks are here."""
     if size() > 1:
         dist.barrier(group=_patient)
-
-
-class _Total(Function):
-    @staticmethod
-    def forward(ctx: Any, values: Tensor) -> Tensor:
-        values = values.clone(memory_format=torch.contiguous_format)
-        dist.all_reduce(values)
-        return values
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        gradient = gradient.clone(memory_format=torch.contiguous_format)
-        dist.all_reduce(gradient)
-        return gradient
 
 
 def launch() -> str | None:

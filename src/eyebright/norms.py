@@ -10,6 +10,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd import Function
 from torch.overrides import TorchFunctionMode
 
 from eyebright import distributed
@@ -52,21 +53,67 @@ def batch_norm(
         momentum: what the new statistics weigh.
         eps: added to the variance.
     """
-    others = [d for d in range(x.ndim) if d != 1]
-    shape = [1, -1, *[1] * (x.ndim - 2)]
-    numbers = x.float()
-    count = numbers.new_tensor([x.numel() // x.shape[1]])
-    sums = distributed.total(torch.cat((numbers.sum(others), count)))
-    mean, n = sums[:-1] / sums[-1], sums[-1].detach()
-    centred = numbers - mean.view(shape)
-    variance = distributed.total(centred.square().sum(others)) / n
+    out, mean, variance, n = _Norm.apply(x, weight, bias, eps)
     if running_mean is not None and running_var is not None:
         with torch.no_grad():
             running_mean.lerp_(mean.to(running_mean), momentum)
             running_var.lerp_((variance * n / (n - 1).clamp_min(1)).to(running_var), momentum)
-    out = centred * (variance + eps).rsqrt().view(shape)
-    if weight is not None:
-        out = out * weight.float().view(shape)
-    if bias is not None:
-        out = out + bias.float().view(shape)
-    return out.to(x.dtype)
+    return out  # type: ignore[no-any-return]
+
+
+class _Norm(Function):
+    """Two exchanges a norm: statistics on the way forward, sums of the gradient on the way back."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> Any:
+        numbers = x.float()
+        variance, mean, n = _of_all_ranks(numbers)
+        scale = (variance + eps).rsqrt()
+        ctx.save_for_backward(x, weight, bias, mean, scale, n)
+        if weight is not None:
+            scale = scale * weight.float()
+        shift = -mean * scale if bias is None else bias.float() - mean * scale
+        out = torch.addcmul(_wide(shift, x), numbers, _wide(scale, x)).to(x.dtype)
+        ctx.mark_non_differentiable(mean, variance, n)
+        return out, mean, variance, n
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor, *_: Any) -> Any:
+        x, weight, bias, mean, scale, n = ctx.saved_tensors
+        gradient, numbers, dims = gradient.float(), x.float(), _but_channels(x)
+        sums = gradient.sum(dims)
+        products = ((gradient * numbers).sum(dims) - mean * sums) * scale
+        # What a rank's own pictures say of weight and bias is averaged with all other gradients.
+        of_weight = None if weight is None else products.to(weight.dtype)
+        of_bias = None if bias is None else sums.to(bias.dtype)
+        all_sums, all_products = distributed.total(torch.stack((sums, products))) / n
+        factor = scale if weight is None else scale * weight.float()
+        by_x = -factor * scale * all_products
+        constant = -factor * all_sums - by_x * mean
+        of_x = torch.addcmul(_wide(constant, x), numbers, _wide(by_x, x))
+        of_x = torch.addcmul(of_x, gradient, _wide(factor, x))
+        return of_x.to(x.dtype), of_weight, of_bias, None
+
+
+def _of_all_ranks(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Variance and mean of each channel over all ranks, and of how many values (Chan et al. 1979).
+
+    Sums of squares would lose what a variance much smaller than the mean consists of.
+    """
+    variance, mean = torch.var_mean(x, _but_channels(x), correction=0)
+    count = x.new_tensor([x.numel() // x.shape[1]])
+    parts = distributed.collected(torch.cat((variance, mean, count)))
+    variances, means, counts = parts.split((len(variance), len(mean), 1), 1)
+    n = counts.sum()
+    mean = (means * counts).sum(0) / n
+    variance = ((variances + (means - mean).square()) * counts).sum(0) / n
+    return variance, mean, n
+
+
+def _but_channels(x: Tensor) -> list[int]:
+    return [d for d in range(x.ndim) if d != 1]
+
+
+def _wide(values: Tensor, x: Tensor) -> Tensor:
+    """A value a channel, as what is broadcast over x."""
+    return values.view(1, -1, *[1] * (x.ndim - 2))
