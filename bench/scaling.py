@@ -15,7 +15,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 from unittest.mock import patch
@@ -65,14 +65,20 @@ def work(cases: list[list[Any]], threads: int) -> list[dict[str, float]]:
     distributed.join()
     size, found = distributed.size(), []
     for model, batch in cases:
-        calls, real = 0, dist.all_reduce
+        exchanges = 0.0
 
-        def counted(*words: Any, **options: Any) -> Any:
-            nonlocal calls
-            calls += 1
-            return real(*words, **options)  # noqa: B023
+        def counted(real: Callable[..., Any]) -> Callable[..., Any]:
+            def call(*words: Any, **options: Any) -> Any:
+                nonlocal exchanges
+                exchanges += 1
+                return real(*words, **options)
 
-        with patch.object(dist, "all_reduce", counted):
+            return call
+
+        with (
+            patch.object(dist, "all_reduce", counted(dist.all_reduce)),
+            patch.object(dist, "all_gather", counted(dist.all_gather)),
+        ):
             together = step_seconds(model, batch * size)
         distributed.wait()
         with (
@@ -81,8 +87,8 @@ def work(cases: list[list[Any]], threads: int) -> list[dict[str, float]]:
         ):
             beside = step_seconds(model, batch)
         distributed.wait()
-        sums = calls / (STEPS * EPOCHS)
-        found.append({"together": together, "beside": beside, "sums": sums})
+        exchanges /= STEPS * EPOCHS
+        found.append({"together": together, "beside": beside, "exchanges": exchanges})
     distributed.leave()
     return found
 
@@ -170,7 +176,7 @@ def main() -> None:
                     "batch_per_rank": batch,
                     "link_mbit_per_s": link or "",
                     "gradient_bytes": gradient,
-                    "sums_per_step": round(two["sums"], 2),
+                    "exchanges_per_step": round(two["exchanges"], 2),
                     "one_rank_ms": round(1e3 * one["together"], 2),
                     "one_rank_two_cores_ms": round(1e3 * both["together"], 2),
                     "two_ranks_ms": round(1e3 * two["together"], 2),

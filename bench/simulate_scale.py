@@ -5,10 +5,10 @@
 reads ``results/scaling.csv`` and ``results/reading.csv`` and writes the tables of
 ``docs/scaling.md`` and ``docs/scaling.zh-CN.md``. A step takes what computing takes, and then waits
 
-    sums × latency × log2(ranks)                              for the sums of the batch norms
+    exchanges × latency × log2(ranks)                         for the batch norms
     + max(0, gradients / speed − hidden × computing)          for what is left of the gradients
 
-Sums go by recursive doubling (Thakur, Rabenseifner & Gropp 2005); of gradients, each rank sends and
+Small exchanges go by recursive doubling (Thakur, Rabenseifner & Gropp 2005); of gradients, each rank sends and
 receives 2 (ranks − 1) / ranks times their bytes (Patarasuk & Yuan 2009), while the backward pass is
 still computing (Li et al. 2020).
 """
@@ -30,8 +30,8 @@ PAGES = {"en": DOCS / "scaling.md", "zh": DOCS / "scaling.zh-CN.md"}
 PICTURES, JPEG_BYTES, PIXEL_BYTES, EPOCHS = 1_281_167, 110_000, 3 * 224 * 224, 90
 """ImageNet's training pictures (Russakovsky et al. 2015), what one takes, and how often it is seen
 (He et al. 2016)."""
-GRADIENT_BYTES, SUMS = 4 * 25_557_032, 4 * 53 + 1
-"""Of torchvision's ResNet-50: its weights; its batch norms, each of which is summed four times."""
+GRADIENT_BYTES, EXCHANGES = 4 * 25_557_032, 2 * 53 + 1
+"""Of torchvision's ResNet-50: its weights; its batch norms, each of which exchanges twice a step."""
 GPU = 3000.0
 """Pictures a second of one GPU that trains ResNet-50 in bf16: assumed."""
 HOP = 10e-6
@@ -50,7 +50,7 @@ class Link:
     """What was fitted."""
 
     latency: float
-    """Seconds of a sum of a few numbers over two ranks."""
+    """Seconds of an exchange of a few numbers between two ranks."""
     share: float
     """Of the link's nominal speed."""
     copying: float
@@ -64,8 +64,8 @@ class Link:
         travel = sent / self.copying
         if row["link_mbit_per_s"]:
             travel += sent / (self.share * float(row["link_mbit_per_s"]) * 125_000)
-        sums = float(row["sums_per_step"]) * self.latency
-        return compute + sums + max(0.0, travel - self.hidden * compute)
+        exchanges = float(row["exchanges_per_step"]) * self.latency
+        return compute + exchanges + max(0.0, travel - self.hidden * compute)
 
 
 def fit_link(rows: list[dict[str, str]]) -> Link:
@@ -134,7 +134,7 @@ def step_on_gpus(gpus: int, a_gpu: int, network: float, hidden: float) -> dict[s
     compute = a_gpu / GPU
     speed = INSIDE if gpus <= MACHINE else min(INSIDE, network)
     travel = 2 * (gpus - 1) / gpus * GRADIENT_BYTES / speed
-    norms = SUMS * HOP * math.log2(gpus)
+    norms = EXCHANGES * HOP * math.log2(gpus)
     gradients = max(0.0, travel - hidden * compute)
     step = compute + norms + gradients
     rate = gpus * a_gpu / step
@@ -174,10 +174,10 @@ def photographs_a_core() -> tuple[float, float]:
 WORDS = {
     "en": {
         "unlimited": "not limited",
-        "measured": "| net, pictures a rank | link, Mbit/s | gradients, MB | sums a step | "
+        "measured": "| net, pictures a rank | link, Mbit/s | gradients, MB | exchanges a step | "
         "one rank, ms | computing beside another, ms | two ranks, ms | the model says | "
         "efficiency |",
-        "fitted": "Fitted to these {n} steps: a sum over two ranks takes {latency:.1f} ms, "
+        "fitted": "Fitted to these {n} steps: an exchange between two ranks takes {latency:.1f} ms, "
         "gradients travel at {share:.0f} % of the link's nominal speed and are copied at "
         "{copying:,.0f} MB/s, and {hidden:.0f} % of computing hides them. It is off by "
         "{median:.0f} % (median), at most {most:.0f} %; where a link's speed was left out of the "
@@ -188,14 +188,14 @@ WORDS = {
     },
     "zh": {
         "unlimited": "不限",
-        "measured": "| 网络，每进程图片数 | 链路，Mbit/s | 梯度，MB | 每步求和次数 | 单进程，ms | "
+        "measured": "| 网络，每进程图片数 | 链路，Mbit/s | 梯度，MB | 每步交换次数 | 单进程，ms | "
         "两进程各算各的，ms | 两进程协同，ms | 模型预测，ms | 效率 |",
-        "fitted": "对这 {n} 种情形拟合的结果：两进程间一次求和需 {latency:.1f} ms，"
+        "fitted": "对这 {n} 种情形拟合的结果：两进程间一次交换需 {latency:.1f} ms，"
         "梯度以链路标称速度的 {share:.0f} % 传输，复制速度 {copying:,.0f} MB/s，"
         "计算时间的 {hidden:.0f} % 可以掩盖通信。"
         "误差中位数 {median:.0f} %，最大 {most:.0f} %；把某一链路速度排除在拟合之外再去预测它，"
         "误差中位数 {median_unseen:.0f} %，最大 {most_unseen:.0f} %。",
-        "gpus": "| GPU 数 | 机器间链路 | 每步图片数 | 计算，ms | 归一化求和，ms | "
+        "gpus": "| GPU 数 | 机器间链路 | 每步图片数 | 计算，ms | 归一化交换，ms | "
         "未被掩盖的梯度传输，ms | 效率 | 90 轮所需小时 | JPEG，GB/s | "
         "解码所需核数 | 读取已解码图片所需核数 |",
     },
