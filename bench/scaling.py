@@ -36,6 +36,8 @@ CASES = (("lesson", 64), ("white16", 64), ("white16", 256), ("white32", 64), ("w
 """A net, and pictures of 32 px a rank and step."""
 LINKS = (None, 1000, 300, 100)
 """Mbit/s; None: as fast as the kernel copies."""
+BURST = 256_000
+"""Bytes that pass a limited link at once, whatever its speed."""
 STEPS, EPOCHS = 8, 4  # the first epoch is for warming up
 NAMES = "bench-a", "bench-b"
 ADDRESSES = "10.78.0.1", "10.78.0.2"
@@ -117,7 +119,7 @@ def limited_to(mbits: int | None) -> Iterator[None]:
         yield
         return
     ends = [["ip", "netns", "exec", name, "tc", "qdisc"] for name in NAMES]
-    limit = f"root tbf rate {mbits}mbit burst 256kb latency 100ms".split()
+    limit = f"root tbf rate {mbits}mbit burst {BURST} latency 100ms".split()
     for end in ends:
         subprocess.run([*end, "add", "dev", "cable", *limit], check=True)
     try:

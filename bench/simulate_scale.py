@@ -5,12 +5,14 @@
 reads ``results/scaling.csv`` and ``results/reading.csv`` and writes the tables of
 ``docs/scaling.md`` and ``docs/scaling.zh-CN.md``. A step takes what computing takes, and then waits
 
-    exchanges × latency × log2(ranks)                         for the batch norms
-    + max(0, gradients / speed − hidden × computing)          for what is left of the gradients
+    exchanges × latency × log2(ranks)    for batch norms, and for each bucket of gradients
+    + what is left of the gradients      when the backward pass is over
 
-Small exchanges go by recursive doubling (Thakur, Rabenseifner & Gropp 2005); of gradients, each rank sends and
-receives 2 (ranks − 1) / ranks times their bytes (Patarasuk & Yuan 2009), while the backward pass is
-still computing (Li et al. 2020).
+Small exchanges go by recursive doubling (Thakur, Rabenseifner & Gropp 2005); of gradients, each
+rank sends and receives 2 (ranks − 1) / ranks times their bytes (Patarasuk & Yuan 2009). They go in
+buckets, one after the other while the backward pass computes those before, and the last one when it
+is over (Li et al. 2020). Nets with batch norms compute longer by a share
+of their time, since norms over ranks are not torch's own.
 """
 
 import math
@@ -22,6 +24,7 @@ from pathlib import Path
 import numpy as np
 from scipy.optimize import least_squares
 
+from bench.scaling import BURST
 from bench.summary import read
 from eyebright.metrics import Floats
 
@@ -31,11 +34,15 @@ PICTURES, JPEG_BYTES, PIXEL_BYTES, EPOCHS = 1_281_167, 110_000, 3 * 224 * 224, 9
 """ImageNet's training pictures (Russakovsky et al. 2015), what one takes, and how often it is seen
 (He et al. 2016)."""
 GRADIENT_BYTES, EXCHANGES = 4 * 25_557_032, 2 * 53 + 1
-"""Of torchvision's ResNet-50: its weights; its batch norms, each of which exchanges twice a step."""
+"""Of torchvision's ResNet-50: its weights; its batch norms, two exchanges each."""
 GPU = 3000.0
 """Pictures a second of one GPU that trains ResNet-50 in bf16: assumed."""
 HOP = 10e-6
 """Seconds from one GPU to another and back into a kernel: assumed."""
+FIRST_BUCKET, BUCKET = 1 << 20, 25 << 20
+"""Bytes of gradients that torch's DistributedDataParallel sends at once."""
+BACKWARD = 2 / 3
+"""Of computing."""
 MACHINE = 8
 INSIDE = 360e9
 """Bytes a second between GPUs of a machine: assumed, 80 % of NVLink 4."""
@@ -55,17 +62,38 @@ class Link:
     """Of the link's nominal speed."""
     copying: float
     """Bytes a second, however fast the link."""
-    hidden: float
-    """Share of computing during which gradients travel."""
+    norms: float
+    """Share of computing that norms over ranks add."""
 
     def seconds(self, row: dict[str, str]) -> float:
         """Of a step of two ranks."""
         compute, sent = float(row["compute_ms"]) / 1e3, float(row["gradient_bytes"])
         travel = sent / self.copying
         if row["link_mbit_per_s"]:
-            travel += sent / (self.share * float(row["link_mbit_per_s"]) * 125_000)
-        exchanges = float(row["exchanges_per_step"]) * self.latency
-        return compute + exchanges + max(0.0, travel - self.hidden * compute)
+            travel += max(0.0, sent - BURST) / (
+                self.share * float(row["link_mbit_per_s"]) * 125_000
+            )
+        number = float(row["exchanges_per_step"])
+        norms = self.norms * compute if number > 2 else 0.0
+        exchanges = (number + buckets(sent)) * self.latency
+        return compute + norms + exchanges + left_over(sent, travel, compute)
+
+
+def buckets(sent: float) -> int:
+    """How many pieces DistributedDataParallel sends gradients in: a small one, then large ones."""
+    return 1 + max(0, math.ceil((sent - FIRST_BUCKET) / BUCKET))
+
+
+def left_over(sent: float, travel: float, compute: float) -> float:
+    """Seconds that gradients still travel when the backward pass is over.
+
+    Args:
+        sent: their bytes.
+        travel: seconds that all of them take.
+        compute: seconds of both passes.
+    """
+    last = min(1.0, BUCKET / sent)
+    return max(last * travel, travel - (1 - last) * BACKWARD * compute)
 
 
 def fit_link(rows: list[dict[str, str]]) -> Link:
@@ -81,8 +109,8 @@ def fit_link(rows: list[dict[str, str]]) -> Link:
 
 def link_of(logs: Floats) -> Link:
     """From the logarithms of its numbers, which are positive."""
-    latency, share, copying, hidden = np.exp(logs)
-    return Link(float(latency), min(1.0, float(share)), float(copying), min(1.0, float(hidden)))
+    latency, share, copying, norms = np.exp(logs).tolist()
+    return Link(latency, min(1.0, share), copying, norms)
 
 
 def misses(link: Link, rows: list[dict[str, str]]) -> list[float]:
@@ -91,9 +119,15 @@ def misses(link: Link, rows: list[dict[str, str]]) -> list[float]:
 
 
 def latest(rows: list[dict[str, str]]) -> list[dict[str, str]]:
-    """The last row of each net, batch and link."""
+    """The last row of each net, batch and link; computing takes the same, whatever the link."""
     keys = ("model", "batch_per_rank", "link_mbit_per_s")
-    return list({tuple(row[key] for key in keys): row for row in rows}.values())
+    found = list({tuple(row[key] for key in keys): row for row in rows}.values())
+
+    def compute(of: dict[str, str]) -> float:
+        alike = [row for row in found if all(row[key] == of[key] for key in keys[:2])]
+        return statistics.median(float(row["compute_ms"]) for row in alike)
+
+    return [row | {"compute_ms": str(compute(row))} for row in found]
 
 
 def measured_table(rows: list[dict[str, str]], words: dict[str, str]) -> list[str]:
@@ -104,7 +138,7 @@ def measured_table(rows: list[dict[str, str]], words: dict[str, str]) -> list[st
         speed = row["link_mbit_per_s"]
         lines.append(
             f"| {row['model']}, {row['batch_per_rank']} | {speed or words['unlimited']} | "
-            f"{int(row['gradient_bytes']) / 1e6:.2f} | {float(row['sums_per_step']):.0f} | "
+            f"{int(row['gradient_bytes']) / 1e6:.2f} | {float(row['exchanges_per_step']):.0f} | "
             f"{float(row['one_rank_ms']):.0f} | {float(row['compute_ms']):.0f} | "
             f"**{float(row['two_ranks_ms']):.0f}** | {1e3 * link.seconds(row):.0f} | "
             f"**{100 * float(row['efficiency']):.0f} %** |"
@@ -122,20 +156,20 @@ def fitted_lines(rows: list[dict[str, str]], words: dict[str, str]) -> list[str]
         unseen += misses(fit_link(others), [r for r in rows if r["link_mbit_per_s"] == speed])
     said = {
         "latency": 1e3 * link.latency, "share": 100 * link.share, "copying": link.copying / 1e6,
-        "hidden": 100 * link.hidden, "n": len(rows),
+        "norms": 100 * link.norms, "n": len(rows),
         "median": statistics.median(misses(link, rows)), "most": max(misses(link, rows)),
         "median_unseen": statistics.median(unseen), "most_unseen": max(unseen),
     }  # fmt: skip
     return [words["fitted"].format(**said)]
 
 
-def step_on_gpus(gpus: int, a_gpu: int, network: float, hidden: float) -> dict[str, float]:
+def step_on_gpus(gpus: int, a_gpu: int, network: float) -> dict[str, float]:
     """Seconds of a step of ResNet-50, by its parts, and what it asks of the pictures."""
     compute = a_gpu / GPU
     speed = INSIDE if gpus <= MACHINE else min(INSIDE, network)
     travel = 2 * (gpus - 1) / gpus * GRADIENT_BYTES / speed
-    norms = EXCHANGES * HOP * math.log2(gpus)
-    gradients = max(0.0, travel - hidden * compute)
+    norms = (EXCHANGES + buckets(GRADIENT_BYTES)) * HOP * math.log2(gpus)
+    gradients = left_over(GRADIENT_BYTES, travel, compute)
     step = compute + norms + gradients
     rate = gpus * a_gpu / step
     return {
@@ -144,16 +178,15 @@ def step_on_gpus(gpus: int, a_gpu: int, network: float, hidden: float) -> dict[s
     }  # fmt: skip
 
 
-def gpu_table(rows: list[dict[str, str]], words: dict[str, str]) -> list[str]:
+def gpu_table(words: dict[str, str]) -> list[str]:
     """8, 64 and 512 GPUs on pictures as many as ImageNet's."""
-    hidden = fit_link(rows).hidden
     decoded, cached = photographs_a_core()
     lines = [words["gpus"], "|---|---|---|---|---|---|---|---|---|---|---|"]
     for gpus in (8, 64, 512):
         networks = NETWORKS if gpus > MACHINE else {"NVLink": INSIDE}
         for a_gpu in dict.fromkeys((256, max(1, min(256, LARGEST_BATCH // gpus)))):
             for name, network in networks.items():
-                at = step_on_gpus(gpus, a_gpu, network, hidden)
+                at = step_on_gpus(gpus, a_gpu, network)
                 lines.append(
                     f"| {gpus} | {name} | {gpus * a_gpu:,} | {1e3 * at['compute']:.1f} | "
                     f"{1e3 * at['norms']:.1f} | {1e3 * at['gradients']:.1f} | "
@@ -177,9 +210,9 @@ WORDS = {
         "measured": "| net, pictures a rank | link, Mbit/s | gradients, MB | exchanges a step | "
         "one rank, ms | computing beside another, ms | two ranks, ms | the model says | "
         "efficiency |",
-        "fitted": "Fitted to these {n} steps: an exchange between two ranks takes {latency:.1f} ms, "
-        "gradients travel at {share:.0f} % of the link's nominal speed and are copied at "
-        "{copying:,.0f} MB/s, and {hidden:.0f} % of computing hides them. It is off by "
+        "fitted": "Fitted to these {n} steps: an exchange takes {latency:.1f} ms, norms over "
+        "ranks add {norms:.0f} % to computing, gradients travel at {share:.0f} % of the link's "
+        "nominal speed and are copied at {copying:,.0f} MB/s. It is off by "
         "{median:.0f} % (median), at most {most:.0f} %; where a link's speed was left out of the "
         "fit, by {median_unseen:.0f} % (median), at most {most_unseen:.0f} %.",
         "gpus": "| GPUs | link between machines | pictures a step | computing, ms | norms, ms | "
@@ -191,8 +224,8 @@ WORDS = {
         "measured": "| 网络，每进程图片数 | 链路，Mbit/s | 梯度，MB | 每步交换次数 | 单进程，ms | "
         "两进程各算各的，ms | 两进程协同，ms | 模型预测，ms | 效率 |",
         "fitted": "对这 {n} 种情形拟合的结果：两进程间一次交换需 {latency:.1f} ms，"
-        "梯度以链路标称速度的 {share:.0f} % 传输，复制速度 {copying:,.0f} MB/s，"
-        "计算时间的 {hidden:.0f} % 可以掩盖通信。"
+        "跨进程的归一化使计算增加 {norms:.0f} %，梯度以链路标称速度的 {share:.0f} % 传输，"
+        "复制速度 {copying:,.0f} MB/s。"
         "误差中位数 {median:.0f} %，最大 {most:.0f} %；把某一链路速度排除在拟合之外再去预测它，"
         "误差中位数 {median_unseen:.0f} %，最大 {most_unseen:.0f} %。",
         "gpus": "| GPU 数 | 机器间链路 | 每步图片数 | 计算，ms | 归一化交换，ms | "
@@ -207,7 +240,7 @@ def tables(language: str) -> dict[str, str]:
     rows, words = latest(read("scaling")), WORDS[language]
     return {
         "measured": "\n".join([*measured_table(rows, words), "", *fitted_lines(rows, words)]),
-        "gpus": "\n".join(gpu_table(rows, words)),
+        "gpus": "\n".join(gpu_table(words)),
     }
 
 

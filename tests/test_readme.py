@@ -16,6 +16,7 @@ from bench.summary import read
 from bench.walkthrough import SHOWN, CopyOfCIFAR10, blocks_of
 from PIL import Image
 
+from bench import simulate_scale
 from eyebright import config
 from eyebright.audit import suspects
 from eyebright.cli import run_app
@@ -204,6 +205,13 @@ def test_why_not_more_is_what_was_measured(page: str) -> None:
         row = measured[key]
         known, new = (100 * float(row[f"{which}_accuracy"]) for which in ("train", "test"))
         assert f"| {key[1]} | {known:.1f} % | {new:.1f} % |" in text
+
+
+@pytest.mark.parametrize("language", simulate_scale.PAGES)
+def test_the_tables_of_scaling_are_what_the_model_says(language: str) -> None:
+    text = simulate_scale.PAGES[language].read_text(encoding="utf-8")
+    assert simulate_scale.put_tables(text, language) == text
+    assert "| 512 |" in text
 
 
 def test_pins_are_names_and_versions_only() -> None:
