@@ -447,6 +447,42 @@ def explaining_table(rows: list[dict[str, str]]) -> str:
     return "\n".join(lines)
 
 
+def shards_table(rows: list[dict[str, str]]) -> str:
+    """Streamed shards beside other readers of the same pictures."""
+    lines = [
+        "## Tar shards (`shards.csv`)\n",
+        "Pictures a second, nothing decoded beforehand: ours streams the shards, `webdataset` "
+        "reads the same ones through a DataLoader, `ImageFolder` the files that they were made of.\n",
+        "| px | pictures | converted | ours | webdataset | ImageFolder + DataLoader | times "
+        "webdataset | times ImageFolder | machine |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    lines += [
+        f"| {r['px']} | {int(r['pictures']):,} | {int(r['converted_per_s']):,} | "
+        f"**{int(r['ours_per_s']):,}** | {int(r['webdataset_per_s']):,} | "
+        f"{int(r['torchvision_per_s']):,} | {r['times_webdataset']} | {r['times_torchvision']} | "
+        f"{r['machine']} |"
+        for r in rows
+    ]
+    return "\n".join(lines)
+
+
+def lake_table(rows: list[dict[str, str]]) -> str:
+    """`predict --parts` by one process and by two."""
+    lines = [
+        "## A lake of pictures (`lake.csv`)\n",
+        "| pictures | one process with one core, pictures a second | one with both | two ranks, a "
+        "core each | two ranks over one with one core | machine |",
+        "|---|---|---|---|---|---|",
+    ]
+    lines += [
+        f"| {int(r['pictures']):,} | {r['one_of_half_a_second']} | {r['one_a_second']} | "
+        f"**{r['two_a_second']}** | {r['two_over_one_of_half']} | {r['machine']} |"
+        for r in rows
+    ]
+    return "\n".join(lines)
+
+
 def main() -> None:
     """Write the page."""
     parts = [targets_table(), race_table(), accuracy_table(read("accuracy"))]
@@ -462,6 +498,14 @@ def main() -> None:
         parts.append(exporting_table(exported))
     if read("load"):
         parts.append(serving_table())
+    if shards := read("shards"):
+        parts.append(shards_table(shards))
+    if lakes := read("lake"):
+        parts.append(lake_table(lakes))
+    parts.append(
+        "## Two ranks (`scaling.csv`)\n\n"
+        "In [the guide to scaling out](../../docs/scaling.md), with the model fitted to them."
+    )
     parts.append(explaining_table(read("explaining")))
     parts.append(soak_table())
     parts.append(lesson_table(read("lesson")))
