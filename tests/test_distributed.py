@@ -380,16 +380,45 @@ def test_more_ranks_than_pictures_in_a_batch(monkeypatch: pytest.MonkeyPatch) ->
         check_ranks(TrainConfig(batch_size=4))
 
 
-def test_the_run_of_this_start_is_found_beside_damaged_ones(
+def test_the_run_of_this_start_is_found_beside_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name, text in (("a", "{"), ("b", '{"launch": "pets"}'), ("c", '{"launch": "others"}')):
+    """Beside damaged ones, those of other starts, and others that the same program trained."""
+    of_pets: dict[str, Any] = {"launch": "pets", "asked": "x"}
+    envs: dict[str, Any] = {
+        "b": of_pets, "c": of_pets | {"launch": "others"}, "d": of_pets | {"asked": "y"},
+    }  # fmt: skip
+    for name, text in (("a", "{"), *((name, json.dumps(env)) for name, env in envs.items())):
         (tmp_path / name).mkdir()
         (tmp_path / name / "env.json").write_text(text)
         (tmp_path / name / "config.json").write_text("{}")
     monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
-    assert distributed.find_begun(tmp_path) is None
+    assert distributed.find_begun(tmp_path, "x", False) is None
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "pets")
-    assert distributed.find_begun(tmp_path) == tmp_path / "b"
+    assert distributed.find_begun(tmp_path, "x", False) == tmp_path / "b"
+    assert distributed.find_begun(tmp_path, "z", True) is None
+    # One that came to its end is not trained again by ranks that were started again, and is no
+    # obstacle to whoever gives the same command once more.
+    (tmp_path / "b" / "env.json").write_text(json.dumps(of_pets | {"finished": True}))
+    assert distributed.find_begun(tmp_path, "x", True) == tmp_path / "b"
+    assert distributed.find_begun(tmp_path, "x", False) is None
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "0")
+    assert not distributed.was_restarted()
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "2")
+    assert distributed.was_restarted()
     (tmp_path / "b" / "config.json").unlink()  # no run yet
-    assert distributed.find_begun(tmp_path) is None
+    assert distributed.find_begun(tmp_path, "x", True) is None
+
+
+def test_a_start_of_the_same_name_trains_what_it_is_asked_for(
+    class_folders: Any, eyebright_says: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "pets")
+    words = ["--runs", "runs", "--recipe", "fast", "--model", "lesson", "--epochs", 1]
+    class_folders("cats")
+    class_folders("dogs")
+    for name in ("cats", "dogs", "dogs"):
+        assert eyebright_says("train", name, *words)[0] == 0
+    assert sorted(one.name for one in Path("runs").iterdir()) == [
+        "cats-fast", "dogs-fast", "dogs-fast-2",
+    ]  # fmt: skip
