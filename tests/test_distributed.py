@@ -262,6 +262,34 @@ def test_a_rank_that_hangs_is_noticed(undisturbed: Path, tmp_path: Path) -> None
     assert (run / model).read_bytes() == (undisturbed / model).read_bytes()
 
 
+@pytest.mark.slow
+def test_ctrl_c_stops_all_ranks_and_the_run_goes_on(
+    undisturbed: Path, tmp_path: Path, eyebright_says: Any
+) -> None:
+    """With as many ranks to the very same bits; with another number, where that is asked for."""
+    run, log = tmp_path / "runs" / "hit", tmp_path / "log"
+    with torchrun(tmp_path, *TRAIN, "--name", "hit") as agent:
+        until(lambda: has_checkpoint(run))
+        os.killpg(agent.pid, signal.SIGINT)  # as a terminal does
+        agent.wait(timeout=60)
+    said = log.read_text()
+    assert said.count("interrupted; ") == 1, said
+    assert "go on with 2 ranks again: torchrun ... -m eyebright train --resume runs/hit" in said
+    alone = tmp_path / "alone"
+    shutil.copytree(run, alone)
+    with torchrun(tmp_path, "train", "--resume", "runs/hit") as agent:
+        assert agent.wait(timeout=240) == 0, log.read_text()
+    model = "model.safetensors"
+    assert (run / model).read_bytes() == (undisturbed / model).read_bytes()
+    (resumed,) = read_json(run / "env.json")["resumed"]
+    assert resumed["exact"] is True
+    assert eyebright_says("train", "--resume", alone, "--resume-anyway")[0] == 0
+    (resumed,) = read_json(alone / "env.json")["resumed"]
+    assert resumed["exact"] is False
+    assert "ranks was 2, now 1" in resumed["differences"]
+    assert resumed["step"] > 0
+
+
 @pytest.fixture
 def two_machines() -> Iterator[dict[str, str]]:
     """Network namespaces joined by a cable, and the address of each."""
