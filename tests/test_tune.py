@@ -1,5 +1,6 @@
 """A search over settings: who sees which pictures, what is lost by nobody, and what is claimed."""
 
+import contextlib
 import csv
 import json
 import math
@@ -9,6 +10,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from types import SimpleNamespace
@@ -208,6 +210,45 @@ def test_fresh_seeds_are_not_trained_twice(tmp_path: Path, searched: Search) -> 
     assert again.verdict == searched.verdict
     runs = [path.name for path in searched.folder.parent.glob("*-seed*")]
     assert len(runs) == 4
+
+
+@pytest.mark.parametrize("seeds", [0, 2])
+def test_a_verdict_is_kept_by_whoever_searches_or_stops_later(
+    seeds: int, searched: Search, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(one: Any) -> None:
+        raise KeyboardInterrupt
+
+    if seeds:
+        monkeypatch.setattr(hunt.Hunt, "search", stop)
+    with contextlib.suppress(KeyboardInterrupt):
+        search(searched.folder.parent, 9, seeds=seeds, data=shades(240, 100))
+    said = json.loads((searched.folder / "tune.json").read_text())
+    assert searched.verdict is not None
+    assert said["verdict"] == json.loads(json.dumps(searched.verdict.to_dict()))
+    assert said["runs"] == searched.runs
+    assert "Not judged" not in (searched.folder / "report.html").read_text()
+
+
+def test_seeds_that_are_not_all_there_give_no_verdict(searched: Search) -> None:
+    def before(seeds: int) -> Search:
+        again = replace(searched, verdict=None, runs={})
+        config = TrainConfig().replace(**searched.settings)
+        runs = searched.folder.parent
+        return finals.Finals(
+            again, shades(240, 100), config, seeds, runs, False, True
+        ).judged_before()
+
+    assert before(0).verdict == before(2).verdict == searched.verdict
+    assert before(3).verdict is None  # it was stopped before the third one
+    run = Path(searched.runs["winner"][1])
+    (run / "val.json").rename(run / "gone.json")
+    try:
+        left = before(0).verdict
+    finally:
+        (run / "gone.json").rename(run / "val.json")
+    assert left is not None
+    assert len(left.default) == len(left.winner) == 1
 
 
 def test_ctrl_c_leaves_a_study_that_goes_on(
@@ -517,6 +558,17 @@ def test_the_command(
         assert complaint in errors
         assert errors.count("\n") == 1
         assert "secret" not in errors
+
+
+def test_ranks_are_told_to_share_a_database(
+    monkeypatch: pytest.MonkeyPatch, eyebright_says: Callable[..., tuple[int, str, str]]
+) -> None:
+    for name, value in (("RANK", "1"), ("WORLD_SIZE", "2")):
+        monkeypatch.setenv(name, value)
+    code, _, errors = eyebright_says("tune", "digits")
+    assert code == 2
+    assert "not under torchrun" in errors
+    assert "--storage" in errors
 
 
 def test_without_optuna_the_command_says_what_to_install(
