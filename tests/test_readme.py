@@ -12,11 +12,11 @@ import matplotlib.pyplot as plt
 import pytest
 import torch
 import torchvision
+from bench import simulate_scale
 from bench.summary import read
 from bench.walkthrough import SHOWN, CopyOfCIFAR10, blocks_of
 from PIL import Image
 
-from bench import simulate_scale
 from eyebright import config
 from eyebright.audit import suspects
 from eyebright.cli import run_app
