@@ -24,6 +24,7 @@ from eyebright import finals, hunt, space, study, tune
 from eyebright.compare import mean_difference
 from eyebright.config import TrainConfig
 from eyebright.data import Dataset
+from eyebright.database import database_in, without_warnings
 from eyebright.errors import NumbersError, StorageError, UsageError
 from eyebright.evaluation import Evaluation
 from eyebright.holdout import hold_out
@@ -32,7 +33,7 @@ from eyebright.report.words import CHINESE
 from eyebright.run import Run
 from eyebright.search import Search
 from eyebright.space import SPACE, Around, own_settings, space_of
-from eyebright.study import Study, database_in
+from eyebright.study import Study
 from eyebright.training import EpochResult
 from eyebright.verdict import HELPED, NO_GAIN, WORSE, judge, paired_over_seeds
 
@@ -281,7 +282,7 @@ def test_a_killed_process_keeps_no_trial(tmp_path: Path) -> None:
     child.wait()
     left = Study(database_in(tmp_path / "shades-fast-tune"), "shades-fast-tune")
     left.begin_or_join({})
-    with study.without_warnings():
+    with without_warnings():
         trial = left._study.ask()
     trial.set_user_attr("process", [socket.gethostname(), child.pid])
     found = search(tmp_path, 3)

@@ -14,6 +14,7 @@ import numpy as np
 from eyebright.config import TrainConfig, flag, parse_time
 from eyebright.console import shown
 from eyebright.data import Dataset
+from eyebright.database import database_in, import_optuna
 from eyebright.errors import EyebrightError, StorageError, UsageError
 from eyebright.finals import OF_A_LENGTH, Finals
 from eyebright.holdout import hold_out
@@ -27,7 +28,7 @@ from eyebright.report.words import LANGUAGES
 from eyebright.runtime import choose_device
 from eyebright.search import Search
 from eyebright.space import own_settings, space_of
-from eyebright.study import Study, database_in, import_optuna
+from eyebright.study import Study
 
 FORMAT = 1
 OF_THE_MACHINE = {"device", "precision", "threads", "deterministic"}  # each its own
