@@ -276,7 +276,7 @@ def test_an_interrupted_conversion_goes_on_where_it_was(
     names = sorted(path.name for path in (tmp_path / "out").glob("*.tar"))
     assert names == [f"train-{i:06d}.tar" for i in range(6)]
     assert not list((tmp_path / "out").glob("*.tmp"))
-    with pytest.raises(DataError, match="goes on where it is given again"):
+    with pytest.raises(DataError, match="again goes on with it"):
         load(tmp_path / "out")
     monkeypatch.setattr(TarWriter, "finish", finish)
     prepared.clear()
