@@ -512,6 +512,7 @@ def test_the_page_needs_nothing_else(searched: Search, language: str) -> None:
     if language == "zh":
         seen = set(map(str.strip, page.text))
         assert not {text for text in CHINESE if len(text) > 12} & seen
+        assert not [text for text in seen if re.search(r"\d to [+-]", text)]
 
 
 def test_the_page_escapes_names(tmp_path: Path) -> None:
