@@ -109,6 +109,7 @@ ORDER = [
     "eyebright.launch",
     "eyebright.several",
     "eyebright.space",
+    "eyebright.database",
     "eyebright.study",
     "eyebright.verdict",
     "eyebright.search",

@@ -262,6 +262,34 @@ def test_a_rank_that_hangs_is_noticed(undisturbed: Path, tmp_path: Path) -> None
     assert (run / model).read_bytes() == (undisturbed / model).read_bytes()
 
 
+@pytest.mark.slow
+def test_ctrl_c_stops_all_ranks_and_the_run_goes_on(
+    undisturbed: Path, tmp_path: Path, eyebright_says: Any
+) -> None:
+    """With as many ranks to the very same bits; with another number, where that is asked for."""
+    run, log = tmp_path / "runs" / "hit", tmp_path / "log"
+    with torchrun(tmp_path, *TRAIN, "--name", "hit") as agent:
+        until(lambda: has_checkpoint(run))
+        os.killpg(agent.pid, signal.SIGINT)  # as a terminal does
+        agent.wait(timeout=60)
+    said = log.read_text()
+    assert said.count("interrupted; ") == 1, said
+    assert "go on with 2 ranks again: torchrun ... -m eyebright train --resume runs/hit" in said
+    alone = tmp_path / "alone"
+    shutil.copytree(run, alone)
+    with torchrun(tmp_path, "train", "--resume", "runs/hit") as agent:
+        assert agent.wait(timeout=240) == 0, log.read_text()
+    model = "model.safetensors"
+    assert (run / model).read_bytes() == (undisturbed / model).read_bytes()
+    (resumed,) = read_json(run / "env.json")["resumed"]
+    assert resumed["exact"] is True
+    assert eyebright_says("train", "--resume", alone, "--resume-anyway")[0] == 0
+    (resumed,) = read_json(alone / "env.json")["resumed"]
+    assert resumed["exact"] is False
+    assert "ranks was 2, now 1" in resumed["differences"]
+    assert resumed["step"] > 0
+
+
 @pytest.fixture
 def two_machines() -> Iterator[dict[str, str]]:
     """Network namespaces joined by a cable, and the address of each."""
@@ -380,16 +408,45 @@ def test_more_ranks_than_pictures_in_a_batch(monkeypatch: pytest.MonkeyPatch) ->
         check_ranks(TrainConfig(batch_size=4))
 
 
-def test_the_run_of_this_start_is_found_beside_damaged_ones(
+def test_the_run_of_this_start_is_found_beside_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name, text in (("a", "{"), ("b", '{"launch": "pets"}'), ("c", '{"launch": "others"}')):
+    """Beside damaged ones, those of other starts, and others that the same program trained."""
+    of_pets: dict[str, Any] = {"launch": "pets", "asked": "x"}
+    envs: dict[str, Any] = {
+        "b": of_pets, "c": of_pets | {"launch": "others"}, "d": of_pets | {"asked": "y"},
+    }  # fmt: skip
+    for name, text in (("a", "{"), *((name, json.dumps(env)) for name, env in envs.items())):
         (tmp_path / name).mkdir()
         (tmp_path / name / "env.json").write_text(text)
         (tmp_path / name / "config.json").write_text("{}")
     monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
-    assert distributed.find_begun(tmp_path) is None
+    assert distributed.find_begun(tmp_path, "x", False) is None
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "pets")
-    assert distributed.find_begun(tmp_path) == tmp_path / "b"
+    assert distributed.find_begun(tmp_path, "x", False) == tmp_path / "b"
+    assert distributed.find_begun(tmp_path, "z", True) is None
+    # One that came to its end is not trained again by ranks that were started again, and is no
+    # obstacle to whoever gives the same command once more.
+    (tmp_path / "b" / "env.json").write_text(json.dumps(of_pets | {"finished": True}))
+    assert distributed.find_begun(tmp_path, "x", True) == tmp_path / "b"
+    assert distributed.find_begun(tmp_path, "x", False) is None
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "0")
+    assert not distributed.was_restarted()
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "2")
+    assert distributed.was_restarted()
     (tmp_path / "b" / "config.json").unlink()  # no run yet
-    assert distributed.find_begun(tmp_path) is None
+    assert distributed.find_begun(tmp_path, "x", True) is None
+
+
+def test_a_start_of_the_same_name_trains_what_it_is_asked_for(
+    class_folders: Any, eyebright_says: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "pets")
+    words = ["--runs", "runs", "--recipe", "fast", "--model", "lesson", "--epochs", 1]
+    class_folders("cats")
+    class_folders("dogs")
+    for name in ("cats", "dogs", "dogs"):
+        assert eyebright_says("train", name, *words)[0] == 0
+    assert sorted(one.name for one in Path("runs").iterdir()) == [
+        "cats-fast", "dogs-fast", "dogs-fast-2",
+    ]  # fmt: skip

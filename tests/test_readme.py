@@ -12,11 +12,11 @@ import matplotlib.pyplot as plt
 import pytest
 import torch
 import torchvision
+from bench import simulate_scale
 from bench.summary import read
 from bench.walkthrough import SHOWN, CopyOfCIFAR10, blocks_of
 from PIL import Image
 
-from bench import simulate_scale
 from eyebright import config
 from eyebright.audit import suspects
 from eyebright.cli import run_app
@@ -35,6 +35,7 @@ PAGES = [
     "docs/wrong-labels.md",
     "docs/gpu.md",
 ]
+SCALING = ["docs/shards.md", "docs/lake.md", "docs/scaling.md"]  # with commands of torchrun
 FIRST_SCREEN = 40  # lines
 
 
@@ -94,6 +95,19 @@ def test_every_command_and_snippet_runs(page: str, capsys: pytest.CaptureFixture
     if page == "README.md":
         assert "GroundTruth:  cat   deer  dog   frog" in out
         assert "Accuracy for class: plane is " in out  # the lesson's short names
+
+
+@pytest.mark.parametrize("page", SCALING[:2])
+@pytest.mark.usefixtures("_a_slice_of_everything")
+def test_the_commands_that_need_one_process_run(page: str) -> None:
+    if page == "docs/lake.md":
+        assert run_app("train my-pictures --recipe fast --model lesson --name pets".split()) == 0
+        Path("paths.txt").write_text("cat.jpg\ncat.jpg\n")
+    blocks = code_blocks(page)
+    commands = [line for _, code in blocks for line in re.findall(r"(?m)^eyebright .*", code)]
+    snippets = [block for block in blocks if block[0] == "python"]
+    assert len(commands) == 2
+    assert run_blocks(page, [("bash", "\n".join(commands)), *snippets]) == 2 + len(snippets)
 
 
 @pytest.mark.parametrize("page", ["docs/lesson.md", "docs/lesson.zh-CN.md"])
@@ -156,7 +170,7 @@ def test_the_two_commands_are_on_the_first_screen_and_in_ci() -> None:
     assert script.endswith("\npytest\n")
 
 
-@pytest.mark.parametrize("page", [*PAGES, "docs/tuning.md"])
+@pytest.mark.parametrize("page", [*PAGES, *SCALING, "docs/tuning.md"])
 def test_the_chinese_pages_show_the_same_code(page: str) -> None:
     def without_comments(name: str) -> list[str]:
         lines = "\n".join(code for _, code in code_blocks(name)).splitlines()
@@ -169,7 +183,7 @@ def test_the_chinese_pages_show_the_same_code(page: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "page", [*PAGES, "docs/tuning.md", "docs/architecture.md", "CONTRIBUTING.md"]
+    "page", [*PAGES, *SCALING, "docs/tuning.md", "docs/architecture.md", "CONTRIBUTING.md"]
 )
 def test_links_lead_somewhere(page: str) -> None:
     text = (ROOT / page).read_text(encoding="utf-8")

@@ -276,7 +276,7 @@ def test_an_interrupted_conversion_goes_on_where_it_was(
     names = sorted(path.name for path in (tmp_path / "out").glob("*.tar"))
     assert names == [f"train-{i:06d}.tar" for i in range(6)]
     assert not list((tmp_path / "out").glob("*.tmp"))
-    with pytest.raises(DataError, match="goes on where it is given again"):
+    with pytest.raises(DataError, match="again goes on with it"):
         load(tmp_path / "out")
     monkeypatch.setattr(TarWriter, "finish", finish)
     prepared.clear()
@@ -782,7 +782,10 @@ def test_shards_of_others_are_explained(tmp_path: Path) -> None:
     with tarfile.open(tmp_path / "others-0.tar", "w") as tar:
         (tmp_path / "0.cls").write_text("0")
         tar.add(tmp_path / "0.cls", "0.cls")
-    with pytest.raises(EyebrightError, match="tar files without an index"):
+    with pytest.raises(EyebrightError, match="others' shards cannot be read in place"):
+        load(tmp_path)
+    (tmp_path / index.STATE).write_text("{}")
+    with pytest.raises(EyebrightError, match="not finished; the same 'eyebright convert' again"):
         load(tmp_path)
 
 

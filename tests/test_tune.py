@@ -1,5 +1,6 @@
 """A search over settings: who sees which pictures, what is lost by nobody, and what is claimed."""
 
+import contextlib
 import csv
 import json
 import math
@@ -9,6 +10,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,6 +24,7 @@ from eyebright import finals, hunt, space, study, tune
 from eyebright.compare import mean_difference
 from eyebright.config import TrainConfig
 from eyebright.data import Dataset
+from eyebright.database import database_in, without_warnings
 from eyebright.errors import NumbersError, StorageError, UsageError
 from eyebright.evaluation import Evaluation
 from eyebright.holdout import hold_out
@@ -30,7 +33,7 @@ from eyebright.report.words import CHINESE
 from eyebright.run import Run
 from eyebright.search import Search
 from eyebright.space import SPACE, Around, own_settings, space_of
-from eyebright.study import Study, database_in
+from eyebright.study import Study
 from eyebright.training import EpochResult
 from eyebright.verdict import HELPED, NO_GAIN, WORSE, judge, paired_over_seeds
 
@@ -210,6 +213,45 @@ def test_fresh_seeds_are_not_trained_twice(tmp_path: Path, searched: Search) -> 
     assert len(runs) == 4
 
 
+@pytest.mark.parametrize("seeds", [0, 2])
+def test_a_verdict_is_kept_by_whoever_searches_or_stops_later(
+    seeds: int, searched: Search, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(one: Any) -> None:
+        raise KeyboardInterrupt
+
+    if seeds:
+        monkeypatch.setattr(hunt.Hunt, "search", stop)
+    with contextlib.suppress(KeyboardInterrupt):
+        search(searched.folder.parent, 9, seeds=seeds, data=shades(240, 100))
+    said = json.loads((searched.folder / "tune.json").read_text())
+    assert searched.verdict is not None
+    assert said["verdict"] == json.loads(json.dumps(searched.verdict.to_dict()))
+    assert said["runs"] == searched.runs
+    assert "Not judged" not in (searched.folder / "report.html").read_text()
+
+
+def test_seeds_that_are_not_all_there_give_no_verdict(searched: Search) -> None:
+    def before(seeds: int) -> Search:
+        again = replace(searched, verdict=None, runs={})
+        config = TrainConfig().replace(**searched.settings)
+        runs = searched.folder.parent
+        return finals.Finals(
+            again, shades(240, 100), config, seeds, runs, False, True
+        ).judged_before()
+
+    assert before(0).verdict == before(2).verdict == searched.verdict
+    assert before(3).verdict is None  # it was stopped before the third one
+    run = Path(searched.runs["winner"][1])
+    (run / "val.json").rename(run / "gone.json")
+    try:
+        left = before(0).verdict
+    finally:
+        (run / "gone.json").rename(run / "val.json")
+    assert left is not None
+    assert len(left.default) == len(left.winner) == 1
+
+
 def test_ctrl_c_leaves_a_study_that_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -240,7 +282,7 @@ def test_a_killed_process_keeps_no_trial(tmp_path: Path) -> None:
     child.wait()
     left = Study(database_in(tmp_path / "shades-fast-tune"), "shades-fast-tune")
     left.begin_or_join({})
-    with study.without_warnings():
+    with without_warnings():
         trial = left._study.ask()
     trial.set_user_attr("process", [socket.gethostname(), child.pid])
     found = search(tmp_path, 3)
@@ -470,6 +512,7 @@ def test_the_page_needs_nothing_else(searched: Search, language: str) -> None:
     if language == "zh":
         seen = set(map(str.strip, page.text))
         assert not {text for text in CHINESE if len(text) > 12} & seen
+        assert not [text for text in seen if re.search(r"\d to [+-]", text)]
 
 
 def test_the_page_escapes_names(tmp_path: Path) -> None:
@@ -517,6 +560,17 @@ def test_the_command(
         assert complaint in errors
         assert errors.count("\n") == 1
         assert "secret" not in errors
+
+
+def test_ranks_are_told_to_share_a_database(
+    monkeypatch: pytest.MonkeyPatch, eyebright_says: Callable[..., tuple[int, str, str]]
+) -> None:
+    for name, value in (("RANK", "1"), ("WORLD_SIZE", "2")):
+        monkeypatch.setenv(name, value)
+    code, _, errors = eyebright_says("tune", "digits")
+    assert code == 2
+    assert "not under torchrun" in errors
+    assert "--storage" in errors
 
 
 def test_without_optuna_the_command_says_what_to_install(

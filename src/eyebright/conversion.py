@@ -17,7 +17,7 @@ import numpy as np
 from eyebright.config import RANGES
 from eyebright.console import notices, progress_bar, shown
 from eyebright.data import Dataset
-from eyebright.data.index import INDEX, SHARD, Index, numbers_file
+from eyebright.data.index import INDEX, SHARD, STATE, Index, numbers_file
 from eyebright.data.sources import find_part_names, list_part
 from eyebright.data.views import Files
 from eyebright.errors import DataError, ModelError, StorageError, UsageError
@@ -39,7 +39,6 @@ from eyebright.packing import (
 
 SHARD_SIZE = 128 << 20  # bytes; some hundred megabytes are read in one go on any disk
 LEAST_SIZE = 10 << 10
-STATE = "convert.json"
 NAMED = 20  # bad pictures, in messages
 UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 

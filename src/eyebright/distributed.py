@@ -223,15 +223,31 @@ def launch() -> str | None:
     return name if name != "none" else f"{socket.gethostname()}:{os.getppid()}"
 
 
-def find_begun(runs: Path) -> Path | None:
-    """The run that this start of torchrun began before one of its ranks was lost; None: none."""
+def was_restarted() -> bool:
+    """Whether torchrun has started any of the ranks again."""
+    counts = said_by_all(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
+    return any(one != "0" for one in counts)
+
+
+def find_begun(runs: Path, asked: str, restarted: bool) -> Path | None:
+    """The run that this start of torchrun began before one of its ranks was lost; None: none.
+
+    Args:
+        runs: the folder of runs.
+        asked: what is to be trained, as ``env.json`` has it: a program may train several, and a
+            name (``--rdzv-id``) may be used again.
+        restarted: take one that came to its end too.
+    """
     name = launch()
     if name is None:
         return None
     found = []
     for path in runs.glob("*/env.json"):
         with contextlib.suppress(ModelError):  # whoever else's run is damaged
-            if read_json(path).get("launch") == name and (path.parent / "config.json").exists():
+            said = read_json(path)
+            same = (said.get("launch"), said.get("asked")) == (name, asked)
+            left = restarted or not said.get("finished")
+            if same and left and (path.parent / "config.json").exists():
                 found.append(path.parent)
     return max(found, key=lambda folder: (folder / "env.json").stat().st_mtime, default=None)
 

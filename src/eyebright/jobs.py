@@ -51,7 +51,7 @@ MACHINE = ("device", "device_name", "threads", "compiled_kernels", "ranks")
 """What must be the same in ``env.json``, beside the packages, for a training to go on exactly."""
 UNSAID = {"ranks": 1}
 """What is meant where older runs do not say it."""
-BEGUN = ("command", "git", "first_weights", "settings")
+BEGUN = ("command", "git", "first_weights", "settings", "asked")
 """What ``env.json`` keeps of how it began."""
 TRIED_ON = ("cuda",)
 """Where running out of memory is an error; a processor's system ends a process instead."""

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from eyebright import metrics
+from eyebright import distributed, metrics
 from eyebright.batches import Normalization
 from eyebright.calibration import fit_temperature, softmax
 from eyebright.checkpoint import ModelCard, copy_tensors, load_card, save_card, save_model
@@ -264,7 +264,10 @@ class Keeper:
         return f"{what} is kept in {shown(self.folder)}{self._go_on()}"
 
     def _go_on(self) -> str:
-        return f"; go on: eyebright train --resume {shlex.quote(shown(self.folder))}"
+        again = f"eyebright train --resume {shlex.quote(shown(self.folder))}"
+        if (ranks := distributed.size()) > 1:
+            return f"; go on with {ranks} ranks again: torchrun ... -m {again}"
+        return f"; go on: {again}"
 
     def leave_nothing_half_done(self) -> None:
         """Remove a run folder that has no model in it, and nothing to go on from.

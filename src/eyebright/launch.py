@@ -1,6 +1,8 @@
 """`train`: decides or takes up what there is to do, and has it carried out in the run folder."""
 
 import contextlib
+import hashlib
+import json
 import os
 import time
 from collections.abc import Callable
@@ -99,7 +101,10 @@ def train(
         is_first = distributed.is_first()
         quiet = quiet or not is_first
         tell: Callable[[str], None] = (lambda text: None) if quiet else say
-        if resume is None and (begun := distributed.told(distributed.find_begun(Path(runs)))):
+        asked = digest_of(source, recipe, name, settings, own)
+        restarted = distributed.was_restarted()
+        begun = distributed.find_begun(Path(runs), asked, restarted) if is_first else None
+        if resume is None and (begun := distributed.told(begun)):
             resume, resume_anyway = begun, True  # nobody is there to be asked
         if resume is not None:
             given = settings if recipe is None else settings | {"recipe": recipe}
@@ -114,6 +119,7 @@ def train(
             distributed.check_alike("the checkpoint", job.checkpoint and job.checkpoint.position)
         else:
             job = new_job(read, recipe, settings, own, skip_bad, started, tell)
+            job.machine["asked"] = asked
             named = name or default_name(job.data, job.config.recipe)
             folder = distributed.told(claim_folder(Path(runs), named) if is_first else Path())
             distributed.check_seen(folder)
@@ -128,6 +134,20 @@ def train(
         run = Run(folder, own)
         run.remember(job.val_set)
         return run
+
+
+def digest_of(
+    source: Dataset | str | os.PathLike[str],
+    recipe: str | None,
+    name: str | None,
+    settings: dict[str, Any],
+    own: nn.Module | None,
+) -> str:
+    """What `train` was asked for, in few letters; other words give others."""
+    data = source.fingerprint if isinstance(source, Dataset) else os.fspath(source)
+    net = type(own).__qualname__ if own is not None else None
+    words = json.dumps([data, recipe, name, net, settings], sort_keys=True, default=str)
+    return hashlib.sha256(words.encode()).hexdigest()[:16]
 
 
 def default_name(data: Dataset, recipe: str) -> str:

@@ -2,24 +2,18 @@
 
 import contextlib
 import os
-import random
 import socket
-import threading
 import time
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from eyebright.console import shown
-from eyebright.errors import EyebrightError, NumbersError, StorageError, UsageError
+from eyebright.database import Database, without_warnings
+from eyebright.errors import NumbersError, StorageError, UsageError
 
-DATABASE = "study.db"  # in the folder of a study, where no other database is named
 RECORD = "eyebright"  # what a study remembers of its data and settings
-PATIENCE = 60.0  # seconds that SQLite waits for whoever is writing
-BEAT, DEAD = 20, 120  # seconds: between signs of life of a trial, and until it counts as dead
-TRIES = 8  # to open a database that others are making just now
+PATIENCE = 10.0  # seconds that whoever began a study has to write down what it is about
 FIRST_UNPRUNED = 5  # trials
 LOOKED_AT_LATER = 1 / 3  # of the epochs, in which nothing is pruned
 OVER = "numbers"  # why a trial failed, where it is over for all that
@@ -73,11 +67,9 @@ class Study:
     """
 
     def __init__(self, url: str, name: str, seed: int = 0):
-        self.url, self.name, self.seed = url, name, seed
-        self._optuna = import_optuna()
-        self._where = hidden_password(url)
-        with self._explained():
-            self._storage = self._open()
+        self.name, self.seed = name, seed
+        self._database = Database(url, name)
+        self._optuna, self._storage = self._database.optuna, self._database.storage
 
     def begin_or_join(self, record: dict[str, Any]) -> dict[str, Any]:
         """The study's record: that of its first process.
@@ -86,7 +78,7 @@ class Study:
             record: what to write down if this is the first one; ``settings`` are those of the
                 recipe, ``own`` those of trial 0.
         """
-        with self._explained():
+        with self._database.explained():
             try:
                 study_id = self._storage.create_new_study(
                     [self._optuna.study.StudyDirection.MAXIMIZE], self.name
@@ -99,20 +91,22 @@ class Study:
             known = self._storage.get_study_user_attrs(study_id).get(RECORD)
             waited = time.monotonic()
             # Whoever began it has yet to write down what it is about, if it has not been killed.
-            while known is None and not is_new and time.monotonic() - waited < PATIENCE / 6:
+            while known is None and not is_new and time.monotonic() - waited < PATIENCE:
                 time.sleep(0.1)
                 known = self._storage.get_study_user_attrs(study_id).get(RECORD)
             if known is None:
                 if not is_new and self.trials():
                     raise UsageError(
-                        f"{self._where}: its study '{shown(self.name)}' is not one of eyebright; "
-                        "choose another --name"
+                        f"{self._database.where}: its study '{shown(self.name)}' is not one of "
+                        "eyebright; choose another --name"
                     )
                 self._ask_for_default(record["own"])
                 self._study.set_user_attr(RECORD, record)
             record = known or record
         if not isinstance(record, dict) or not {"own", "settings"} <= record.keys():
-            raise StorageError(f"{self._where}: not what belongs into a study of eyebright")
+            raise StorageError(
+                f"{self._database.where}: not what belongs into a study of eyebright"
+            )
         epochs = int(record["settings"]["epochs"])
         self._study.pruner = self._optuna.pruners.MedianPruner(
             n_startup_trials=FIRST_UNPRUNED, n_warmup_steps=int(epochs * LOOKED_AT_LATER)
@@ -122,7 +116,7 @@ class Study:
 
     def trials(self) -> list[Trial]:
         """All that were begun, in order; those of dead processes are given up."""
-        with self._explained():
+        with self._database.explained():
             self._bury_the_dead()
             found = self._storage.get_all_trials(self._study._study_id, deepcopy=False)
             names = {"COMPLETE": "done", "PRUNED": "pruned", "RUNNING": "running"}
@@ -161,7 +155,7 @@ class Study:
         Raises:
             KeyboardInterrupt: interrupted; the trial is written down as stopped.
         """
-        with self._explained():
+        with self._database.explained():
             if self._needs_default():  # it was stopped before it was over
                 self._ask_for_default(self._own)
             with without_warnings():
@@ -169,7 +163,7 @@ class Study:
         number, started = trial.number, time.monotonic()
         is_default = bool(trial.user_attrs.get("default"))
         try:
-            with self._explained():
+            with self._database.explained():
                 if not is_default and self._counted_before(number) >= most:
                     self._end(trial, "FAIL", why="others have begun the last trial")
                     return None
@@ -181,12 +175,12 @@ class Study:
                 settings = suggest(trial)
 
             def tell(epoch: int, score: float) -> None:
-                with self._explained():
+                with self._database.explained():
                     trial.report(score, epoch)
                     if not is_default and trial.should_prune():
                         raise PrunedError
 
-            with self._beating(trial):
+            with self._database.beating(trial._trial_id):
                 score = train(settings, tell)
             state, over, why, value = "COMPLETE", "", "", score
         except PrunedError:
@@ -200,7 +194,7 @@ class Study:
             with contextlib.suppress(Exception):  # what went wrong first is what is to be told
                 self._end(trial, "FAIL", why=why[:500])
             raise
-        with self._explained():
+        with self._database.explained():
             self._end(trial, state, value, over, why, time.monotonic() - started)
         return next(one for one in self.trials() if one.number == number)
 
@@ -247,131 +241,6 @@ class Study:
             with without_warnings():
                 self._optuna.storages.fail_stale_trials(self._study)
 
-    @contextlib.contextmanager
-    def _beating(self, trial: Any) -> Iterator[None]:
-        """Give a sign of life now and then while the block runs."""
-        over = threading.Event()
-
-        def beat() -> None:
-            while True:
-                with contextlib.suppress(Exception):  # a sign may be lost, as on a network
-                    self._storage.record_heartbeat(trial._trial_id)
-                if over.wait(BEAT):
-                    return
-
-        thread = threading.Thread(target=beat, daemon=True)
-        thread.start()
-        try:
-            yield
-        finally:
-            over.set()
-            thread.join(PATIENCE)
-
-    def _open(self) -> Any:
-        from sqlalchemy.exc import IntegrityError, OperationalError, ProgrammingError
-
-        of_sqlite = {"connect_args": {"timeout": PATIENCE}} if is_sqlite(self.url) else {}
-        for tries_left in reversed(range(TRIES)):
-            try:
-                with without_warnings():
-                    return self._optuna.storages.RDBStorage(
-                        self.url, of_sqlite, heartbeat_interval=BEAT, grace_period=DEAD
-                    )
-            except (IntegrityError, OperationalError, ProgrammingError):
-                # Two who make the tables at once: one of them comes too late, and finds them.
-                if not tries_left:
-                    raise
-                time.sleep(0.1 + 0.3 * random.random())
-        raise AssertionError("the last try returns or raises")
-
-    @contextlib.contextmanager
-    def _explained(self) -> Iterator[None]:
-        """What the database says, in one line that names it."""
-        from sqlalchemy.exc import ArgumentError, SQLAlchemyError
-
-        exceptions = self._optuna.exceptions
-        try:
-            yield
-        except EyebrightError:
-            raise
-        except ArgumentError as error:
-            raise UsageError(
-                f"--storage: '{self._where}' is no URL of a database ({first_line(error)}); say "
-                "sqlite:////path/to/study.db or postgresql://user@host/name"
-            ) from None
-        except ImportError as error:
-            missing = error.__cause__ or error
-            raise UsageError(
-                f"--storage: {self._where} needs a driver that is not there "
-                f"({first_line(missing)}); install it with pip"
-            ) from None
-        except (SQLAlchemyError, exceptions.StorageInternalError) as error:
-            cause = error.__cause__ or error
-            raise StorageError(
-                f"{self._where}: no database that can be used ({first_line(cause)})"
-            ) from None
-        except (exceptions.UpdateFinishedTrialError, KeyError, AssertionError) as error:
-            raise StorageError(
-                f"{self._where}: its study '{shown(self.name)}' was changed meanwhile, or is "
-                f"damaged ({first_line(error)})"
-            ) from None
-        except RuntimeError as error:  # tables of another version
-            raise StorageError(f"{self._where}: {first_line(error)}") from None
-
-
-def import_optuna() -> Any:
-    """Optuna, silent.
-
-    Raises:
-        UsageError: it is not installed.
-    """
-    try:
-        import optuna
-    except ImportError as error:
-        raise UsageError(
-            f'tune needs optuna ({first_line(error)}): pip install "eyebright[tune]"'
-        ) from None
-    optuna.logging.set_verbosity(optuna.logging.CRITICAL)
-    return optuna
-
-
-@contextlib.contextmanager
-def without_warnings() -> Iterator[None]:
-    """Optuna calls signs of life experimental; those who use it here know."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
-
-
-def database_in(folder: Path) -> str:
-    """The URL of the database in the folder of a study."""
-    from sqlalchemy.engine import URL
-
-    return URL.create("sqlite", database=str((folder / DATABASE).resolve())).render_as_string()
-
-
-def is_sqlite(url: str) -> bool:
-    """Whether it is a file, and no server."""
-    return url.startswith("sqlite")
-
-
-def hidden_password(url: str) -> str:
-    """A URL that may be shown to others.
-
-    Raises:
-        UsageError: it is none.
-    """
-    from sqlalchemy.engine import make_url
-    from sqlalchemy.exc import ArgumentError
-
-    try:
-        return shown(make_url(url).render_as_string(hide_password=True))
-    except (ArgumentError, ValueError):
-        raise UsageError(
-            "--storage takes the URL of a database, such as sqlite:////path/to/study.db or "
-            "postgresql://user@host/name"
-        ) from None
-
 
 def is_alive(process: int) -> bool:
     """Whether a process of this machine is there."""
@@ -384,8 +253,3 @@ def is_alive(process: int) -> bool:
     except OSError:  # somebody else's
         return True
     return True
-
-
-def first_line(error: object) -> str:
-    """What an exception says, in one line."""
-    return shown(str(getattr(error, "orig", None) or error).strip().splitlines()[0][:200])

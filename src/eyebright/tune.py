@@ -14,6 +14,7 @@ import numpy as np
 from eyebright.config import TrainConfig, flag, parse_time
 from eyebright.console import shown
 from eyebright.data import Dataset
+from eyebright.database import database_in, import_optuna
 from eyebright.errors import EyebrightError, StorageError, UsageError
 from eyebright.finals import OF_A_LENGTH, Finals
 from eyebright.holdout import hold_out
@@ -21,12 +22,13 @@ from eyebright.hunt import Hunt, Parts
 from eyebright.launch import default_name
 from eyebright.lock import locked
 from eyebright.prepare import begin, decide, read_data
+from eyebright.ranks import from_environment
 from eyebright.report.search import write_search
 from eyebright.report.words import LANGUAGES
 from eyebright.runtime import choose_device
 from eyebright.search import Search
 from eyebright.space import own_settings, space_of
-from eyebright.study import Study, database_in, import_optuna
+from eyebright.study import Study
 
 FORMAT = 1
 OF_THE_MACHINE = {"device", "precision", "threads", "deterministic"}  # each its own
@@ -118,22 +120,26 @@ def tune(
         {k: v for k, v in known["given"].items() if k not in OF_THE_MACHINE}, tuple(space),
         names | {"kept": parts.kept}, [],
     )  # fmt: skip
+
+    def fresh() -> Finals:
+        so_far = replace(search, trials=study.trials())
+        return Finals(so_far, parts.data, base, seeds, Path(runs), skip_bad, quiet)
+
+    def write(found: Search) -> Search:
+        found.write()
+        write_search(found, language)
+        return found
+
     try:
         hunt.search()
-        search = replace(search, trials=study.trials())
-        if seeds:
-            final_runs = Finals(search, parts.data, base, seeds, Path(runs), skip_bad, quiet)
-            with locked(folder):
-                search = final_runs.judged()
+        if not seeds:
+            return write(fresh().judged_before())
+        with locked(folder):
+            return write(fresh().judged())
     except BaseException:
         with contextlib.suppress(EyebrightError):  # what went wrong first is what is to be told
-            search = replace(search, trials=study.trials())
-            search.write()
-            write_search(search, language)
+            write(fresh().judged_before())
         raise
-    search.write()
-    write_search(search, language)
-    return search
 
 
 def check(trials: int, seeds: int, language: str, given: dict[str, Any]) -> None:
@@ -144,6 +150,11 @@ def check(trials: int, seeds: int, language: str, given: dict[str, Any]) -> None
     """
     if trials < 1:
         raise UsageError(f"--trials must be 1 or more, not {trials}")
+    if from_environment().size > 1:
+        raise UsageError(
+            "tune shares its trials through a database, not under torchrun: start it by itself, "
+            "several times if you like, with the same --storage"
+        )
     if seeds < 0:
         raise UsageError(f"--seeds must be 0 or more, not {seeds}")
     if language not in LANGUAGES:

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from eyebright.cli.completing import run_names
+from eyebright.cli.options import Runs
 from eyebright.console import out, say, shown, waiting_for
 from eyebright.errors import UsageError
 
@@ -55,7 +56,7 @@ def runs(
 
 
 def doctor(
-    runs: Annotated[Path, typer.Option(help="The folder of runs.")] = Path("runs"),
+    runs: Runs = Path("runs"),
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
 ) -> None:
     """Say what a report of a fault needs: versions, device, threads, caches, disk. No secrets."""

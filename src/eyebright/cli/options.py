@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from eyebright.cli.completing import one_of, run_folders
+from eyebright.cli.completing import one_of, run_folders, setting
 from eyebright.console import shown
 from eyebright.errors import StorageError
 
@@ -55,6 +55,15 @@ Labels = Annotated[
     Path | None,
     typer.Option(metavar="FILE", help="A table of decisions: pictures to drop or to relabel."),
 ]
+Group = Annotated[
+    str | None,
+    typer.Option(help="Column of a table: its groups are held out whole or not at all."),
+]
+Precision = Annotated[
+    str | None, typer.Option(help="auto, fp32 or bf16.", autocompletion=setting("precision"))
+]
+Threads = Annotated[int | None, typer.Option(help="Processor threads; 0: all cores.")]
+Runs = Annotated[Path, typer.Option(help="The folder of runs.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")]
 
 

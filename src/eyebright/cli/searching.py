@@ -10,12 +10,16 @@ from eyebright.cli.completing import recipes
 from eyebright.cli.options import (
     DataArgument,
     Device,
+    Group,
     Imgsz,
     Labels,
     Lang,
     MaxPixels,
+    Precision,
     Root,
+    Runs,
     SkipBad,
+    Threads,
     Workers,
 )
 from eyebright.console import out, say, shown, waiting_for
@@ -63,21 +67,18 @@ def tune(
     val: Annotated[
         float | None, typer.Option(help="Share held out, for the search and again for the verdict.")
     ] = None,
-    group: Annotated[
-        str | None,
-        typer.Option(help="Column of a table: its groups are held out whole or not at all."),
-    ] = None,
+    group: Group = None,
     metric: Annotated[
         str | None, typer.Option(help="What is searched for: accuracy or balanced-accuracy.")
     ] = None,
     device: Device = "auto",
-    precision: Annotated[str | None, typer.Option(help="auto, fp32 or bf16.")] = None,
-    threads: Annotated[int | None, typer.Option(help="Processor threads; 0: all cores.")] = None,
+    precision: Precision = None,
+    threads: Threads = None,
     seed: Annotated[
         int | None, typer.Option(help="Of the search; fresh seeds are those after it.")
     ] = None,
     name: Annotated[str | None, typer.Option(help="Of the study and its folder.")] = None,
-    runs: Annotated[Path, typer.Option(help="The folder of runs.")] = Path("runs"),
+    runs: Runs = Path("runs"),
     lang: Lang = "en",
     labels: Labels = None,
     skip_bad: SkipBad = False,

@@ -11,11 +11,15 @@ from eyebright.cli.completing import recipes, run_folders, setting
 from eyebright.cli.options import (
     DataArgument,
     Device,
+    Group,
     Imgsz,
     Labels,
     MaxPixels,
+    Precision,
     Root,
+    Runs,
     SkipBad,
+    Threads,
     Workers,
 )
 from eyebright.console import notices, out, say, shown, waiting_for
@@ -98,10 +102,7 @@ def train(
     val: Annotated[
         float | None, typer.Option(help="Share held out, where the data have no val part.")
     ] = None,
-    group: Annotated[
-        str | None,
-        typer.Option(help="Column of a table: its groups are held out whole or not at all."),
-    ] = None,
+    group: Group = None,
     folds: Annotated[
         int | None, typer.Option(min=2, help="Train a run for each of so many parts held out.")
     ] = None,
@@ -114,10 +115,8 @@ def train(
         ),
     ] = None,
     device: Device = "auto",
-    precision: Annotated[
-        str | None, typer.Option(help="auto, fp32 or bf16.", autocompletion=setting("precision"))
-    ] = None,
-    threads: Annotated[int | None, typer.Option(help="Processor threads; 0: all cores.")] = None,
+    precision: Precision = None,
+    threads: Threads = None,
     seed: Annotated[int | None, typer.Option(help="Of everything that is random.")] = None,
     deterministic: Annotated[
         bool,
@@ -138,7 +137,7 @@ def train(
         ),
     ] = False,
     name: Annotated[str | None, typer.Option(help="Of the run folder.")] = None,
-    runs: Annotated[Path, typer.Option(help="The folder of runs.")] = Path("runs"),
+    runs: Runs = Path("runs"),
     track: Annotated[
         str | None, typer.Option(help="Also send what log.csv gets to: tensorboard.")
     ] = None,

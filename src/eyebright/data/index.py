@@ -21,6 +21,7 @@ from eyebright.files import MOST_LOG, count, read_json, read_safetensors, write_
 from eyebright.images import MOST_BYTES
 
 INDEX, FORMAT = "index.json", "eyebright shards 1"
+STATE = "convert.json"  # there while a conversion is not finished
 PARTS = ("train", "val", "test")
 SHARD = re.compile(r"(train|val|test)-[0-9]{6}\.tar")
 NUMBERS = {

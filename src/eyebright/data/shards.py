@@ -10,7 +10,15 @@ import numpy as np
 from eyebright.console import notices, shown
 from eyebright.data.dataset import Dataset
 from eyebright.data.folders import choose_imgsz, has_folders
-from eyebright.data.index import Contents, Index, is_indexed, read_contents, read_index
+from eyebright.data.index import (
+    INDEX,
+    STATE,
+    Contents,
+    Index,
+    is_indexed,
+    read_contents,
+    read_index,
+)
 from eyebright.data.pixels import read_pixels
 from eyebright.data.streams import Member, Stream
 from eyebright.data.views import View
@@ -43,10 +51,14 @@ def find_shards(folder: Path) -> Shards | None:
         index = read_index(folder)
         return Shards(folder, index, next(iter(index.parts)))
     if not has_folders(folder) and any(folder.glob("*.tar")):
+        if (folder / STATE).exists():
+            raise DataError(
+                f"{shown(folder)}: tar files without an index: its conversion is not finished; the "
+                "same 'eyebright convert' again goes on with it"
+            )
         raise DataError(
-            f"{shown(folder)}: tar files without an index (index.json); an unfinished "
-            "'eyebright convert' goes on where it is given again, and others' shards are unpacked "
-            "into class folders first"
+            f"{shown(folder)}: tar files without an index ({INDEX}): others' shards cannot be read "
+            "in place; unpack them into class folders, or beside a table with path and label"
         )
     return None
 

@@ -12,7 +12,7 @@ from eyebright.report.plots import markup
 from eyebright.report.words import translator
 from eyebright.search import Search, said
 from eyebright.study import Trial
-from eyebright.verdict import HELPED, NO_GAIN, WORSE, Verdict, points
+from eyebright.verdict import HELPED, NO_GAIN, WORSE, Verdict
 
 A_TABLE = 20  # rows
 FAR = 3.0  # times as far below the best as the median is: there the picture ends
@@ -101,11 +101,11 @@ def verdict_lines(search: Search, t: Translate) -> tuple[str, list[str]]:
     else:
         headline = t(IN_WORDS[verdict.says])
         ends = {"low": f"{100 * difference.low:+.2f}", "high": f"{100 * difference.high:+.2f}"}
-        counts = t(f"It counts {verdict.counts}.")
-        lines.append(f"{t('95 % interval: {low} to {high}', **ends)}. {counts}")
-    if verdict.over_seeds is not None and verdict.counts != "seeds":
-        text = "Counting seeds alone, on these very pictures: {points}"
-        lines.append(t(text, points=points(verdict.over_seeds)))
+        lines += [t("95 % interval: {low} to {high}", **ends), t(f"It counts {verdict.counts}.")]
+    if (alone := verdict.over_seeds) is not None and verdict.counts != "seeds":
+        text = "Counting seeds alone, on these very pictures: {low} to {high}."
+        low, high = (f"{100 * (end or 0.0):+.2f}" for end in (alone.low, alone.high))
+        lines.append(t(text, low=low, high=high))
     text = "In the search it was {points} points ahead: the best of many trials is partly luck."
     return headline, [*lines, t(text, points=f"{100 * verdict.promised:+.2f}")]
 

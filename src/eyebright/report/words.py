@@ -217,8 +217,8 @@ CHINESE: dict[str, str] = {
     "It counts seeds and pictures.": "区间同时计入随机种子和图片。",
     "It counts pictures.": "区间只计入图片。",
     "It counts seeds.": "区间只计入随机种子。",
-    "Counting seeds alone, on these very pictures: {points}": (
-        "只计入随机种子、就在这些图片上：{points}"
+    "Counting seeds alone, on these very pictures: {low} to {high}.": (
+        "只计入随机种子、就这些图片而言：{low} 至 {high}。"
     ),
     "In the search it was {points} points ahead: the best of many trials is partly luck.": (
         "在搜索中它高 {points} 个百分点：许多次试验中最好的一次有一部分是运气。"
