@@ -452,7 +452,7 @@ def shards_table(rows: list[dict[str, str]]) -> str:
     lines = [
         "## Tar shards (`shards.csv`)\n",
         "Pictures a second, nothing decoded beforehand: ours streams the shards, `webdataset` "
-        "reads the same ones through a DataLoader, `ImageFolder` the files that they were made of.\n",
+        "reads the same ones through a DataLoader, `ImageFolder` the files they were made of.\n",
         "| px | pictures | converted | ours | webdataset | ImageFolder + DataLoader | times "
         "webdataset | times ImageFolder | machine |",
         "|---|---|---|---|---|---|---|---|---|",
