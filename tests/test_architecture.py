@@ -87,6 +87,7 @@ ORDER = [
     "eyebright.lock",
     "eyebright.packing",
     "eyebright.conversion",
+    "eyebright.rereading",
     "eyebright.run",
     "eyebright.report.words",
     "eyebright.report.charts",

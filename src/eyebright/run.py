@@ -1,15 +1,11 @@
 """`Run`: the folder ``runs/<name>/`` and what one can do with it."""
 
-import contextlib
-import hashlib
 import json
 import os
 import shlex
 import sys
-from collections.abc import Collection
 from dataclasses import replace
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,20 +13,20 @@ import numpy as np
 from torch import nn
 
 from eyebright.calibration import Promises
-from eyebright.checkpoint import ModelCard, check_run_folder, load_card
+from eyebright.checkpoint import check_run_folder, load_card
 from eyebright.classifier import Classifier
 from eyebright.config import TrainConfig
 from eyebright.console import shown
-from eyebright.data import Dataset, load
+from eyebright.data import Dataset
 from eyebright.data.cifar import CLASSES as CIFAR10_CLASSES
 from eyebright.data.labels import Decisions, apply, read, read_again
-from eyebright.data.sources import NAMES, MissingPartError, find_part_names
+from eyebright.data.sources import NAMES, find_part_names
 from eyebright.errors import DataError, EyebrightError, ModelError, UsageError
 from eyebright.evaluation import Evaluation, check_interval, evaluate, read_evaluation
 from eyebright.files import MOST_JSON, MOST_LOG, append_line, read_json, read_rows, read_within
-from eyebright.images import pixels_limited_to
 from eyebright.lock import locked
 from eyebright.records import read_data_record, read_openings
+from eyebright.rereading import held_out_part, listing, load_again, load_held_out, load_test
 from eyebright.resume import is_row
 from eyebright.robustness import measure_robustness
 from eyebright.trained_on import TrainedOn
@@ -213,7 +209,7 @@ class Run:
         part = "train"  # as all of a set that is no part of another is called in a table
         if not isinstance(data, Dataset):
             skip = skip_bad or (decisions.dropped if decisions else False)
-            data, part = self._load_test(data, record, classifier.card, skip, root)
+            data, part = load_test(self.path, data, record, classifier.card, skip, root)
         listed = listing(data)  # before any decision: it is one test set with and without them
         data = data if decisions is None else apply(data, decisions, part)
         self._tested = data = data.resized(classifier.card.imgsz)
@@ -317,7 +313,7 @@ class Run:
         """
         if not 1 <= count <= MOST_SAMPLED:
             raise UsageError(f"--sample takes 1 to {MOST_SAMPLED} pictures, not {count}")
-        data, _ = self._load_test(None, self.data_record, load_card(self.path), skip_bad=True)
+        data, _ = load_test(self.path, None, self.data_record, load_card(self.path), skip_bad=True)
         order = np.arange(len(data))
         if isinstance(data.ids[0], str):
             order = np.random.default_rng(0).permutation(order)
@@ -337,9 +333,8 @@ class Run:
         if self._tested is not None:
             return self._tested
         last = (read_openings(self.path) or [{}])[-1]
-        data, part = self._load_test(
-            last.get("source"), self.data_record, load_card(self.path), True, last.get("root")
-        )
+        card, root = load_card(self.path), last.get("root")
+        data, part = load_test(self.path, last.get("source"), self.data_record, card, True, root)
         decided = last.get("labels")
         return data if decided is None else apply(data, read_again(decided), part)
 
@@ -354,7 +349,7 @@ class Run:
         record = self.data_record
         if record["source"] is None and self._held_out is not None:
             return {"validation": self._held_out}  # trained just now, on data from memory
-        _, data = self._load_again(record, load_card(self.path).imgsz)
+        _, data = load_again(self.path, record, load_card(self.path).imgsz)
         parts = {"training": data}
         if held_out := set(record["splits"]["val"]):
             parts = {"validation": held_out_part(data, record)}
@@ -380,97 +375,9 @@ class Run:
         known = self.trained_on()
         return None if known is None else known.count_leaks(data)
 
-    def _load_test(
-        self,
-        source: str | os.PathLike[str] | None,
-        record: dict[str, Any],
-        card: ModelCard,
-        skip_bad: bool | Collection[str],
-        root: str | os.PathLike[str] | None = None,
-    ) -> tuple[Dataset, str]:
-        """The test pictures, and which part of their data they are."""
-        if source is None and root is None:
-            root = record.get("root")
-        load_part = partial(
-            load, imgsz=card.imgsz, classes=card.classes, skip_bad=skip_bad, root=root
-        )
-        if source is None and record["source"] is None:
-            raise DataError(f"{shown(self.path)}: trained on data from memory; name the test data")
-        try:
-            return load_part(record["source"] if source is None else source, "test"), "test"
-        except MissingPartError:
-            if source is None:
-                raise DataError(
-                    f"{shown(record['source'])}: no test part; name the test data: "
-                    f"eyebright test {shlex.quote(shown(self.path))} DATA"
-                ) from None
-            if find_part_names(source):
-                raise
-        # What has no parts and was named is a test set as a whole.
-        return load_part(source), "train"
-
     def _load_held_out(
         self, record: dict[str, Any], imgsz: int, decisions: Decisions | None = None
     ) -> Dataset:
-        """The pictures held out, as trained with, or as decided otherwise since."""
         if self._held_out is not None and decisions is None:
             return self._held_out
-        raw, data = self._load_again(record, imgsz, decisions)
-        held_out = held_out_part(data, record)
-        if decisions is not None and data.decided is not None:
-            given = held_out_part(raw, record)
-            labels = dict(zip(given.ids, given.labels.tolist(), strict=True))
-            pairs = zip(held_out.ids, held_out.labels.tolist(), strict=True)
-            held_out.decided = data.decided | {
-                "dropped": len(given) - len(held_out),
-                "relabelled": sum(labels[name] != label for name, label in pairs),
-            }
-        return held_out
-
-    def _load_again(
-        self, record: dict[str, Any], imgsz: int, decisions: Decisions | None = None
-    ) -> tuple[Dataset, Dataset]:
-        """All that it was trained with, as it came and as decided then, or otherwise since."""
-        if record["source"] is None:
-            raise DataError(f"{shown(self.path)}: trained on data from memory, which are gone")
-        recorded = record.get("labels")
-        before = None if recorded is None else trained_with(recorded, decisions)
-        dropped = frozenset[str]().union(*(one.dropped for one in (before, decisions) if one))
-        skip = bool(record["skipped_bad"]) or dropped
-        with pixels_limited_to(record["max_pixels"]):
-            raw = data = load(record["source"], imgsz=imgsz, skip_bad=skip, root=record.get("root"))
-        if before is not None:
-            data = apply(raw, before, quiet=decisions is not None)
-        if data.fingerprint != record["fingerprint"]:
-            raise DataError(
-                f"{shown(record['source'])}: no longer the data of this run (its fingerprint was "
-                f"{record['fingerprint'][:12]}, now it is {data.fingerprint[:12]})"
-            )
-        if decisions is not None:
-            data = apply(raw, decisions)
-        return raw, data
-
-
-def held_out_part(data: Dataset, record: dict[str, Any]) -> Dataset:
-    """The pictures that a run held out, as far as they are still among the data."""
-    if record["val"] == "own":
-        assert data.val is not None, "recorded as having a part of its own"
-        return data.val
-    position = {name: i for i, name in enumerate(data.ids)}
-    return data.subset([position[i] for i in record["splits"]["val"] if i in position])
-
-
-def trained_with(record: dict[str, Any], instead: Decisions | None) -> Decisions:
-    """The decisions of a run; its table may lie where another one was named, and hold more now."""
-    if instead is not None:
-        with contextlib.suppress(DataError):
-            return read_again(record, instead.path, quiet=True)
-    return read_again(record)
-
-
-def listing(data: Dataset) -> str | None:
-    """What data are, however large their pixels: source, ids and labels; None from memory."""
-    if data.source is None:
-        return None
-    named = [data.source, list(map(str, data.ids)), data.labels.tolist()]
-    return hashlib.sha256(json.dumps(named).encode()).hexdigest()
+        return load_held_out(self.path, record, imgsz, decisions)
