@@ -7,7 +7,8 @@ from typing import Any
 from eyebright.console import shown
 from eyebright.files import write_file
 from eyebright.report.charts import Line, dot_rows, line_chart
-from eyebright.report.page import Translate, render
+from eyebright.report.contents import Translate
+from eyebright.report.page import render
 from eyebright.report.plots import markup
 from eyebright.report.words import translator
 from eyebright.search import Search, said
