@@ -20,7 +20,7 @@ from eyebright.audit.suspects import calibrated, label_suspects
 from eyebright.cli import run_app
 from eyebright.data import Dataset, load
 from eyebright.data.labels import read
-from eyebright.errors import ModelError, StorageError
+from eyebright.errors import ModelError, StorageError, install_command
 
 
 def scenes(n: int, side: int = 32, seed: int = 0) -> NDArray[np.uint8]:
@@ -334,7 +334,7 @@ def test_what_is_missing_is_named(
 ) -> None:
     monkeypatch.setattr(suspects, "find_spec", lambda name: None)
     assert run_app(["audit", str(pets)]) == 2
-    assert 'pip install "eyebright[audit]"' in capsys.readouterr().err
+    assert install_command("audit") in capsys.readouterr().err
     assert run_app(["audit", str(pets), "--quick", "-o", str(pets / "found")]) == 2
     assert "would lie among the pictures" in capsys.readouterr().err
     assert run_app(["audit", str(pets), "--review", "--json"]) == 2

@@ -10,6 +10,7 @@ import torch
 
 from eyebright import doctor
 from eyebright.cli import run_app
+from eyebright.errors import install_command
 
 
 def test_it_says_what_a_report_needs(capsys: pytest.CaptureFixture[str]) -> None:
@@ -54,7 +55,7 @@ def test_what_is_missing_or_wrong_is_said(monkeypatch: pytest.MonkeyPatch, tmp_p
     monkeypatch.setenv("EYEBRIGHT_CACHE_GB", "plenty")
     (tmp_path / "file").touch()
     facts = doctor.examine(tmp_path / "file" / "runs")
-    assert 'pip install "eyebright[audit]"' in facts["versions"]["no-such-package"]
+    assert install_command("audit") in facts["versions"]["no-such-package"]
     assert "must be a number" in facts["folders"]["decoded pictures"]
     assert "runs" in facts["folders"]["runs"]
     assert os.environ["EYEBRIGHT_CACHE_GB"] == facts["environment"]["EYEBRIGHT_CACHE_GB"]

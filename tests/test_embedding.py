@@ -13,6 +13,7 @@ import eyebright
 from eyebright.batches import predict_logits
 from eyebright.cli import run_app
 from eyebright.data.folders import list_pictures
+from eyebright.errors import install_command
 from eyebright.models import head_of
 
 
@@ -76,7 +77,7 @@ def test_what_cannot_be_embedded_is_named(
         ([str(tmp_path / "nowhere")], 3, "nowhere: no such file or folder"),
         ([str(tmp_path / "empty")], 3, "empty: no pictures in it"),
         ([str(tmp_path / "pets"), "-o", "f.txt"], 2, "f.txt: features go into .npy or .parquet"),
-        ([str(tmp_path / "pets"), "-o", "f.parquet"], 2, 'pip install "eyebright[parquet]"'),
+        ([str(tmp_path / "pets"), "-o", "f.parquet"], 2, install_command("parquet")),
         ([str(tmp_path / "pets"), "-o", "no/where/f.npy"], 5, "no/where"),
     ):
         assert run_app(["embed", str(run.path), *arguments]) == code

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from eyebright.data import load
-from eyebright.errors import DataError
+from eyebright.errors import DataError, install_command
 from eyebright.images import decode, read_header, read_image
 
 Make = Callable[..., bytes]
@@ -115,7 +115,7 @@ def test_without_pillow_heif_the_command_that_installs_it_is_named(
         load(tmp_path / "d")
     lines = str(caught.value).splitlines()
     assert lines[0].startswith(f"{tmp_path / 'd/a/0.heic'}: HEIC is read with pillow-heif: ")
-    assert 'pip install "eyebright[heif]"' in lines[0]
+    assert install_command("heif") in lines[0]
     assert lines[-1].startswith("2 of 2 pictures cannot be read")
 
 

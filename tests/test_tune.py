@@ -25,7 +25,7 @@ from eyebright.compare import mean_difference
 from eyebright.config import TrainConfig
 from eyebright.data import Dataset
 from eyebright.database import database_in, without_warnings
-from eyebright.errors import NumbersError, StorageError, UsageError
+from eyebright.errors import NumbersError, StorageError, UsageError, install_command
 from eyebright.evaluation import Evaluation
 from eyebright.holdout import hold_out
 from eyebright.launch import train
@@ -579,7 +579,7 @@ def test_without_optuna_the_command_says_what_to_install(
     monkeypatch.setitem(sys.modules, "optuna", None)
     code, _, errors = eyebright_says("tune", "digits")
     assert code == 2
-    assert 'pip install "eyebright[tune]"' in errors
+    assert install_command("tune") in errors
 
 
 def test_pictures_are_not_asked_of_the_test_part(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from eyebright.console import shown
-from eyebright.errors import EyebrightError, StorageError, UsageError
+from eyebright.errors import EyebrightError, StorageError, UsageError, install_command
 
 FILE = "study.db"  # in the folder of a study, where no other database is named
 PATIENCE = 60.0  # seconds that SQLite waits for whoever is writing
@@ -124,7 +124,7 @@ def import_optuna() -> Any:
         import optuna
     except ImportError as error:
         raise UsageError(
-            f'tune needs optuna ({first_line(error)}): pip install "eyebright[tune]"'
+            f"tune needs optuna ({first_line(error)}): {install_command('tune')}"
         ) from None
     optuna.logging.set_verbosity(optuna.logging.CRITICAL)
     return optuna

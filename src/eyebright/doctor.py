@@ -20,7 +20,7 @@ from eyebright import kernels
 from eyebright.console import shown
 from eyebright.data.cache import data_home
 from eyebright.data.pixels import cache_folder, cache_limit
-from eyebright.errors import UsageError
+from eyebright.errors import UsageError, install_command
 from eyebright.listing import as_megabytes, bytes_below
 from eyebright.machine import available_cores, memory
 from eyebright.runtime import choose_device, choose_precision, device_name
@@ -103,7 +103,7 @@ def _version(name: str) -> str:
 
 
 def _missing(extra: str) -> str:
-    return f'not installed (pip install "eyebright[{extra}]")'
+    return f"not installed ({install_command(extra)})"
 
 
 def _instructions() -> list[str]:

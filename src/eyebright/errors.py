@@ -4,6 +4,8 @@ A user's mistake is one line that names the thing, the cause and the fix. The co
 the message and exits with ``exit_code``; a Python user catches the class.
 """
 
+from pathlib import Path
+
 
 class EyebrightError(Exception):
     """Whatever goes wrong for a reason that its message explains."""
@@ -45,3 +47,13 @@ class BusyError(EyebrightError):
     """Another process is writing into the same run folder."""
 
     exit_code = 7
+
+
+def install_command(extra: str) -> str:
+    """What installs the packages of an extra, for a copy that is installed as this one is."""
+    checkout = Path(__file__).parents[2]
+    if not (checkout / "constraints.txt").is_file():
+        return f'pip install "eyebright[{extra}]"'
+    here = checkout.samefile(Path.cwd())
+    place, pins = (".", "constraints.txt") if here else (checkout, checkout / "constraints.txt")
+    return f'pip install -e "{place}[{extra}]" -c {pins}'

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from eyebright.attribution import Laid, blurred, find_layer, integrated_gradients, layer_map
 from eyebright.classifier import FEWER, Classifier, Picture
 from eyebright.console import nearest, shown
-from eyebright.errors import DataError, UsageError
+from eyebright.errors import DataError, UsageError, install_command
 from eyebright.images import Pixels, read_image
 from eyebright.runtime import explained
 
@@ -198,7 +198,7 @@ def check_method(method: str) -> None:
         import captum.attr  # noqa: F401 - whether it is there is all that is asked
     except ImportError:
         raise UsageError(
-            'which pixels mattered is found with captum: pip install "eyebright[explain]"'
+            f"which pixels mattered is found with captum: {install_command('explain')}"
         ) from None
 
 

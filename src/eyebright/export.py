@@ -24,7 +24,7 @@ from eyebright.calibration import USUAL_RISK, Promises
 from eyebright.classifier import Classifier
 from eyebright.console import progress_bar, shown
 from eyebright.data import Dataset
-from eyebright.errors import DataError, NumbersError, StorageError, UsageError
+from eyebright.errors import DataError, NumbersError, StorageError, UsageError, install_command
 from eyebright.exported import PICTURE, PIXELS, ExportedCard, ExportedClassifier, load_onnxruntime
 from eyebright.files import beside, write_file, write_json
 from eyebright.images import Pixels
@@ -131,7 +131,7 @@ def check_format(to: str, resize: bool, int8: bool) -> None:
     if to == "onnx":
         for name in NEEDED[to]:
             if find_spec(name) is None:
-                raise UsageError(f'ONNX needs {name}: pip install "eyebright[export]"')
+                raise UsageError(f"ONNX needs {name}: {install_command('export')}")
         load_onnxruntime()  # before any other part of it is
 
 

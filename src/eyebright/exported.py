@@ -21,7 +21,7 @@ from eyebright.answers import ready_pixels as ready
 from eyebright.calibration import Promise, Promises, SetRule
 from eyebright.console import shown
 from eyebright.data.views import View
-from eyebright.errors import ModelError, StorageError, UsageError
+from eyebright.errors import ModelError, StorageError, UsageError, install_command
 from eyebright.files import MOST_JSON, count, number, parse_json, read_within
 from eyebright.images import Pixels
 from eyebright.machine import available_cores
@@ -287,7 +287,7 @@ def load_onnxruntime() -> Any:
         import onnxruntime
     except ImportError:
         raise UsageError(
-            'ONNX files are run by onnxruntime: pip install "eyebright[export]"'
+            f"ONNX files are run by onnxruntime: {install_command('export')}"
         ) from None
     return onnxruntime
 

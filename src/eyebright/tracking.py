@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
 
-from eyebright.errors import UsageError
+from eyebright.errors import UsageError, install_command
 
 
 class Tracker(Protocol):
@@ -52,5 +52,5 @@ def find_tracker(name: str | None) -> type[Tracker] | None:
     from importlib.util import find_spec
 
     if find_spec(name) is None:
-        raise UsageError(f"--track {name} needs a package: pip install 'eyebright[{name}]'")
+        raise UsageError(f"--track {name} needs a package: {install_command(name)}")
     return TRACKERS[name]

@@ -16,7 +16,7 @@ from eyebright.data import Dataset
 from eyebright.data.folders import SMALL
 from eyebright.data.labels import table_ids
 from eyebright.data.splits import stratified_folds
-from eyebright.errors import ModelError, StorageError, UsageError
+from eyebright.errors import ModelError, StorageError, UsageError, install_command
 from eyebright.features import cached_features
 from eyebright.metrics import Floats
 from eyebright.prepare import decide, prepare_net
@@ -42,7 +42,7 @@ def can_be_judged(data: Dataset) -> bool:
         return False
     if find_spec("cleanlab") is None:
         raise UsageError(
-            'wrong labels are found with cleanlab: pip install "eyebright[audit]", or look for '
+            f"wrong labels are found with cleanlab: {install_command('audit')}, or look for "
             "the rest: --quick"
         )
     counts = data.counts()

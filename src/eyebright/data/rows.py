@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from eyebright.console import shown
-from eyebright.errors import DataError, UsageError
+from eyebright.errors import DataError, UsageError, install_command
 
 Rows = list[tuple[str, dict[str, str]]]
 """Where each row stands, in words ("line 2"), and its values by column."""
@@ -123,7 +123,7 @@ def _opened_parquet(table: Path) -> Iterator[tuple[Any, Any]]:
     except ImportError:
         raise UsageError(
             f"{shown(table)}: Parquet is read with pyarrow: "
-            'pip install "eyebright[parquet]", or name a .csv'
+            f"{install_command('parquet')}, or name a .csv"
         ) from None
     try:
         with table.open("rb") as file:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from eyebright import images
 from eyebright.console import notices, say, shown
-from eyebright.errors import UsageError
+from eyebright.errors import UsageError, install_command
 
 MOST_PIXELS = 1 << 24  # of a picture; in any format it is decoded within 0.4 GiB
 NEEDED = ("fastapi", "prometheus_client", "python_multipart", "uvicorn", "httptools")
@@ -57,7 +57,7 @@ def serve(
     """
     for name in NEEDED:
         if find_spec(name) is None:
-            raise UsageError(f'serving needs {name}: pip install "eyebright[serve]"')
+            raise UsageError(f"serving needs {name}: {install_command('serve')}")
     from eyebright.serve import server
     from eyebright.serve.app import Serving, create_app
     from eyebright.serve.guard import MOST_BODY, MOST_PICTURES, Guard

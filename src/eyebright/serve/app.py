@@ -233,7 +233,7 @@ def create_app(serving: Serving) -> FastAPI:
         label: str | None = Query(None, description="Of this class; default: the likeliest."),
     ) -> Response:
         if not serving.about["explain"]:
-            raise RefusedError(501, 'heat maps need captum: pip install "eyebright[explain]"')
+            raise RefusedError(501, "heat maps need the extra explain")
         if label is not None and label not in serving.classes:
             raise RefusedError(422, "the model knows no such class")
         _, (content,) = await read_pictures(request, most=1)
