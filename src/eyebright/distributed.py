@@ -188,10 +188,9 @@ def joined(mine: Tensor, n: int) -> Tensor:
     longest = -(-n // size())
     padded = mine.new_zeros((longest, *mine.shape[1:]))
     padded[: len(mine)] = mine
-    parts = [torch.empty_like(padded) for _ in range(size())]
-    dist.all_gather(parts, padded)
     shares = [part(n, of) for of in range(size())]
-    return torch.cat([p[: s.stop - s.start] for p, s in zip(parts, shares, strict=True)])
+    pairs = zip(collected(padded), shares, strict=True)
+    return torch.cat([rows[: share.stop - share.start] for rows, share in pairs])
 
 
 @contextlib.contextmanager
