@@ -552,13 +552,13 @@ def test_a_photo_from_the_camera(browser: Any, visit: Visit) -> None:
     page.click("#shoot")
     sync_api.expect(page.locator("#live")).to_contain_text("Camera")
     assert page.locator("#picture").evaluate("image => image.naturalWidth") > 300
-    assert page.evaluate("window.track.readyState") == "ended"
+    page.wait_for_function("window.track.readyState === 'ended'")
     page.click("#camera")
     sync_api.expect(page.locator("#shoot")).to_be_enabled()
     page.evaluate("window.track = document.getElementById('video').srcObject.getTracks()[0]")
     page.keyboard.press("Escape")
     sync_api.expect(page.locator("#lens")).to_be_hidden()
-    assert page.evaluate("window.track.readyState") == "ended"
+    page.wait_for_function("window.track.readyState === 'ended'")
     with_camera.close()
 
     refused = browser.browser_type.launch(
