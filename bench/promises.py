@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from bench.rows import append_row
 from eyebright.errors import UsageError
-from eyebright.evaluation import Evaluation, read_evaluation
+from eyebright.evaluation import Evaluation
+from eyebright.records import read_evaluation
 
 SPLITS = 100
 RISKS, COVERAGES = (0.01, 0.05, 0.1), (0.8, 0.9, 0.95)

@@ -49,6 +49,7 @@ ORDER = [
     "eyebright.augment",
     "eyebright.batches",
     "eyebright.triton_kernels",
+    "eyebright.triton_functions",
     "eyebright.kernels",
     "eyebright.models",
     "eyebright.losses",
@@ -64,6 +65,7 @@ ORDER = [
     "eyebright.training",
     "eyebright.features",
     "eyebright.regression",
+    "eyebright.epochs",
     "eyebright.resume",
     "eyebright.saver",
     "eyebright.probe",
@@ -82,8 +84,8 @@ ORDER = [
     "eyebright.explain",
     "eyebright.robustness",
     "eyebright.evaluation",
-    "eyebright.wording",
     "eyebright.records",
+    "eyebright.wording",
     "eyebright.lock",
     "eyebright.packing",
     "eyebright.conversion",
@@ -103,7 +105,9 @@ ORDER = [
     "eyebright.doctor",
     "eyebright.plan",
     "eyebright.prepare",
+    "eyebright.memory",
     "eyebright.jobs",
+    "eyebright.paired",
     "eyebright.compare",
     "eyebright.quantized",
     "eyebright.export",
@@ -265,7 +269,7 @@ def test_all_but_the_training_packages_are_imported_where_they_are_needed(module
             at_once |= imports(ast.Module([node], []), module)
     packages = {name.split(".")[0] for name in at_once}
     # These are themselves imported where they are needed.
-    packages -= {"triton"} if module == "eyebright.triton_kernels" else set()
+    packages -= {"triton"} if "triton" in module else set()
     packages -= FOR_SERVING if module.startswith("eyebright.serve.") else set()
     assert packages - sys.stdlib_module_names - {"eyebright"} <= FOR_TRAINING
 

@@ -13,14 +13,9 @@ from scipy import stats
 
 import eyebright
 from eyebright import metrics
-from eyebright.compare import (
-    compare,
-    mcnemar,
-    mean_accuracy,
-    mean_difference,
-    paired_difference,
-)
+from eyebright.compare import compare
 from eyebright.errors import DataError, UsageError
+from eyebright.paired import mcnemar, mean_accuracy, mean_difference, paired_difference
 
 
 def level(n: int, which: int) -> float:

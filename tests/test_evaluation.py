@@ -17,7 +17,8 @@ from eyebright.calibration import fit_temperature, softmax
 from eyebright.checkpoint import load_card
 from eyebright.cli.judging import show_evaluation
 from eyebright.errors import ModelError, UsageError
-from eyebright.evaluation import Evaluation, read_evaluation
+from eyebright.evaluation import Evaluation
+from eyebright.records import read_evaluation
 from eyebright.report import write_report
 from eyebright.wording import (
     OTHER_SHARES,

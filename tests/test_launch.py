@@ -13,7 +13,18 @@ import torch
 from safetensors.torch import load_file
 
 import eyebright
-from eyebright import Classifier, Dataset, Run, TrainConfig, drive, jobs, keeper, prepare
+from eyebright import (
+    Classifier,
+    Dataset,
+    Run,
+    TrainConfig,
+    drive,
+    jobs,
+    keeper,
+    launch,
+    memory,
+    prepare,
+)
 from eyebright.errors import DataError, ModelError, NumbersError, StorageError, UsageError
 from eyebright.models import LessonNet
 from eyebright.training import EpochResult
@@ -84,7 +95,7 @@ def test_runs_are_never_overwritten(brightness: Dataset) -> None:
 @pytest.mark.parametrize("name", ["../x", "a/b", "", "..", ".hidden"])
 def test_a_run_is_never_written_elsewhere(brightness: Dataset, name: str) -> None:
     with pytest.raises(UsageError, match="--name"):
-        keeper.claim_folder(Path("runs"), name)
+        launch.claim_folder(Path("runs"), name)
 
 
 def test_train_is_reproducible(brightness: Dataset) -> None:
@@ -404,7 +415,7 @@ def test_out_of_memory_says_which_batch_would_fit(
     room: int, fitting: int | None, brightness: Dataset, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
-    monkeypatch.setattr(jobs, "TRIED_ON", ("cpu",))
+    monkeypatch.setattr(memory, "TRIED_ON", ("cpu",))
     monkeypatch.setattr(prepare, "check_logits", lambda *_: None)
     message = r"out of memory; 96 pictures of 16 px a batch are too many: lower --batch-size or "
     with pytest.raises(StorageError, match=message) as caught:

@@ -14,7 +14,7 @@ COMPARE = """
 import sys
 import torch
 import torch.nn.functional as F
-from eyebright import triton_kernels
+from eyebright import triton_functions
 from eyebright.models import NormGelu
 
 device = sys.argv[1]
@@ -42,7 +42,7 @@ for shape in (3, 24, 7, 7), (2, 64, 9, 31), (4, 130, 6, 5), (6, 3, 4, 2), (9, 1,
         norm = NormGelu(shape[1]).to(device)
         torch.nn.init.normal_(norm.bias)
         x = features(*shape).requires_grad_()
-        out = triton_kernels.norm_gelu(x, norm, pool)
+        out = triton_functions.norm_gelu(x, norm, pool)
         gradient = features(*out.shape)
         out.backward(gradient)
         exact = x.detach().double().requires_grad_()
@@ -56,7 +56,7 @@ for shape in (3, 24, 7, 7), (2, 64, 9, 31), (4, 130, 6, 5), (6, 3, 4, 2), (9, 1,
         assert off(norm.running_var, variance) < 1e-5, (shape, pool)
 
 x, bias = features(5, 24, 9, 9), torch.randn(24, device=device, requires_grad=True)
-out = triton_kernels.bias_gelu(x, bias)
+out = triton_functions.bias_gelu(x, bias)
 gradient = features(*out.shape)
 out.backward(gradient)
 exact = bias.detach().double().requires_grad_()
@@ -67,7 +67,7 @@ assert off(bias.grad, exact.grad) < 2e-3
 
 x = features(2, 8, 4, 4)
 x[0, 3, 1, 1] = float("nan")
-assert triton_kernels.norm_gelu(x, NormGelu(8).to(device), True)[:, 3].isnan().any()
+assert triton_functions.norm_gelu(x, NormGelu(8).to(device), True)[:, 3].isnan().any()
 print("all alike")
 """
 

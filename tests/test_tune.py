@@ -21,7 +21,6 @@ import pytest
 from PIL import Image
 
 from eyebright import finals, hunt, space, study, tune
-from eyebright.compare import mean_difference
 from eyebright.config import TrainConfig
 from eyebright.data import Dataset
 from eyebright.database import database_in, without_warnings
@@ -29,6 +28,7 @@ from eyebright.errors import NumbersError, StorageError, UsageError, install_com
 from eyebright.evaluation import Evaluation
 from eyebright.holdout import hold_out
 from eyebright.launch import train
+from eyebright.paired import mean_difference
 from eyebright.report.words import CHINESE
 from eyebright.run import Run
 from eyebright.search import Search

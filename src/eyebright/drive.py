@@ -15,11 +15,13 @@ from eyebright import distributed, metrics
 from eyebright.console import out, say, shown
 from eyebright.errors import ModelError, NumbersError
 from eyebright.files import write_file, write_json
-from eyebright.jobs import Job, advice
-from eyebright.keeper import Keeper, describe_data
+from eyebright.jobs import Job
+from eyebright.keeper import Keeper
+from eyebright.memory import advice
 from eyebright.optim import Schedule, create_optimizers
 from eyebright.plan import Pacer, Plan
 from eyebright.probe import features_of_both, probe_epoch
+from eyebright.records import describe_data
 from eyebright.report import write_report
 from eyebright.run import Run
 from eyebright.runtime import explained

@@ -2,9 +2,8 @@
 
 import csv
 import io
-import shlex
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,6 @@ from numpy.typing import NDArray
 
 from eyebright import metrics
 from eyebright.calibration import (
-    Promise,
     Promises,
     SetRule,
     least_pictures,
@@ -22,13 +20,11 @@ from eyebright.calibration import (
     set_threshold,
     softmax,
 )
-from eyebright.checkpoint import CARD, load_card
 from eyebright.classifier import Classifier
-from eyebright.console import as_text, shown
+from eyebright.console import shown
 from eyebright.data import Dataset
-from eyebright.data.labels import check_decided
-from eyebright.errors import DataError, ModelError, UsageError
-from eyebright.files import MOST_FIGURES, MOST_LIST, read_json, read_rows, write_file, write_json
+from eyebright.errors import DataError, UsageError
+from eyebright.files import write_file, write_json
 from eyebright.metrics import Figure
 from eyebright.robustness import Robustness
 
@@ -320,71 +316,6 @@ def check_interval(name: str) -> None:
     if name not in INTERVALS:
         choices = ", ".join(INTERVALS)
         raise UsageError(f"--interval cannot be '{name}'; choose one of: {choices}")
-
-
-def read_evaluation(folder: Path, split: str) -> Evaluation:
-    """What `Evaluation.write` wrote of this split; ids are text.
-
-    Raises:
-        ModelError: missing, damaged, or of another model than the one that is there now.
-    """
-    path = folder / f"predictions-{split}.csv"
-    record = read_json(folder / f"{split}.json", MOST_FIGURES)
-    if not is_of_this_model(folder, record):
-        raise ModelError(
-            f"{shown(folder / f'{split}.json')}: of an earlier model of this run; evaluate this "
-            f"one: eyebright {split} {shlex.quote(shown(folder))}"
-        )
-    try:
-        [_, _, _, *columns], *rows = read_rows(path, MOST_LIST)
-        # A name that is not UTF-8 stands in the table escaped, in the JSON as it is.
-        classes = [str(name) for name in record["confusion"]["classes"]]
-        if list(map(as_text, classes)) != columns:
-            raise ValueError("other classes than in the JSON")
-        labels = np.array([columns.index(row[1]) for row in rows], np.int64)
-        probabilities = np.array([row[3:] for row in rows], np.float64)
-        if probabilities.shape != (len(rows), len(classes)) or not len(rows):
-            raise ValueError("not a probability for each class in each row")
-        if not (np.isfinite(probabilities).all() and (probabilities >= 0).all()):
-            raise ValueError("not all are probabilities")
-        temperature = record["temperature"]
-        return Evaluation(
-            split=split,
-            classes=tuple(classes),
-            ids=[row[0] for row in rows],
-            labels=labels,
-            probabilities=probabilities,
-            fingerprint=str(record["fingerprint"]),
-            data=str(record.get("data", "")),
-            tta=str(record["tta"]),
-            interval=str(record.get("interval_kind", "wilson")),
-            promises=read_promises(record),
-            temperature=None if temperature is None else float(temperature),
-            leaks=None if record.get("leaks") is None else int(record["leaks"]),
-            decided=check_decided(record.get("labels")),
-            weights_sha256=str(record.get("weights_sha256", "")),
-        )
-    except (OSError, ValueError, LookupError, TypeError, ArithmeticError, UsageError) as error:
-        raise ModelError(f"{shown(path)}: no predictions, or damaged ({error})") from None
-
-
-def is_of_this_model(folder: Path, record: dict[str, Any]) -> bool:
-    """Whether an evaluation's JSON is of the weights that a run has now, as far as is known."""
-    if not (weights := record.get("weights_sha256")) or not (folder / CARD).exists():
-        return True
-    return bool(weights == load_card(folder).weights_sha256)
-
-
-def read_promises(record: dict[str, Any]) -> Promises:
-    """The promises of an evaluation's JSON; those that nobody asked for are None."""
-    promises = Promises()
-    if given := record.get("promise"):
-        risk, threshold, share = (float(given[k]) for k in ("risk", "threshold", "answered"))
-        promises = replace(promises, answers=Promise(risk, threshold, share, int(given["n"])))
-    if rule := record.get("sets"):
-        sets = SetRule(float(rule["coverage"]), float(rule["threshold"]))
-        promises = replace(promises, sets=sets)
-    return promises
 
 
 def evaluate(

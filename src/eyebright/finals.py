@@ -10,9 +10,9 @@ from eyebright.config import TrainConfig
 from eyebright.console import progress_bar, say, shown
 from eyebright.data import Dataset
 from eyebright.errors import ModelError
-from eyebright.evaluation import read_evaluation
 from eyebright.files import read_json, write_json
 from eyebright.launch import train
+from eyebright.records import read_evaluation
 from eyebright.run import Run
 from eyebright.search import Search
 from eyebright.space import is_probe_alone

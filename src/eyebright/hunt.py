@@ -11,7 +11,7 @@ from eyebright.config import TrainConfig
 from eyebright.console import Bar, progress_bar, say
 from eyebright.data import Dataset
 from eyebright.errors import NumbersError, StorageError, UsageError
-from eyebright.jobs import advice
+from eyebright.memory import advice
 from eyebright.plan import CLOSING
 from eyebright.prepare import prepare_net
 from eyebright.pretrained import find_weights

@@ -1,7 +1,6 @@
 """Before a training begins, or goes on: everything is decided, read and made."""
 
 import json
-import math
 import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -16,13 +15,11 @@ from eyebright.augment import parse_augment
 from eyebright.batches import Normalization
 from eyebright.config import TrainConfig, flag
 from eyebright.console import shown
-from eyebright.data import Dataset, load
-from eyebright.data.labels import apply, read, read_again
+from eyebright.data import Dataset
 from eyebright.errors import ModelError, UsageError
 from eyebright.files import read_json
 from eyebright.holdout import hold_out
-from eyebright.images import pixels_limited_to
-from eyebright.keeper import describe_data
+from eyebright.memory import advice
 from eyebright.plan import FILE as PLAN
 from eyebright.plan import Plan, make_plan
 from eyebright.prepare import (
@@ -34,14 +31,14 @@ from eyebright.prepare import (
     prepare_net,
 )
 from eyebright.pretrained import find_weights
+from eyebright.records import describe_data
+from eyebright.rereading import read_pictures_again
 from eyebright.resume import Checkpoint
 from eyebright.run import Run
 from eyebright.runtime import (
     choose_device,
     describe,
     explained,
-    free_what_it_held,
-    is_out_of_memory,
     set_up,
 )
 from eyebright.saver import list_checkpoints, most_bytes, newest_checkpoint
@@ -53,8 +50,6 @@ UNSAID = {"ranks": 1}
 """What is meant where older runs do not say it."""
 BEGUN = ("command", "git", "first_weights", "settings", "asked")
 """What ``env.json`` keeps of how it began."""
-TRIED_ON = ("cuda",)
-"""Where running out of memory is an error; a processor's system ends a process instead."""
 DATA = {
     "classes": "the classes", "fingerprint": "the pictures",
     "val_fingerprint": "the pictures held out", "splits": "the parts",
@@ -197,7 +192,7 @@ def old_job(
         differences.append(f"the net was {config.model}, now {type(own).__qualname__}")
     changed = config.replace(**others)
     with distributed.first_of_machine():
-        data = read_pictures_again(run, data, changed, workers, labels, root)
+        data = read_pictures_again(folder, record, data, config.imgsz, workers, labels, root)
     train_set, val_set = hold_out(data, changed)
     changed = changed.replace(batch_size=min(changed.batch_size, len(train_set)))
     check_ranks(changed)
@@ -274,42 +269,6 @@ def machine_differences(before: dict[str, Any], now: dict[str, Any]) -> list[str
     ]
 
 
-def read_pictures_again(
-    run: Run,
-    data: Dataset | str | os.PathLike[str] | None,
-    config: TrainConfig,
-    workers: int | None,
-    labels: str | os.PathLike[str] | None,
-    root: str | os.PathLike[str] | None,
-) -> Dataset:
-    """The pictures of a run that was interrupted, or those that are named in their place.
-
-    Raises:
-        UsageError: they were in memory alone.
-        DataError: they are gone, or the decisions on them.
-    """
-    record = run.data_record
-    assert config.imgsz is not None, "decided before training"
-    recorded = record.get("labels")
-    named, decisions = None if labels is None else Path(labels), None
-    if recorded is not None:
-        decisions = read_again(recorded, named)
-    elif named is not None:
-        decisions = read(named)
-    if not isinstance(data, Dataset):
-        source = record["source"] if data is None else data
-        if source is None:
-            raise UsageError(f"{shown(run.path)}: its pictures were in memory; give them again")
-        skip = record["skipped_bad"] or (decisions.dropped if decisions else False)
-        if data is None and root is None:
-            root = record.get("root")
-        with pixels_limited_to(record["max_pixels"]):
-            data = load(source, imgsz=config.imgsz, skip_bad=skip, workers=workers, root=root)
-    if decisions is not None and data.decided is None:
-        data = apply(data, decisions)
-    return data.resized(config.imgsz)
-
-
 def describe_machine(config: TrainConfig, device: torch.device) -> dict[str, Any]:
     """What ``env.json`` holds."""
     on_cpu = config.precision == "bf16" and device.type == "cpu"
@@ -331,48 +290,3 @@ def check_ranks(config: TrainConfig) -> None:
         raise UsageError(
             f"batches of {config.batch_size} pictures are too few for {distributed.size()} ranks"
         )
-
-
-def advice(config: TrainConfig, net: nn.Module | None = None) -> str:
-    """What to do where memory ran out.
-
-    Args:
-        config: with a batch that was too large.
-        net: that was trained; on a GPU, smaller batches are tried on it.
-    """
-    lower = (
-        f"{config.batch_size} pictures of {config.imgsz} px a batch are too many: lower "
-        "--batch-size or --imgsz"
-    )
-    if net is None or next(net.parameters()).device.type not in TRIED_ON:
-        return lower
-    fitting = fitting_batch(net, config)
-    return f"{lower} (-b {fitting} would fit)" if fitting else lower
-
-
-def fitting_batch(net: nn.Module, config: TrainConfig) -> int | None:
-    """The first half, quarter, eighth ... of a batch that there is memory for; None: none of them.
-
-    Forward and backward pass are tried with an eighth more than that, for what else a step needs.
-
-    Args:
-        net: on its device; its gradients are lost.
-        config: with the batch that was too large.
-    """
-    weight, side = next(net.parameters()), config.imgsz or 0
-    batch = config.batch_size // 2
-    while batch:
-        try:
-            shape = (batch + math.ceil(batch / 8), 3, side, side)
-            with torch.autocast(weight.device.type, torch.bfloat16, config.precision == "bf16"):
-                net(torch.zeros(shape, device=weight.device)).sum().backward()
-        except (MemoryError, RuntimeError) as error:
-            if not is_out_of_memory(error):
-                raise
-            free_what_it_held(error)
-            batch //= 2
-        else:
-            return batch
-        finally:
-            net.zero_grad()
-    return None

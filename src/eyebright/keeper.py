@@ -1,13 +1,11 @@
-"""What training writes into the run folder: its description, its log, and the best model so far."""
+"""What training writes into the run folder: its log, and the best model so far."""
 
 import contextlib
-import itertools
 import shlex
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -20,63 +18,19 @@ from eyebright.checkpoint import ModelCard, copy_tensors, load_card, save_card, 
 from eyebright.config import TrainConfig
 from eyebright.console import shown
 from eyebright.data import Dataset
-from eyebright.errors import ModelError, NumbersError, StorageError, UsageError
+from eyebright.epochs import log_row
+from eyebright.errors import ModelError, NumbersError, StorageError
 from eyebright.evaluation import Evaluation
 from eyebright.files import append_line, write_file
 from eyebright.losses import EVEN
 from eyebright.metrics import Floats
-from eyebright.resume import COLUMNS, Checkpoint, collect_generators, collect_state
+from eyebright.resume import Checkpoint, collect_generators, collect_state
 from eyebright.saver import list_checkpoints
 from eyebright.tracking import Tracker
 from eyebright.training import EpochResult, Position, check_weights
 
 BEST = "kept."  # before the names of the kept model's weights in a checkpoint
 BY_CHANCE = 0.05  # probability that an epoch which is no better than a probe takes its place
-
-
-def claim_folder(runs: Path, name: str) -> Path:
-    """Make a new folder of this name, or of the name with the next free number.
-
-    Raises:
-        UsageError: a name that would lie elsewhere.
-        StorageError: it cannot be made.
-    """
-    if not name or Path(name).name != name or name.startswith("."):
-        raise UsageError(f"--name must be a plain folder name, not '{shown(name)}'")
-    try:
-        runs.mkdir(parents=True, exist_ok=True)
-        for number in itertools.count(1):
-            folder = runs / (name if number == 1 else f"{name}-{number}")
-            try:
-                folder.mkdir()
-            except FileExistsError:
-                continue
-            return folder
-    except OSError as error:
-        raise StorageError(f"{shown(runs)}: {error.strerror or error}") from None
-    raise AssertionError("counting has no end")
-
-
-def describe_data(
-    data: Dataset, train_set: Dataset, val_set: Dataset | None, skip_bad: bool, max_pixels: int
-) -> dict[str, Any]:
-    """What ``data.json`` holds."""
-    return {
-        "name": data.name,
-        "source": data.source,
-        "root": data.root,
-        "fingerprint": data.fingerprint,
-        "classes": list(data.classes),
-        "counts": dict(zip(data.classes, train_set.counts().tolist(), strict=True)),
-        "imgsz": data.imgsz,
-        "skipped_bad": skip_bad,
-        "max_pixels": max_pixels,
-        "labels": data.decided,
-        # Where they are cut off, the fingerprint above is of all.
-        "val_fingerprint": val_set.fingerprint if val_set and val_set is data.val else None,
-        "val": "none" if val_set is None else "own" if val_set is data.val else "cut",
-        "splits": {"train": train_set.ids, "val": val_set.ids if val_set else []},
-    }
 
 
 class Keeper:
@@ -362,19 +316,3 @@ class Keeper:
         self.best_weights = copy_tensors(weights)
         save_model(self.folder, self.best_weights, card)
         self.saved = epoch
-
-
-def log_row(result: EpochResult) -> dict[str, str]:
-    """What ``log.csv`` says of an epoch; nothing under ``val_...`` where nothing is held out."""
-    row = dict.fromkeys(COLUMNS, "") | {
-        "epoch": str(result.epoch),
-        "step": str(result.step),
-        "seconds": f"{result.seconds:.3f}",
-        "train_loss": f"{result.train_loss:.6f}",
-    }
-    if result.val_confusion is not None:
-        figure = metrics.accuracy(result.val_confusion)
-        row["val_accuracy"] = f"{figure.value:.6f}"
-        row["val_balanced_accuracy"] = f"{metrics.balanced_accuracy(result.val_confusion):.6f}"
-        row["val_n"] = str(figure.n)
-    return row

@@ -3,7 +3,7 @@
 Between two convolutions lie pooling, batch norm and GELU. PyTorch makes a dozen passes over memory
 for them, forward and backward, which takes longer than the convolutions where there is hardware for
 bf16; ours make five. For a processor they are in ``kernels.c``, which gcc compiles when they are
-first needed (half a second), for a GPU in `eyebright.triton_kernels`; both are kept in the user's
+first needed (half a second), for a GPU in `eyebright.triton_functions`; both are kept in the user's
 cache folder. Without gcc or Triton, or on another system, the same arithmetic runs on PyTorch's own
 functions, only slower.
 
@@ -51,13 +51,13 @@ def library() -> ctypes.CDLL | None:
 
 @functools.cache
 def gpu_library() -> Any:
-    """The module `eyebright.triton_kernels`; None where there is no Triton, which is said once."""
+    """`eyebright.triton_functions`; None where there is no Triton, which is said once."""
     try:
-        from eyebright import triton_kernels
+        from eyebright import triton_functions
     except ImportError as error:
         notices.warning("no compiled kernels, so training is up to a third slower: %s", error)
         return None
-    return triton_kernels
+    return triton_functions
 
 
 def ready(features: Tensor) -> bool:

@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import itertools
 import json
 import os
 import time
@@ -13,12 +14,12 @@ from torch import nn
 
 from eyebright import distributed
 from eyebright.config import TrainConfig, parse_time
-from eyebright.console import say
+from eyebright.console import say, shown
 from eyebright.data import Dataset
 from eyebright.drive import carry_out, follow
+from eyebright.errors import StorageError, UsageError
 from eyebright.files import sweep
 from eyebright.jobs import new_job, old_job
-from eyebright.keeper import claim_folder
 from eyebright.lock import locked
 from eyebright.prepare import read_data
 from eyebright.run import Run
@@ -153,3 +154,26 @@ def digest_of(
 def default_name(data: Dataset, recipe: str) -> str:
     """What a run folder is called where the user does not say; a folder's name may be hidden."""
     return f"{data.name}-{recipe}".lstrip(".")
+
+
+def claim_folder(runs: Path, name: str) -> Path:
+    """Make a new folder of this name, or of the name with the next free number.
+
+    Raises:
+        UsageError: a name that would lie elsewhere.
+        StorageError: it cannot be made.
+    """
+    if not name or Path(name).name != name or name.startswith("."):
+        raise UsageError(f"--name must be a plain folder name, not '{shown(name)}'")
+    try:
+        runs.mkdir(parents=True, exist_ok=True)
+        for number in itertools.count(1):
+            folder = runs / (name if number == 1 else f"{name}-{number}")
+            try:
+                folder.mkdir()
+            except FileExistsError:
+                continue
+            return folder
+    except OSError as error:
+        raise StorageError(f"{shown(runs)}: {error.strerror or error}") from None
+    raise AssertionError("counting has no end")

@@ -14,10 +14,10 @@ from rich.table import Table
 from eyebright.checkpoint import CARD, WEIGHTS, load_card
 from eyebright.console import shown
 from eyebright.errors import EyebrightError, ModelError, StorageError, UsageError
-from eyebright.evaluation import is_of_this_model
 from eyebright.files import read_json
 from eyebright.lock import is_locked, locked
 from eyebright.metrics import Figure
+from eyebright.records import is_of_this_model
 from eyebright.run import Run
 
 LATEST = 253_402_300_799.0  # the end of the year 9999

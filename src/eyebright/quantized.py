@@ -11,13 +11,14 @@ from typing import Any
 import numpy as np
 
 from eyebright.calibration import Promises
-from eyebright.compare import in_points, paired_difference
+from eyebright.compare import in_points
 from eyebright.console import waiting_for
 from eyebright.data import Dataset
 from eyebright.errors import UsageError
 from eyebright.exported import ExportedClassifier
 from eyebright.images import Pixels
 from eyebright.metrics import Figure, proportion
+from eyebright.paired import paired_difference
 from eyebright.tracing import quietly, sealed
 
 MOST_CALIBRATED = 128

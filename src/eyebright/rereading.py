@@ -13,9 +13,9 @@ from typing import Any
 from eyebright.checkpoint import ModelCard
 from eyebright.console import shown
 from eyebright.data import Dataset, load
-from eyebright.data.labels import Decisions, apply, read_again
+from eyebright.data.labels import Decisions, apply, read, read_again
 from eyebright.data.sources import MissingPartError, find_part_names
-from eyebright.errors import DataError
+from eyebright.errors import DataError, UsageError
 from eyebright.images import pixels_limited_to
 
 
@@ -106,6 +106,41 @@ def load_again(
     if decisions is not None:
         data = apply(raw, decisions)
     return raw, data
+
+
+def read_pictures_again(
+    run: Path,
+    record: dict[str, Any],
+    data: Dataset | str | os.PathLike[str] | None,
+    imgsz: int,
+    workers: int | None,
+    labels: str | os.PathLike[str] | None,
+    root: str | os.PathLike[str] | None,
+) -> Dataset:
+    """The pictures of a run that was interrupted, or those that are named in their place.
+
+    Raises:
+        UsageError: they were in memory alone.
+        DataError: they are gone, or the decisions on them.
+    """
+    recorded = record.get("labels")
+    named, decisions = None if labels is None else Path(labels), None
+    if recorded is not None:
+        decisions = read_again(recorded, named)
+    elif named is not None:
+        decisions = read(named)
+    if not isinstance(data, Dataset):
+        source = record["source"] if data is None else data
+        if source is None:
+            raise UsageError(f"{shown(run)}: its pictures were in memory; give them again")
+        skip = record["skipped_bad"] or (decisions.dropped if decisions else False)
+        if data is None and root is None:
+            root = record.get("root")
+        with pixels_limited_to(record["max_pixels"]):
+            data = load(source, imgsz=imgsz, skip_bad=skip, workers=workers, root=root)
+    if decisions is not None and data.decided is None:
+        data = apply(data, decisions)
+    return data.resized(imgsz)
 
 
 def held_out_part(data: Dataset, record: dict[str, Any]) -> Dataset:

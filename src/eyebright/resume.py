@@ -7,9 +7,7 @@ follow from seed, epoch and step, so that they need no room in it.
 
 import json
 import random
-import re
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -21,18 +19,24 @@ from torch import Tensor, nn
 
 from eyebright.batches import Normalization
 from eyebright.checkpoint import copy_tensors, fits
+from eyebright.epochs import (
+    pack_pairs,
+    pack_result,
+    pack_results,
+    pack_rows,
+    to_numbers,
+    unpack_pairs,
+    unpack_result,
+    unpack_results,
+    unpack_rows,
+)
 from eyebright.errors import ModelError
 from eyebright.files import count, number
 from eyebright.runtime import first_not_finite
 from eyebright.training import EpochResult, Position
 
 STATE = "state"
-COLUMNS = (
-    "epoch", "step", "seconds", "train_loss", "val_accuracy", "val_balanced_accuracy", "val_n",
-)  # fmt: skip
-"""Of ``log.csv``."""
 MOST_STATE = 1 << 20  # bytes of JSON
-CELL = re.compile(r"-?\d+(\.\d+)?(e[-+]?\d{1,2})?")
 
 DAMAGE = (
     SafetensorError, LookupError, TypeError, ValueError, AttributeError, RuntimeError,
@@ -78,19 +82,9 @@ class Checkpoint:
         at = self.position
         # What grows with epochs and steps is tensors: as JSON it would take twenty times the room.
         tensors["losses"] = torch.tensor(at.losses, dtype=torch.float64)
-        tensors["running"] = _pairs(at.running)
-        tensors["results"] = torch.tensor(
-            [
-                (r.epoch, r.step, r.seconds, r.train_loss, len(r.running_losses))
-                for r in self.results
-            ],
-            dtype=torch.float64,
-        ).view(-1, 5)
-        tensors["results.running"] = _pairs([x for r in self.results for x in r.running_losses])
-        if self.results and self.results[-1].val_confusion is not None:
-            tensors["results.confusion"] = torch.from_numpy(self.results[-1].val_confusion.copy())
-        lines = "\n".join(",".join(row.values()) for row in self.rows)
-        tensors["rows"] = torch.frombuffer(bytearray(lines.encode() + b"\n"), dtype=torch.uint8)
+        tensors["running"] = pack_pairs(at.running)
+        tensors["rows"] = pack_rows(self.rows)
+        tensors |= pack_results(self.results)
         state: dict[str, Any] = {
             "position": {
                 "epoch": at.epoch,
@@ -104,7 +98,8 @@ class Checkpoint:
             "generators": self.generators,
         }
         for name, one in (("best", self.best), ("floor", self.floor)):
-            state[name] = None if one is None else _pack_result(one, name, tensors)
+            state[name], its_tensors = (None, {}) if one is None else pack_result(one, name)
+            tensors |= its_tensors
         text = json.dumps(state, allow_nan=False).encode()
         tensors[STATE] = torch.frombuffer(bytearray(text), dtype=torch.uint8)
         return save_tensors(tensors)
@@ -128,8 +123,8 @@ class Checkpoint:
                 step=count(at["step"]),
                 batch=count(at["batch"]),
                 seconds=number(at["seconds"]),
-                losses=_numbers(tensors.pop("losses"), 1),
-                running=_unpack_pairs(tensors.pop("running")),
+                losses=to_numbers(tensors.pop("losses"), 1),
+                running=unpack_pairs(tensors.pop("running")),
             )
             if len(position.losses) != position.batch:
                 raise ValueError("not a loss for each mini-batch")
@@ -137,12 +132,11 @@ class Checkpoint:
             if min(d, e, f) <= 0:
                 raise ValueError("a deviation of zero")
             kept = {
-                name: None if state[name] is None else _unpack_result(state[name], name, tensors)
+                name: None if state[name] is None else unpack_result(state[name], name, tensors)
                 for name in ("best", "floor")
             }
-            results = _unpack_results(tensors)
-            lines = bytes(tensors.pop("rows").numpy()).splitlines()
-            rows = [_unpack_row(line) for line in lines if line]
+            results = unpack_results(tensors)
+            rows = unpack_rows(tensors.pop("rows"))
             if len(rows) != len(results):
                 raise ValueError("not a row for each epoch")
             return cls(
@@ -306,89 +300,3 @@ def _check_counts(counts: Any, n: int, classes: int) -> None:
 
 def _parameters(optimizer: torch.optim.Optimizer) -> list[Tensor]:
     return [p for group in optimizer.param_groups for p in group["params"]]
-
-
-def _pack_result(result: EpochResult, name: str, tensors: dict[str, Tensor]) -> dict[str, Any]:
-    if result.val_confusion is not None:
-        tensors[f"{name}.confusion"] = torch.from_numpy(result.val_confusion.copy())
-    if result.val_logits is not None:
-        tensors[f"{name}.logits"] = result.val_logits.cpu().clone()
-    tensors[f"{name}.running"] = _pairs(result.running_losses)
-    if result.spare is not None:
-        tensors[f"{name}.spare_logits"] = result.spare[0].cpu().clone()
-        tensors[f"{name}.spare_labels"] = torch.from_numpy(result.spare[1].copy())
-    return {
-        "epoch": result.epoch,
-        "step": result.step,
-        "seconds": result.seconds,
-        "train_loss": result.train_loss,
-    }
-
-
-def is_row(row: dict[str, str]) -> bool:
-    """Whether this is a whole row of ``log.csv``: a number in each column, but for the last."""
-    return tuple(row) == COLUMNS and all(
-        isinstance(value, str) and (CELL.fullmatch(value) or (not value and key in COLUMNS[4:]))
-        for key, value in row.items()
-    )
-
-
-def _unpack_row(line: bytes) -> dict[str, str]:
-    row = dict(zip(COLUMNS, line.decode().split(","), strict=True))
-    if not is_row(row):
-        raise ValueError("no row of a log")
-    return row
-
-
-def _pairs(pairs: Iterable[tuple[int, float]]) -> Tensor:
-    return torch.tensor(list(pairs), dtype=torch.float64).view(-1, 2)
-
-
-def _unpack_pairs(pairs: Tensor) -> list[tuple[int, float]]:
-    return [(_whole(batch), mean) for batch, mean in _numbers(pairs, 2)]
-
-
-def _numbers(values: Tensor, dimensions: int) -> Any:
-    """A tensor of float64 as a list of finite numbers, or of rows of them."""
-    if values.dtype != torch.float64 or values.ndim != dimensions:
-        raise ValueError("no numbers")
-    if values.numel() and not values.abs().max() < 1e100:
-        raise ValueError("a number that is not finite")
-    return values.tolist()
-
-
-def _whole(value: float) -> int:
-    return count(int(value)) if value == int(value) else count(value)
-
-
-def _unpack_results(tensors: dict[str, Tensor]) -> list[EpochResult]:
-    running = _unpack_pairs(tensors.pop("results.running"))
-    confusion = tensors.pop("results.confusion", None)
-    rows, results, at = _numbers(tensors.pop("results"), 2), list[EpochResult](), 0
-    for epoch, step, seconds, loss, several in rows:
-        of_epoch = tuple(running[at : at + _whole(several)])
-        at += _whole(several)
-        results.append(EpochResult(_whole(epoch), _whole(step), seconds, loss, of_epoch, None))
-    if at != len(running):
-        raise ValueError("losses of no epoch")
-    if results and confusion is not None:
-        results[-1] = replace(results[-1], val_confusion=confusion.numpy())
-    return results
-
-
-def _unpack_result(record: dict[str, Any], name: str, tensors: dict[str, Tensor]) -> EpochResult:
-    confusion, logits, one, other = (
-        tensors.pop(f"{name}.{part}", None)
-        for part in ("confusion", "logits", "spare_logits", "spare_labels")
-    )
-    spare = None if one is None or other is None else (one, other.numpy())
-    return EpochResult(
-        count(record["epoch"]),
-        count(record["step"]),
-        number(record["seconds"]),
-        number(record["train_loss"]),
-        tuple(_unpack_pairs(tensors.pop(f"{name}.running"))),
-        None if confusion is None else confusion.numpy(),
-        logits,
-        spare,
-    )

@@ -21,13 +21,13 @@ from eyebright.data import Dataset
 from eyebright.data.cifar import CLASSES as CIFAR10_CLASSES
 from eyebright.data.labels import Decisions, apply, read, read_again
 from eyebright.data.sources import NAMES, find_part_names
+from eyebright.epochs import read_log
 from eyebright.errors import DataError, EyebrightError, ModelError, UsageError
-from eyebright.evaluation import Evaluation, check_interval, evaluate, read_evaluation
-from eyebright.files import MOST_JSON, MOST_LOG, append_line, read_json, read_rows, read_within
+from eyebright.evaluation import Evaluation, check_interval, evaluate
+from eyebright.files import MOST_JSON, append_line, read_json, read_within
 from eyebright.lock import locked
-from eyebright.records import read_data_record, read_openings
+from eyebright.records import count_looks, read_data_record, read_evaluation, read_openings
 from eyebright.rereading import held_out_part, listing, load_again, load_held_out, load_test
-from eyebright.resume import is_row
 from eyebright.robustness import measure_robustness
 from eyebright.trained_on import TrainedOn
 
@@ -82,15 +82,7 @@ class Run:
         Raises:
             ModelError: it is no log.
         """
-        path = self.path / "log.csv"
-        if not path.is_file():
-            return []  # interrupted before the first epoch was over
-        try:
-            header, *rows = read_rows(path, MOST_LOG)
-        except (OSError, ValueError) as error:
-            raise ModelError(f"{shown(path)}: no log of a run ({error})") from None
-        found = [dict(zip(header, row, strict=False)) for row in rows]
-        return [row for row in found if is_row(row)]  # the last one may be half written
+        return read_log(self.path / "log.csv")
 
     def classifier(self, device: str = "auto") -> Classifier:
         """The trained model, ready to predict."""
@@ -121,33 +113,24 @@ class Run:
         """
         check_interval(interval)
         with locked(self.path):
-            return self._val(device, interval, risk, coverage, labels)
-
-    def _val(
-        self,
-        device: str,
-        interval: str,
-        risk: float | None,
-        coverage: float | None,
-        labels: str | os.PathLike[str] | None,
-    ) -> Evaluation:
-        decisions = None if labels is None else read(labels)
-        record, classifier = self.data_record, self.classifier(device)
-        if not record["splits"]["val"]:
-            raise UsageError(
-                f"{shown(self.path)}: nothing was held out to validate on; train with --val 0.1, "
-                f"or open the test set: eyebright test {shlex.quote(shown(self.path))}"
+            decisions = None if labels is None else read(labels)
+            record, classifier = self.data_record, self.classifier(device)
+            if not record["splits"]["val"]:
+                raise UsageError(
+                    f"{shown(self.path)}: nothing was held out to validate on; train with "
+                    "--val 0.1, or open the test set: "
+                    f"eyebright test {shlex.quote(shown(self.path))}"
+                )
+            data = self._load_held_out(record, classifier.card.imgsz, decisions)
+            evaluation = evaluate(classifier, data, "val", interval)
+            evaluation = replace(
+                evaluation,
+                promises=evaluation.promise(risk, coverage),
+                leaks=self._leaks(data),
+                decided=data.decided,
             )
-        data = self._load_held_out(record, classifier.card.imgsz, decisions)
-        evaluation = evaluate(classifier, data, "val", interval)
-        evaluation = replace(
-            evaluation,
-            promises=evaluation.promise(risk, coverage),
-            leaks=self._leaks(data),
-            decided=data.decided,
-        )
-        evaluation.write(self.path)
-        return evaluation
+            evaluation.write(self.path)
+            return evaluation
 
     def test(
         self,
@@ -186,61 +169,47 @@ class Run:
         """
         check_interval(interval)
         with locked(self.path):
-            return self._test(data, device, skip_bad, interval, risk, coverage, shift, labels, root)
-
-    def _test(
-        self,
-        data: Dataset | str | os.PathLike[str] | None,
-        device: str,
-        skip_bad: bool,
-        interval: str,
-        risk: float | None,
-        coverage: float | None,
-        shift: bool,
-        labels: str | os.PathLike[str] | None,
-        root: str | os.PathLike[str] | None,
-    ) -> Evaluation:
-        decisions = None if labels is None else read(labels)
-        record, classifier = self.data_record, self.classifier(device)
-        promises = self.promises(risk, coverage)
-        named = None
-        if not isinstance(data, Dataset | None):
-            named = str(data) if str(data) in NAMES else str(Path(data).resolve())
-        part = "train"  # as all of a set that is no part of another is called in a table
-        if not isinstance(data, Dataset):
-            skip = skip_bad or (decisions.dropped if decisions else False)
-            data, part = load_test(self.path, data, record, classifier.card, skip, root)
-        listed = listing(data)  # before any decision: it is one test set with and without them
-        data = data if decisions is None else apply(data, decisions, part)
-        self._tested = data = data.resized(classifier.card.imgsz)
-        if data.fingerprint == record["fingerprint"]:
-            raise DataError(
-                f"{shown(data.name)}: these are the very pictures it was trained on; a test on "
-                "them says nothing. Name other data"
-            )
-        evaluation = evaluate(classifier, data, "test", interval)
-        evaluation = replace(evaluation, promises=promises, leaks=self._leaks(data))
-        evaluation = replace(evaluation, decided=data.decided)
-        if shift:
-            evaluation = replace(
-                evaluation, robustness=measure_robustness(classifier, data, interval=interval)
-            )
-        opening = {
-            "opening": self.test_openings() + 1,
-            "time": datetime.now(UTC).isoformat(timespec="seconds"),
-            "command": " ".join(map(shown, sys.argv)),
-            "data": data.source or data.name,
-            "source": named,
-            "root": data.root,
-            "fingerprint": data.fingerprint,
-            "listing": listed,
-            "labels": data.decided,
-            "n": len(data),
-            "figures": {name: figure.value for name, figure in evaluation.figures.items()},
-        }
-        append_line(self.path / "tests.jsonl", json.dumps(opening))
-        evaluation.write(self.path)
-        return evaluation
+            decisions = None if labels is None else read(labels)
+            record, classifier = self.data_record, self.classifier(device)
+            promises = self.promises(risk, coverage)
+            named = None
+            if not isinstance(data, Dataset | None):
+                named = str(data) if str(data) in NAMES else str(Path(data).resolve())
+            part = "train"  # as all of a set that is no part of another is called in a table
+            if not isinstance(data, Dataset):
+                skip = skip_bad or (decisions.dropped if decisions else False)
+                data, part = load_test(self.path, data, record, classifier.card, skip, root)
+            listed = listing(data)  # before any decision: it is one test set with and without them
+            data = data if decisions is None else apply(data, decisions, part)
+            self._tested = data = data.resized(classifier.card.imgsz)
+            if data.fingerprint == record["fingerprint"]:
+                raise DataError(
+                    f"{shown(data.name)}: these are the very pictures it was trained on; a test on "
+                    "them says nothing. Name other data"
+                )
+            evaluation = evaluate(classifier, data, "test", interval)
+            evaluation = replace(evaluation, promises=promises, leaks=self._leaks(data))
+            evaluation = replace(evaluation, decided=data.decided)
+            if shift:
+                evaluation = replace(
+                    evaluation, robustness=measure_robustness(classifier, data, interval=interval)
+                )
+            opening = {
+                "opening": self.test_openings() + 1,
+                "time": datetime.now(UTC).isoformat(timespec="seconds"),
+                "command": " ".join(map(shown, sys.argv)),
+                "data": data.source or data.name,
+                "source": named,
+                "root": data.root,
+                "fingerprint": data.fingerprint,
+                "listing": listed,
+                "labels": data.decided,
+                "n": len(data),
+                "figures": {name: figure.value for name, figure in evaluation.figures.items()},
+            }
+            append_line(self.path / "tests.jsonl", json.dumps(opening))
+            evaluation.write(self.path)
+            return evaluation
 
     def held_out(self) -> Evaluation:
         """What the model said of the pictures held out, as training wrote it down.
@@ -289,18 +258,8 @@ class Run:
         return len(read_openings(self.path))
 
     def looks_at(self, fingerprint: str) -> int:
-        """How often the runs beside this one, and itself, have opened a test set.
-
-        It is the same one if its pixels are the same, or where it comes from and what is in it:
-        nets that take pictures of another size see other pixels.
-        """
-        folders = [path.parent for path in self.path.resolve().parent.glob("*/tests.jsonl")]
-        openings = [opening for folder in folders for opening in read_openings(folder)]
-        listings = {o.get("listing") for o in openings if o.get("fingerprint") == fingerprint}
-        listings.discard(None)
-        return sum(
-            o.get("fingerprint") == fingerprint or o.get("listing") in listings for o in openings
-        )
+        """How often it and the runs beside it have opened the test set of this fingerprint."""
+        return count_looks(self.path.resolve().parent, fingerprint)
 
     def sample(self, count: int = 4) -> Dataset:
         """A few pictures of the test part, to look at; no figure is made of them.

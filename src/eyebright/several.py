@@ -9,11 +9,11 @@ import numpy as np
 
 from eyebright.console import say
 from eyebright.data import Dataset
-from eyebright.evaluation import Evaluation, read_evaluation
+from eyebright.evaluation import Evaluation
 from eyebright.holdout import hold_out
-from eyebright.keeper import claim_folder
-from eyebright.launch import default_name, train
+from eyebright.launch import claim_folder, default_name, train
 from eyebright.prepare import read_data
+from eyebright.records import read_evaluation
 from eyebright.run import Run
 
 

@@ -1,22 +1,11 @@
-"""Kernels for nets that train in bf16 on a GPU, in Triton: what `eyebright.kernels` promises.
+"""Kernels for nets that train in bf16 on a GPU, in Triton; `eyebright.triton_functions` runs them.
 
 Features are bf16, channels last: rows of pixels, the channels of a pixel beside each other. Sums
 over rows are made in two passes, without atomic additions, so that they are always the same.
 """
 
-from typing import Any
-
-import torch
 import triton
 import triton.language as tl
-from torch import Tensor
-from torch.autograd import Function
-from torch.autograd.function import once_differentiable
-
-VALUES = 4096  # that a program works on at once
-PROGRAMS = 528  # that add up rows, four for each multiprocessor of an H200
-MOST_CHANNELS = 128  # of a program
-WARPS = 8
 
 
 # GELU is z * P(z) with the normal distribution P; the same polynomials as in kernels.c, where more
@@ -58,7 +47,7 @@ def _larger(best, place, other, number: tl.constexpr):
 
 
 @triton.jit
-def _pool_sums(
+def pool_sums(
     x, pooled, which, sums, count, height, width, channels,
     POOL: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
@@ -99,7 +88,7 @@ def _pool_sums(
 
 
 @triton.jit
-def _statistics(
+def statistics(
     sums, programs, count, channels, eps, momentum, bias, running_mean, running_var, factors,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
@@ -133,7 +122,7 @@ def _statistics(
 
 
 @triton.jit
-def _activate(
+def activate(
     x, scale, offset, out, count, channels,
     NORM: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
@@ -151,7 +140,7 @@ def _activate(
 
 
 @triton.jit
-def _gradient_sums(
+def gradient_sums(
     gradient, x, scale, centre, offset, sums, count, channels,
     NORM: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
@@ -183,7 +172,7 @@ def _gradient_sums(
 
 
 @triton.jit
-def _totals(
+def add_up(
     sums, programs, channels, totals,
     NORM: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
@@ -204,7 +193,7 @@ def _totals(
 
 
 @triton.jit
-def _back(
+def back(
     gradient, x, which, factors, totals, out, count, height, width, channels, values,
     POOL: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
@@ -251,125 +240,3 @@ def _back(
         tl.store(into + (width + 1) * channels, across, one_right & one_below)
     else:
         tl.store(out + source, result, mask)
-
-
-def bias_gelu(x: Tensor, bias: Tensor) -> Tensor:
-    """As `eyebright.kernels.bias_gelu`."""
-    result: Tensor = _BiasGelu.apply(x, bias)
-    return result
-
-
-def norm_gelu(x: Tensor, norm: torch.nn.BatchNorm2d, pool: bool) -> Tensor:
-    """As `eyebright.kernels.norm_gelu`."""
-    result: Tensor = _NormGelu.apply(x, norm.bias, norm, pool)
-    return result
-
-
-class _BiasGelu(Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, bias: Tensor) -> Tensor:
-        out = torch.empty_like(x)
-        count = x.numel() // x.shape[1]
-        size, grid = _tiles(count, x.shape[1])
-        _activate[grid](x, bias, bias, out, count, x.shape[1], False, **size, num_warps=WARPS)
-        ctx.save_for_backward(x, bias)
-        return out
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> Any:
-        x, bias = ctx.saved_tensors
-        return None, _sum_gradient(gradient, x, bias, bias, bias, norm=False)[0]
-
-
-class _NormGelu(Function):
-    @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, bias: Tensor, norm: torch.nn.BatchNorm2d, pool: bool
-    ) -> Tensor:
-        n, channels, height, width = x.shape
-        features, which = x, None
-        if pool:
-            shape = (n, channels, height // 2, width // 2)
-            features = torch.empty(
-                shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last
-            )
-            which = torch.empty(shape, dtype=torch.int8, device=x.device)
-        count = features.numel() // channels
-        size, grid = _tiles(count, channels)
-        programs = _few(grid)
-        sums = torch.empty(programs[0], 2, channels, device=x.device)
-        sizes = (count, height, width, channels)
-        _pool_sums[programs](x, features, which, sums, *sizes, pool, **size, num_warps=WARPS)
-        factors = torch.empty(3, channels, device=x.device)
-        small_size, one_row = _small_tiles(channels)
-        _statistics[one_row](
-            sums, programs[0], count, channels, norm.eps, norm.momentum, bias, norm.running_mean,
-            norm.running_var, factors, **small_size,
-        )  # fmt: skip
-        out = torch.empty_like(features)
-        _activate[grid](
-            features, factors, factors[2], out, count, channels, True, **size, num_warps=WARPS
-        )
-        ctx.save_for_backward(features, which, factors)
-        ctx.shape = x.shape
-        return out
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> Any:
-        features, which, factors = ctx.saved_tensors
-        n, channels, height, width = ctx.shape
-        gradient = gradient.contiguous(memory_format=torch.channels_last)
-        scale, centre, offset = factors
-        totals = _sum_gradient(gradient, features, scale, centre, offset, norm=True)
-        back = torch.empty(
-            ctx.shape, dtype=gradient.dtype, device=gradient.device,
-            memory_format=torch.channels_last,
-        )  # fmt: skip
-        values = features.numel() // channels
-        pool = which is not None
-        count = n * triton.cdiv(height, 2) * triton.cdiv(width, 2) if pool else values
-        size, grid = _tiles(count, channels)
-        sizes = (count, height, width, channels, values)
-        _back[grid](
-            gradient, features, which, factors, totals, back, *sizes, pool, **size, num_warps=WARPS
-        )
-        return back, totals[0], None, None
-
-
-def _sum_gradient(
-    gradient: Tensor, x: Tensor, scale: Tensor, centre: Tensor, offset: Tensor, norm: bool
-) -> Tensor:
-    """(2, channels): of the gradient of what goes into GELU, and of it times the feature."""
-    channels = x.shape[1]
-    count = x.numel() // channels
-    gradient = gradient.contiguous(memory_format=torch.channels_last)
-    size, grid = _tiles(count, channels)
-    programs = _few(grid)
-    sums = torch.empty(programs[0], 2, channels, device=x.device)
-    _gradient_sums[programs](
-        gradient, x, scale, centre, offset, sums, count, channels, norm, **size, num_warps=WARPS
-    )
-    totals = torch.empty(2, channels, device=x.device)
-    size, one_row = _small_tiles(channels)
-    _totals[one_row](sums, programs[0], channels, totals, norm, **size)
-    return totals
-
-
-def _tiles(count: int, channels: int) -> tuple[dict[str, int], tuple[int, int]]:
-    """Pixels and channels that a program works on at once, and how many programs it takes."""
-    columns = min(triton.next_power_of_2(channels), MOST_CHANNELS)
-    rows = VALUES // columns
-    grid = (triton.cdiv(count, rows), triton.cdiv(channels, columns))
-    return {"ROWS": rows, "COLUMNS": columns}, grid
-
-
-def _few(grid: tuple[int, int]) -> tuple[int, int]:
-    """No more programs than run at once, for those that add up."""
-    return min(grid[0], max(1, PROGRAMS // grid[1])), grid[1]
-
-
-def _small_tiles(channels: int) -> tuple[dict[str, int], tuple[int]]:
-    columns = min(triton.next_power_of_2(channels), 16)
-    return {"ROWS": 64, "COLUMNS": columns}, (triton.cdiv(channels, columns),)

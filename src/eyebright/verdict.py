@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from eyebright.compare import in_points, mean_difference, paired_difference
+from eyebright.compare import in_points
 from eyebright.evaluation import Evaluation
 from eyebright.metrics import Figure
+from eyebright.paired import mean_difference, paired_difference
 
 HELPED, WORSE, NO_GAIN = "search helped", "search did harm", "no gain that stands out from chance"
 

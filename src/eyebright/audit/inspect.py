@@ -17,8 +17,9 @@ from eyebright.data import Dataset, load
 from eyebright.data.labels import DROP, KEEP, PREFIXES, RELABEL, append_all, read
 from eyebright.data.sources import MissingPartError
 from eyebright.errors import UsageError
-from eyebright.evaluation import Evaluation, read_evaluation
+from eyebright.evaluation import Evaluation
 from eyebright.metrics import Figure, proportion
+from eyebright.records import read_evaluation
 from eyebright.run import Run
 
 

@@ -9,9 +9,10 @@ from typing import Any
 from eyebright.console import notices, shown
 from eyebright.data import Dataset
 from eyebright.errors import DataError, EyebrightError, UsageError
-from eyebright.evaluation import Evaluation, is_of_this_model, read_evaluation
+from eyebright.evaluation import Evaluation
 from eyebright.files import MOST_FIGURES, read_json, write_file
 from eyebright.lock import locked
+from eyebright.records import is_of_this_model, read_evaluation
 from eyebright.report.card import model_card
 from eyebright.report.contents import (
     base_context,

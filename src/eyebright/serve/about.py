@@ -10,8 +10,9 @@ from eyebright.calibration import USUAL_RISK, Promises
 from eyebright.classifier import Classifier
 from eyebright.console import shown
 from eyebright.errors import EyebrightError, ModelError, UsageError
-from eyebright.evaluation import Evaluation, read_evaluation
+from eyebright.evaluation import Evaluation
 from eyebright.metrics import Figure
+from eyebright.records import read_evaluation
 from eyebright.run import Run
 
 NAMED = 3  # classes and mistakes
