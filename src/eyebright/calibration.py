@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from eyebright.errors import UsageError
 from eyebright.metrics import Floats
 
 USUAL_RISK = 0.05  # share of wrong answers that "not sure" allows, where nobody says another
@@ -173,3 +174,37 @@ def set_threshold(probabilities: Floats, labels: NDArray[Any], coverage: float) 
     if place < 1:
         return 0.0
     return float(np.sort(probabilities[np.arange(n), labels])[place - 1])
+
+
+def make_promises(
+    probabilities: Floats, labels: NDArray[Any], risk: float | None, coverage: float | None
+) -> Promises:
+    """What pictures held out of training promise of new ones.
+
+    Args:
+        probabilities: (n, classes).
+        labels: their classes, integers (n,).
+        risk: as in `promise`; None: nothing is promised of answers.
+        coverage: as in `set_threshold`; None: nothing is promised of sets.
+
+    Raises:
+        UsageError: no such share, or none that can be promised from these pictures.
+    """
+    answers, sets, n = None, None, len(labels)
+    if risk is not None:
+        if not 0 < risk < 1:
+            raise UsageError(f"--risk must lie between 0 and 1, not {risk}")
+        answers = promise(probabilities.max(1), probabilities.argmax(1) == labels, risk)
+        if answers is None:
+            why = "too many of the surest answers are wrong"
+            if n < (least := least_pictures(risk)):
+                why = f"even if all were right, it would take {least:,}"
+            raise UsageError(
+                f"no errors of at most {100 * risk:g} % can be promised from {n:,} pictures held "
+                f"out: {why}; allow more, or hold out more (--val)"
+            )
+    if coverage is not None:
+        if not 0 < coverage < 1:
+            raise UsageError(f"--coverage must lie between 0 and 1, not {coverage}")
+        sets = SetRule(coverage, set_threshold(probabilities, labels, coverage))
+    return Promises(answers, sets)

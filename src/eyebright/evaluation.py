@@ -12,14 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eyebright import metrics
-from eyebright.calibration import (
-    Promises,
-    SetRule,
-    least_pictures,
-    promise,
-    set_threshold,
-    softmax,
-)
+from eyebright.calibration import Promises, make_promises, softmax
 from eyebright.classifier import Classifier
 from eyebright.console import shown
 from eyebright.data import Dataset
@@ -149,26 +142,7 @@ class Evaluation:
         Raises:
             UsageError: no such share, or none that can be promised here.
         """
-        answers, sets = None, None
-        if risk is not None:
-            if not 0 < risk < 1:
-                raise UsageError(f"--risk must lie between 0 and 1, not {risk}")
-            answers = promise(self.confidences, self.right, risk)
-            if answers is None:
-                least = least_pictures(risk)
-                why = "too many of the surest answers are wrong"
-                if len(self.labels) < least:
-                    why = f"even if all were right, it would take {least:,}"
-                raise UsageError(
-                    f"no errors of at most {100 * risk:g} % can be promised from "
-                    f"{len(self.labels):,} pictures held out: {why}; allow more, or hold out more "
-                    "(--val)"
-                )
-        if coverage is not None:
-            if not 0 < coverage < 1:
-                raise UsageError(f"--coverage must lie between 0 and 1, not {coverage}")
-            sets = SetRule(coverage, set_threshold(self.probabilities, self.labels, coverage))
-        return Promises(answers, sets)
+        return make_promises(self.probabilities, self.labels, risk, coverage)
 
     def answered(self) -> tuple[Figure, Figure]:
         """How the promise of answers fared here: share answered, and share right of those."""
@@ -214,26 +188,13 @@ class Evaluation:
         ]
 
     def has_other_shares(self, counts: Mapping[str, int]) -> bool:
-        """Whether these pictures surely have other shares of classes than others, and by far.
-
-        Surely: by a chi-squared test at one in a thousand. By far: a tenth of the pictures, or
-        more, would have to change their class.
+        """Whether these pictures have other shares of classes, as `metrics.shares_differ` sees it.
 
         Args:
             counts: pictures of each class by its name, such as those trained on.
         """
-        from scipy.stats import chi2_contingency
-
-        table = np.array([[counts.get(name, 0) for name in self.classes], self.confusion.sum(1)])
-        table = table[:, table.any(0)]
-        shares = table / np.maximum(1, table.sum(1, keepdims=True))
-        if (
-            table.shape[1] < 2
-            or not table.any(1).all()
-            or np.abs(np.diff(shares, axis=0)).sum() < 0.2
-        ):
-            return False
-        return float(chi2_contingency(table).pvalue) < 1e-3
+        given = np.array([counts.get(name, 0) for name in self.classes])
+        return metrics.shares_differ(given, self.confusion.sum(1))
 
     def _promises(self) -> dict[str, Any]:
         # Those held out gave the promise: how it turns out is only seen on others.

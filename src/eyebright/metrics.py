@@ -116,6 +116,26 @@ def confusion_matrix(labels: NDArray[Any], predictions: NDArray[Any], classes: i
     return np.bincount(flat, minlength=classes**2).reshape(classes, classes).astype(np.int64)
 
 
+def shares_differ(first: Counts, second: Counts) -> bool:
+    """Whether the shares of classes surely differ between two sets of pictures, and by far.
+
+    Surely: by a chi-squared test at one in a thousand. By far: a tenth of the pictures, or more,
+    would have to change their class.
+
+    Args:
+        first: pictures of each class (classes,).
+        second: the same of the other set.
+    """
+    from scipy.stats import chi2_contingency
+
+    table = np.stack([first, second])
+    table = table[:, table.any(0)]
+    shares = table / np.maximum(1, table.sum(1, keepdims=True))
+    if table.shape[1] < 2 or not table.any(1).all() or np.abs(np.diff(shares, axis=0)).sum() < 0.2:
+        return False
+    return float(chi2_contingency(table).pvalue) < 1e-3
+
+
 def accuracy(confusion: Counts, interval: str = "wilson") -> Figure:
     """Share of all pictures that are predicted right."""
     return proportion(int(np.trace(confusion)), int(confusion.sum()), interval)
