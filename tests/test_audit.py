@@ -308,8 +308,11 @@ def test_a_table_of_one_class_is_looked_at(
 
 
 def test_the_surest_suspects_can_be_dropped(
-    class_folders: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+    class_folders: Callable[..., Path],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(suspects, "LENGTH", {"epochs": 4, "min_steps": 60})
     folder = class_folders(count=60, size=(32, 32))
     for name, dog in (("a", "3"), ("b", "4"), ("c", "5")):
         (folder / "dog" / f"{dog}.png").rename(folder / "cat" / f"{name}.png")

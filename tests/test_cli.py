@@ -18,6 +18,7 @@ import pytest
 from PIL import Image
 from typer.main import get_command
 
+from eyebright import console
 from eyebright.cli import VERBS, app, run_app
 from eyebright.data import sources
 
@@ -419,6 +420,29 @@ def test_lines_and_progress_bar_share_a_terminal(class_folders: Callable[..., Pa
     lines = re.split(r"[\r\n]+", text)
     assert sum(line.startswith("epoch  ") for line in lines) == 6
     assert not any(re.search(r"\Sepoch ", line) for line in lines)
+
+
+@pytest.mark.parametrize(("silence", "lines"), [(60.0, 0), (0.0, 3)])
+def test_a_file_is_told_after_a_minute_of_silence(
+    silence: float,
+    lines: int,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(console, "SIGN_OF_LIFE", silence)
+    with console.progress_bar("trials", None, quiet=True) as outer:
+        with console.progress_bar("training", 2000) as bar:
+            bar.update(1000, "loss 1.2")
+            bar.update(2000, "loss 1.1")
+        with console.progress_bar("reading", None) as bar:
+            bar.advance(3)
+        outer.advance()
+    said = [
+        "training: 1,000 of 2,000  loss 1.2",
+        "training: 2,000 of 2,000  loss 1.1",
+        "reading: 3",
+    ]
+    assert capsys.readouterr().err.splitlines() == said[:lines]
 
 
 def test_help_and_version_and_a_broken_pipe() -> None:

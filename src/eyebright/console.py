@@ -1,6 +1,8 @@
 """What a person sees while waiting: one console for results, one for notices, one progress bar."""
 
 import logging
+import math
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
@@ -35,12 +37,17 @@ def waiting_for(what: str) -> None:
 
 
 _live: Progress | None = None  # the bar that is on the screen
+_bars = 0  # that are open, seen or not
+_last_said = 0.0  # when, of time.monotonic
+SIGN_OF_LIFE = 60.0  # seconds of silence after which a file or pipe is told how far it is
 
 
 def say(text: str) -> None:
     """Print a line of a result, however long; above the progress bar, if one is on the screen."""
+    global _last_said
     console = _live.console if _live is not None and out.is_terminal else out
     console.print(text, soft_wrap=True)
+    _last_said = time.monotonic()
 
 
 # Notices (never results) go through Python's own logging, to standard error.
@@ -62,7 +69,9 @@ class _NoticeHandler(logging.Handler):
 
 @contextmanager
 def progress_bar(description: str, total: int | None, quiet: bool = False) -> Iterator["Bar"]:
-    """A progress bar on standard error while the block runs; silent where there is no terminal.
+    """A progress bar on standard error while the block runs.
+
+    Where there is no terminal, a line after each minute in which nothing was said.
 
     Args:
         description: what is being done.
@@ -78,30 +87,46 @@ def progress_bar(description: str, total: int | None, quiet: bool = False) -> It
         TextColumn("left"),
         TimeRemainingColumn(),
     )
-    global _live
+    global _live, _bars, _last_said
     visible = err.is_terminal and not quiet
+    if not _bars:
+        _last_said = time.monotonic()
     with Progress(*columns, console=err, transient=True, disable=not visible) as progress:
         outer, _live = _live, progress if visible else _live
+        _bars += 1
         try:
-            yield Bar(progress, description, total)
+            yield Bar(progress, description, total, math.inf if visible or quiet else SIGN_OF_LIFE)
         finally:
             _live = outer
+            _bars -= 1
 
 
 class Bar:
     """One bar of a running `progress_bar`."""
 
-    def __init__(self, progress: Progress, description: str, total: int | None):
-        self.progress = progress
+    def __init__(self, progress: Progress, description: str, total: int | None, silence: float):
+        self.progress, self.silence = progress, silence
         self.task = progress.add_task(description, total=total, info="")
 
     def advance(self, items: int = 1) -> None:
         """So many more items are done."""
         self.progress.advance(self.task, items)
+        self._break_silence()
 
     def update(self, completed: int, info: str, total: int | None = None) -> None:
         """Set how many items are done and what stands behind the bar."""
         self.progress.update(self.task, completed=completed, info=info, total=total, refresh=True)
+        self._break_silence()
+
+    def _break_silence(self) -> None:
+        global _last_said
+        if time.monotonic() - _last_said < self.silence:
+            return
+        [task] = self.progress.tasks
+        total = "" if task.total is None else f" of {task.total:,.0f}"
+        info = f"  {task.fields['info']}" if task.fields["info"] else ""
+        err.print(f"{task.description}: {task.completed:,.0f}{total}{info}", soft_wrap=True)
+        _last_said = time.monotonic()
 
 
 def nearest(name: str, names: Iterable[str]) -> str:
