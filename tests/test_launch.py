@@ -87,9 +87,14 @@ def test_a_run_folder_holds_all_it_takes(brightness: Dataset) -> None:
     assert card["imgsz"] == 16
 
 
-def test_runs_are_never_overwritten(brightness: Dataset) -> None:
-    folders = [eyebright.train(brightness, quiet=True, name="x", **FAST).path for _ in range(3)]
-    assert [folder.name for folder in folders] == ["x", "x-2", "x-3"]
+def test_runs_are_never_overwritten(
+    brightness: Dataset, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("x", "x-2", "x-3"):
+        assert eyebright.train(brightness, name="x", **FAST).path.name == name
+        said = capsys.readouterr().out
+        told = f"runs/x is there already, so that this run is runs/{name}" in said
+        assert told == (name != "x")
 
 
 @pytest.mark.parametrize("name", ["../x", "a/b", "", "..", ".hidden"])

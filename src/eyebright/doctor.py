@@ -35,8 +35,12 @@ EXTRAS = {
     "parquet": "pyarrow",
     "heif": "pillow-heif",
     "tensorboard": "tensorboard",
+    "explain": "captum",
+    "export": "onnxruntime",
+    "serve": "fastapi",
+    "tune": "optuna",
 }
-"""What is imported where it is used, by the extra that installs it."""
+"""A package of each extra: what is imported where it is used."""
 VARIABLES = (
     "EYEBRIGHT_DATA", "EYEBRIGHT_CACHE_GB", "OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES",
     "CUBLAS_WORKSPACE_CONFIG", "ONEDNN_MAX_CPU_ISA", "HF_HUB_OFFLINE",

@@ -124,6 +124,9 @@ def train(
             named = name or default_name(job.data, job.config.recipe)
             folder = distributed.told(claim_folder(Path(runs), named) if is_first else Path())
             distributed.check_seen(folder)
+            if folder.name != named:
+                taken = shown(Path(runs) / named)
+                tell(f"{taken} is there already, so that this run is {shown(folder)}")
             if is_first:
                 locks.enter_context(locked(folder))
         if is_first:

@@ -15,7 +15,7 @@ OTHER_SHARES = (
 )
 LEAKS_UNKNOWN = "Whether it was trained on any of these pictures is not known any more."
 LEAKS = (
-    "{count} of the pictures it was evaluated on are also among those it was trained on, pixel for "
+    "Of the pictures it was evaluated on, {count} stood among those trained on too, pixel for "
     "pixel: its figures are too good."
 )
 

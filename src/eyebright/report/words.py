@@ -23,7 +23,7 @@ CHINESE: dict[str, str] = {
     "{seconds} s": "{seconds} 秒",
     "Read this first": "请先阅读",
     "Nothing suspicious was found.": "没有发现可疑之处。",
-    "{count} of the pictures it was evaluated on are also among those it was trained on, pixel for "
+    "Of the pictures it was evaluated on, {count} stood among those trained on too, pixel for "
     "pixel: its figures are too good.": (
         "评估图片中有 {count} 张与训练图片逐像素相同：这些数字偏高。"
     ),
