@@ -45,7 +45,7 @@ def accuracy_table(rows: list[dict[str, str]]) -> str:
         spread = statistics.stdev(values) if len(values) > 1 else 0.0
         first = of_key[0]
         lines.append(
-            f"| `{key[0]}` {key[1]} | {first['model']}, {first['epochs']} | "
+            f"| {f'`{key[0]}` {key[1]}'.strip()} | {first['model']}, {first['epochs']} | "
             f"{int(first['train_pictures']):,} | {len(values)} | "
             f"**{statistics.mean(values):.2f} ± {spread:.2f} %** "
             f"({min(values):.2f} to {max(values):.2f}) | {training:.0f} | {command:.0f} | "
@@ -103,6 +103,11 @@ def spread(values: list[float]) -> str:
     return f"{statistics.mean(values):.2f} ± {statistics.stdev(values):.2f} %"
 
 
+def three_digits(value: float) -> str:
+    """A number to three digits, large ones whole."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
 def race_line(target: str, program: str) -> str:
     """A target of the race: accuracy with and without averaging, seconds, ratio to the lesson."""
     rows = race_rows(program)
@@ -112,7 +117,8 @@ def race_line(target: str, program: str) -> str:
     averaged = [100 * float(r["test_accuracy_averaged"]) for r in rows]
     seconds = statistics.mean(float(r["training_seconds"]) for r in rows)
     times = statistics.mean(float(r["times_lesson"]) for r in rows)
-    reached = f"**{spread(plain)}** in **{seconds:.3g} s**, 1/{times:.3g} of the lesson's time"
+    of_the_lesson = f"1/{times:.3g} of" if times > 1 else f"{1 / times:.2g} times"
+    reached = f"**{spread(plain)}** in **{seconds:.3g} s**, {of_the_lesson} the lesson's time"
     reached += f"; averaged with mirror images {spread(averaged)}"
     command = f"`python -m bench.race --programs {program} --seeds {len(rows)}`"
     return f"| {target} | {reached} | {command} | {len(rows)} | {rows[-1]['machine']} |"
@@ -200,7 +206,7 @@ def race_table() -> str:
             f"| {program} ({rows[-1]['versions']}) | {rows[-1]['settings']} | {len(rows)} | "
             f"**{spread([100 * float(r['test_accuracy']) for r in rows])}** | "
             f"{spread(averaged) if averaged else '–'} | "
-            f"{statistics.mean(float(r['training_seconds']) for r in rows):,.3g} | "
+            f"{three_digits(statistics.mean(float(r['training_seconds']) for r in rows))} | "
             f"{statistics.mean(float(r['process_seconds']) for r in rows):,.0f} | "
             f"{max(float(r['peak_memory_mb']) for r in rows):,.0f} |"
         )
@@ -387,8 +393,8 @@ def exporting_table(rows: list[dict[str, str]]) -> str:
     lines = [
         "## Exported models (`exporting.csv`)\n",
         "Pictures a second from ready pixels to probabilities; medians of measurements in turn.\n",
-        "| net | px | threads | | runs on | pictures a second (lowest to highest) | times eager | "
-        "MB | machine |",
+        "| net | px | threads | pictures | runs on | pictures a second (lowest to highest) | "
+        "times eager | MB | machine |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
