@@ -24,8 +24,8 @@ from pathlib import Path
 import numpy as np
 from scipy.optimize import least_squares
 
+from bench.rows import read
 from bench.scaling import BURST
-from bench.summary import read
 from eyebright.metrics import Floats
 
 DOCS = Path(__file__).parents[1] / "docs"
