@@ -15,8 +15,7 @@ import sys
 
 import numpy as np
 
-from bench.rows import append_row
-from bench.summary import read
+from bench.rows import append_row, read
 
 BATCH, PICTURES = 500, 50_000
 RACED = re.compile(r"recipe \w+: (\w+), (\d+) epochs, batch (?:500|1000)")

@@ -1,11 +1,10 @@
 """The picture of the race: test accuracy against seconds of training, a line for each program."""
 
-import csv
 import statistics
 from itertools import pairwise
 from typing import Any
 
-from bench.rows import RESULTS
+from bench.rows import RESULTS, latest_settings, read
 
 Points = list[tuple[float, float]]
 """Seconds of training and test accuracy in percent, after each epoch."""
@@ -35,17 +34,6 @@ PLACES = [
     (9, -17, "left", "top"),
     (9, 17, "left", "bottom"),
 ]
-
-
-def latest_rows(table: str) -> dict[str, list[dict[str, str]]]:
-    """The rows of each program that have the settings of its latest one: never a mixture."""
-    with (RESULTS / f"{table}.csv").open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
-    settings = {row["program"]: row["settings"] for row in rows}
-    return {
-        program: [r for r in rows if (r["program"], r["settings"]) == (program, latest)]
-        for program, latest in settings.items()
-    }
 
 
 def mean_curve(rows: list[dict[str, str]]) -> Points:
@@ -80,7 +68,7 @@ def plot(table: str = "race") -> None:
     mpl.use("agg")
     import matplotlib.pyplot as plt
 
-    rows = latest_rows(table)
+    rows = latest_settings(read(table))
     curves = {program: mean_curve(of_program) for program, of_program in rows.items()}
     figure, axes = plt.subplots(figsize=(12, 7), dpi=100, facecolor="white")
     figure.subplots_adjust(left=0.065, right=0.98, bottom=0.085, top=0.88)

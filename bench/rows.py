@@ -15,6 +15,22 @@ from eyebright.machine import available_cores
 from eyebright.runtime import describe
 
 RESULTS = Path(__file__).parent / "results"
+Rows = list[dict[str, str]]
+
+
+def read(name: str) -> Rows:
+    """The rows of ``bench/results/<name>.csv``."""
+    with (RESULTS / f"{name}.csv").open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def latest_settings(rows: Rows) -> dict[str, Rows]:
+    """The rows of each program that have the settings of its latest one: never a mixture."""
+    latest = {row["program"]: row["settings"] for row in rows}
+    return {
+        program: [r for r in rows if (r["program"], r["settings"]) == (program, settings)]
+        for program, settings in latest.items()
+    }
 
 
 def settings_of(pairs: list[str]) -> dict[str, Any]:

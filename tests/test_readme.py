@@ -13,7 +13,7 @@ import pytest
 import torch
 import torchvision
 from bench import simulate_scale
-from bench.summary import read
+from bench.rows import read
 from bench.walkthrough import SHOWN, CopyOfCIFAR10, blocks_of
 from PIL import Image
 

@@ -1,0 +1,103 @@
+"""What the project was to reach beside what it reached, and the programs of the race."""
+
+from collections.abc import Iterator
+
+from bench.rows import Rows, latest_settings, read
+from bench.tables import by_row, mean, mean_and_deviation, numbers, section, three_digits
+
+IN_THE_RACE = {
+    "quick": "61 % in 1/200 of the lesson's time (1/100 at least)",
+    "fast": "recipe `fast`: 88.5 % in 180 s of training",
+    "best": "recipe `best`: 91 % in 600 s of training",
+}
+ON_A_GPU = {
+    "airbench": "the unit on a GPU: airbench94_muon's settings on our step",
+    "airbench-eager": "the same, its steps launched one kernel after the other",
+    "fast": "`fast` on a GPU: that accuracy in half that time, and in at most 1.0 s",
+    "best": "`best` on a GPU: the accuracy of airbench96_faster's settings in at most 10 s",
+}
+STEPS = (
+    "`{recipe}`: 70 % of the convolutions' peak | **{share_of_peak:.0%}** ({gflops} of "
+    "{convolution_peak_gflops} GFLOP/s, {model}) | `python -m bench.profile --recipe {recipe}` | – "
+    "| {machine}, {precision} ({bf16})",
+    "`{recipe}`: data take less than 3 % of a step | **{data_share:.1%}** | "
+    "`python -m bench.profile --recipe {recipe}` | – | {machine}, {precision} ({bf16})",
+)
+START = (
+    "first step within 6 s of the shell, `--help` within 0.5 s | **{first_step_seconds} s**, "
+    "**{help_seconds} s** | `python -m bench.start` | – | {machine}"
+)
+
+
+def targets() -> str:
+    """Each target of the project beside what was reached."""
+    raced = latest_settings(read("race"))
+    latest = {(row["recipe"], row["bf16"]): row for row in read("profile")}
+    lines = [
+        *race_lines(raced),
+        *(line for row in latest.values() for step in STEPS for line in by_row([row], step)),
+        *memory_lines(raced),
+        *by_row(read("start")[-1:], START),
+        *gpu_lines(),
+    ]
+    return section("Targets", "target | reached | command | seeds | machine", lines)
+
+
+def race_lines(raced: dict[str, Rows]) -> Iterator[str]:
+    """Accuracy with and without averaging, seconds, and their ratio to the lesson's."""
+    for program, target in IN_THE_RACE.items():
+        rows = raced[program]
+        times = mean(rows, "times_lesson")
+        of_the_lesson = f"1/{times:.3g} of" if times > 1 else f"{1 / times:.2g} times"
+        yield (
+            f"{target} | **{mean_and_deviation(rows, 'test_accuracy')}** in "
+            f"**{three_digits(mean(rows, 'training_seconds'))} s**, {of_the_lesson} the lesson's "
+            f"time; averaged with mirror images "
+            f"{mean_and_deviation(rows, 'test_accuracy_averaged')} | "
+            f"`python -m bench.race --programs {program} --seeds {len(rows)}` | {len(rows)} | "
+            f"{rows[-1]['machine']}"
+        )
+
+
+def gpu_lines() -> Iterator[str]:
+    """The same on a GPU."""
+    for program, target in ON_A_GPU.items():
+        rows = [row for row in read("gpu") if row["program"] == program]
+        # Those of the recipe itself: others were tried afterwards.
+        rows = [row for row in rows if row["settings"] == rows[0]["settings"]]
+        yield (
+            f"{target} | **{mean_and_deviation(rows, 'test_accuracy')}** in "
+            f"**{three_digits(mean(rows, 'training_seconds'))} s**; averaged "
+            f"{mean_and_deviation(rows, 'test_accuracy_averaged')} | "
+            f"`python -m bench.gpu --programs {program} --seeds {len(rows)}` | {len(rows)} | "
+            f"{rows[0]['machine'].split(',')[0]}"
+        )
+
+
+def memory_lines(raced: dict[str, Rows]) -> Iterator[str]:
+    """Private memory, where it was measured."""
+    for recipe in ("fast", "best"):
+        if peaks := numbers(raced[recipe], "private_memory_mb"):
+            yield (
+                f"`{recipe}`: peak of private memory under 1.5 GB | "
+                f"**{max(peaks) * 1.024**2 / 1000:.2f} GB** | "
+                f"`python -m bench.race --programs {recipe}` | {len(peaks)} | "
+                f"{raced[recipe][-1]['machine']}"
+            )
+
+
+def race() -> str:
+    """The programs of the race."""
+    return section(
+        "The race (`race.csv`)",
+        "program | settings | seeds | test accuracy | averaged | training, s | whole process, s | "
+        "peak memory, MB",
+        (
+            f"{program} ({rows[-1]['versions']}) | {rows[-1]['settings']} | {len(rows)} | "
+            f"**{mean_and_deviation(rows, 'test_accuracy')}** | "
+            f"{mean_and_deviation(rows, 'test_accuracy_averaged')} | "
+            f"{three_digits(mean(rows, 'training_seconds'))} | "
+            f"{mean(rows, 'process_seconds'):,.0f} | {max(numbers(rows, 'peak_memory_mb')):,.0f}"
+            for program, rows in latest_settings(read("race")).items()
+        ),
+    )
