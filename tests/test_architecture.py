@@ -48,6 +48,7 @@ ORDER = [
     "eyebright.data",
     "eyebright.holdout",
     "eyebright.augment",
+    "eyebright.order",
     "eyebright.batches",
     "eyebright.triton_kernels",
     "eyebright.kernels",
