@@ -18,7 +18,8 @@ from eyebright.files import write_file, write_json
 from eyebright.jobs import Job, advice
 from eyebright.keeper import Keeper, describe_data
 from eyebright.optim import Schedule, create_optimizers
-from eyebright.plan import Pacer, Plan
+from eyebright.pacer import Pacer
+from eyebright.plan import Plan
 from eyebright.probe import features_of_both, probe_epoch
 from eyebright.report import write_report
 from eyebright.run import Run
