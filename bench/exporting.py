@@ -22,7 +22,8 @@ from eyebright.checkpoint import ModelCard
 from eyebright.classifier import Classifier
 from eyebright.data import Dataset
 from eyebright.export import of_pt2
-from eyebright.exported import PIXELS, ExportedCard, ExportedClassifier
+from eyebright.exported import ExportedClassifier
+from eyebright.exported_card import PIXELS, ExportedCard
 from eyebright.images import POLICY, Pixels
 from eyebright.models import create_model
 from eyebright.quantized import quantize

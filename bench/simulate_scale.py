@@ -247,10 +247,10 @@ def tables(language: str) -> dict[str, str]:
 
 def put_tables(text: str, language: str) -> str:
     """A page with its tables made anew, each between two comments that name it."""
-    for name, table in tables(language).items():
+    for name, made in tables(language).items():
         mark = f"<!-- {name} -->"
         before, _, after = text.split(mark)
-        text = f"{before}{mark}\n{table}\n{mark}{after}"
+        text = f"{before}{mark}\n{made}\n{mark}{after}"
     return text
 
 

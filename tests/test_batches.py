@@ -12,9 +12,6 @@ import eyebright.batches
 from eyebright.batches import (
     HALF,
     Normalization,
-    balanced_order,
-    epoch_generator,
-    epoch_order,
     measure_normalization,
     predict_logits,
     train_batches,
@@ -22,6 +19,7 @@ from eyebright.batches import (
 from eyebright.config import TrainConfig
 from eyebright.images import Pixels
 from eyebright.models import create_model
+from eyebright.order import balanced_order, epoch_generator, epoch_order
 from eyebright.runtime import memory_format
 
 CIFAR10 = Normalization((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616))

@@ -21,9 +21,10 @@ from safetensors.torch import load_file
 from torch.nn import functional as F
 
 from eyebright import distributed
-from eyebright.batches import epoch_order, parts_of_batches, train_batches
+from eyebright.batches import parts_of_batches, train_batches
 from eyebright.config import TrainConfig
 from eyebright.files import read_json
+from eyebright.order import epoch_order
 from eyebright.saver import list_checkpoints
 from ranks_worker import NORMALIZATION, losses_of, pictures
 

@@ -19,7 +19,8 @@ from PIL import Image
 from eyebright import Classifier
 from eyebright.calibration import Promise, Promises, SetRule
 from eyebright.errors import DataError, ModelError, UsageError
-from eyebright.exported import CARD, NO_SUM, SUM, ExportedCard, ExportedClassifier, read_card, seal
+from eyebright.exported import ExportedClassifier
+from eyebright.exported_card import CARD, NO_SUM, SUM, ExportedCard, read_card, seal
 from eyebright.onnx_file import read_metadata
 
 onnx = pytest.importorskip("onnx")

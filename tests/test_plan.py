@@ -16,7 +16,8 @@ from eyebright.config import TrainConfig
 from eyebright.errors import UsageError
 from eyebright.models import MODELS
 from eyebright.optim import Schedule
-from eyebright.plan import CURVES, EPOCH, Candidate, Pacer, Plan, expected_error, make_plan
+from eyebright.pacer import Pacer
+from eyebright.plan import CURVES, EPOCH, Candidate, Plan, expected_error, make_plan
 from eyebright.run import Run
 from eyebright.training import EpochResult, Position
 

@@ -279,7 +279,7 @@ def test_leaks_stand_first() -> None:
     assert run.test(shades(90, seed=1)).leaks == 0
     run.test(test_set)
     first, *_ = re.findall(r"<li>(.*?)</li>", write_report(run).read_text(encoding="utf-8"))
-    assert first.startswith("Of the pictures it was evaluated on, 7 stood among those")
+    assert first.startswith("Of the pictures it was evaluated on, 7 stood among")
 
 
 def test_a_hidden_class_and_unbalanced_data_are_warned_of() -> None:

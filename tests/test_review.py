@@ -21,9 +21,10 @@ import pytest
 from PIL import Image
 
 from eyebright import Dataset
-from eyebright.audit import review as review_module
+from eyebright.audit import review_server
 from eyebright.audit.findings import Finding
-from eyebright.audit.review import LARGEST_BODY, Review, make_server, serve_review
+from eyebright.audit.review import Review
+from eyebright.audit.review_server import LARGEST_BODY, make_server, serve_review
 from eyebright.audit.review_words import CHINESE, words
 from eyebright.data.labels import append, read
 from eyebright.errors import DataError, UsageError
@@ -47,9 +48,7 @@ def found() -> list[Finding]:
 
 @pytest.fixture
 def review() -> Review:
-    data = pictures()
-    data.val = pictures(5)
-    return Review(data, found(), "labels.csv")
+    return Review({"train": pictures(), "val": pictures(5)}, found(), "labels.csv")
 
 
 @pytest.fixture
@@ -335,17 +334,17 @@ def test_every_text_of_the_page_has_its_chinese(ask: Any) -> None:
         braces = [sorted(re.findall(r"\{\w+\}", text)) for text in (english, chinese)]
         assert braces[0] == braces[1], english
     assert words("en")["keep"] == "keep"
-    page = Review(pictures(), found(), "labels.csv", "zh").page("nonce")
+    page = Review({"train": pictures()}, found(), "labels.csv", "zh").page("nonce")
     assert '<html lang="zh">' in page
     assert ">保留 <kbd>K</kbd>" in page
 
 
 def test_what_cannot_be_reviewed_is_known_at_once(server: Any, review: Review) -> None:
     with pytest.raises(UsageError, match="--lang cannot be 'de'"):
-        Review(pictures(), [], "labels.csv", "de")
+        Review({"train": pictures()}, [], "labels.csv", "de")
     Path("labels.csv").write_text("path,label\n")
     with pytest.raises(DataError, match="no table of decisions"):
-        Review(pictures(), [], "labels.csv")
+        Review({"train": pictures()}, [], "labels.csv")
     for port in (server.server_address[1], 99999):
         with pytest.raises(UsageError, match=f"--port {port}: "):
             make_server(review, port)
@@ -364,10 +363,10 @@ from unittest import mock
 import numpy as np
 from eyebright import Dataset
 from eyebright.audit.findings import Finding
-from eyebright.audit.review import serve_review
+from eyebright.audit.review_server import serve_review
 data = Dataset(np.zeros((4, 8, 8, 3), np.uint8), [0, 1, 0, 1], ["cat", "dog"])
-serve_review(data, [Finding("label", "1", "dog", "cat", 0.9, "", None)], "labels.csv",
-    open_browser=False)
+serve_review({"train": data}, [Finding("label", "1", "dog", "cat", 0.9, "", None)],
+    "labels.csv", open_browser=False)
 """
 
 
@@ -401,15 +400,15 @@ def test_the_browser_is_opened_where_it_should(
     opened: list[str] = []
     done = threading.Event()
     monkeypatch.setattr(
-        review_module.webbrowser, "open", lambda url: (opened.append(url), done.set())
+        review_server.webbrowser, "open", lambda url: (opened.append(url), done.set())
     )
 
     def interrupted(server: Any) -> None:
         assert done.wait(10)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(review_module._Server, "serve_forever", interrupted)
-    serve_review(pictures(), found(), "labels.csv")
+    monkeypatch.setattr(review_server._Server, "serve_forever", interrupted)
+    serve_review({"train": pictures()}, found(), "labels.csv")
     assert len(opened) == 1
     assert opened[0].startswith("http://127.0.0.1:")
     assert "nothing was decided" in capsys.readouterr().out

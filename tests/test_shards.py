@@ -20,8 +20,8 @@ from safetensors.numpy import load as load_arrays
 from safetensors.numpy import load_file
 from safetensors.numpy import save as save_arrays
 
-from eyebright import batches, conversion, convert, packing, train
-from eyebright.batches import Normalization, on_device, order_by_windows, train_batches
+from eyebright import batches, conversion, convert, order, packing, train
+from eyebright.batches import Normalization, on_device, train_batches
 from eyebright.classifier import Classifier
 from eyebright.config import TrainConfig, recipe_config
 from eyebright.data import Dataset, index, load, shards, streams
@@ -31,6 +31,7 @@ from eyebright.data.tars import TarWriter
 from eyebright.errors import DataError, EyebrightError, StorageError, UsageError
 from eyebright.holdout import hold_out
 from eyebright.images import read_image
+from eyebright.order import epoch_order, order_by_windows
 
 Make = Callable[..., Path]
 Says = Callable[..., tuple[int, str, str]]
@@ -77,7 +78,7 @@ def epoch_of(
 @pytest.fixture
 def streamed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Dataset:
     """300 numbered pictures in 30 shards or so, streamed; windows of four shards."""
-    monkeypatch.setattr(batches, "WINDOW", 1)
+    monkeypatch.setattr(order, "WINDOW", 1)
     numbered(tmp_path / "n", 300)
     convert(tmp_path / "n", tmp_path / "out", shard_size=conversion.LEAST_SIZE * 2)
     return load(tmp_path / "out", stream=True)
@@ -420,12 +421,12 @@ def test_reads_stay_within_a_few_shards(streamed: Dataset) -> None:
     seen: list[set[int]] = []
     for found in epoch_of(streamed, 1):
         seen.append({shard_of[place[n]] for n in found})
-    assert max(map(len, seen)) <= 2 * batches.WINDOW_SHARDS
+    assert max(map(len, seen)) <= 2 * order.WINDOW_SHARDS
     last = {shard: i for i, one in enumerate(seen) for shard in one}
     for shard, end in last.items():  # once left, a shard is not come back to
         begin = next(i for i, one in enumerate(seen) if shard in one)
         window = set().union(*seen[begin : end + 1])
-        assert len(window) <= 3 * batches.WINDOW_SHARDS
+        assert len(window) <= 3 * order.WINDOW_SHARDS
     resident = Dataset(streamed.images, streamed.labels, streamed.classes)
     everywhere = [{shard_of[place[n]] for n in found} for found in epoch_of(resident, 1)]
     assert np.mean([len(one) for one in everywhere]) > 1.5 * np.mean([len(one) for one in seen])
@@ -433,13 +434,13 @@ def test_reads_stay_within_a_few_shards(streamed: Dataset) -> None:
 
 def test_windows_hold_as_many_pictures_as_they_should() -> None:
     shards_of = np.repeat(np.arange(40, dtype=np.int32), 1000)
-    order = order_by_windows(batches.epoch_order(40_000, 0, 1), shards_of, 0, 1).numpy()
+    order = order_by_windows(epoch_order(40_000, 0, 1), shards_of, 0, 1).numpy()
     assert np.array_equal(np.sort(order), np.arange(40_000))
     first = set(shards_of[order[:17_000]])
     assert len(first) == 17, "more than 16,384 pictures"
     assert not first & set(shards_of[order[17_000:]])
     large = np.repeat(np.arange(10, dtype=np.int32), 20_000)
-    order = order_by_windows(batches.epoch_order(200_000, 0, 1), large, 0, 1).numpy()
+    order = order_by_windows(epoch_order(200_000, 0, 1), large, 0, 1).numpy()
     assert len(set(large[order[:80_000]])) == 4, "four shards at least"
 
 

@@ -11,12 +11,13 @@ import torch.nn as nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from eyebright import kernels, training
-from eyebright.batches import HALF, epoch_order, measure_normalization
+from eyebright.batches import HALF, measure_normalization
 from eyebright.config import TrainConfig, recipe_config
 from eyebright.data import Dataset
 from eyebright.errors import NumbersError
 from eyebright.models import LessonNet, create_model
 from eyebright.optim import Schedule
+from eyebright.order import epoch_order
 from eyebright.training import EpochResult, Position, count_steps, fit
 
 

@@ -1,7 +1,7 @@
 """From uint8 pictures to what the net sees: shuffled, augmented and normalised whole batches.
 
-Pictures stay uint8 on the device, (n, height, width, 3). The order of an epoch and what is drawn
-for its augmentation are functions of (seed, epoch, position): there is no state to keep.
+Pictures stay uint8 on the device, (n, height, width, 3). What is drawn for an epoch's augmentation
+is a function of (seed, epoch, position): there is no state to keep.
 """
 
 import functools
@@ -20,10 +20,10 @@ from eyebright.config import BATCH_PIXELS, TrainConfig
 from eyebright.data.streams import Stream
 from eyebright.data.views import View
 from eyebright.images import Pixels
+from eyebright.order import derived_seed, epoch_generator, order_for
 from eyebright.runtime import memory_format
 
 CHUNK = 1024  # pictures that are gathered and normalised at once, where batches are smaller
-WINDOW, WINDOW_SHARDS = 16_384, 4  # pictures, and shards, that are shuffled among one another
 CACHED = 2**18  # numbers that stay in a core's cache
 CHUNK_PIXELS = CHUNK * 64 * 64  # and so many pixels, whose numbers stay in a processor's cache
 
@@ -81,68 +81,6 @@ def measure_normalization(images: Pixels | Tensor) -> Normalization:
     return Normalization((mean[0], mean[1], mean[2]), (std[0], std[1], std[2]))
 
 
-def derived_seed(*numbers: int) -> int:
-    """One seed that follows from several numbers."""
-    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0]) >> 1
-
-
-def epoch_generator(seed: int, epoch: int, device: torch.device) -> torch.Generator:
-    """The random numbers of one epoch: a function of (seed, epoch), however it is reached."""
-    return torch.Generator(device).manual_seed(derived_seed(seed, epoch))
-
-
-def epoch_order(n: int, seed: int, epoch: int) -> Tensor:
-    """The order of n pictures in an epoch (int64), drawn on the processor on any device."""
-    generator = epoch_generator(seed, epoch, torch.device("cpu"))
-    return torch.randperm(n, generator=generator, device="cpu")
-
-
-def balanced_order(labels: Tensor, seed: int, epoch: int) -> Tensor:
-    """As many pictures as there are, drawn with replacement, every class equally often.
-
-    Class-balanced sampling (Kang et al. 2020, "Decoupling representation and classifier").
-
-    Args:
-        labels: int64 (n,).
-        seed: of the run.
-        epoch: counted from 1.
-    """
-    labels = labels.cpu()
-    generator = epoch_generator(seed, epoch, torch.device("cpu"))
-    share = 1 / torch.bincount(labels).double()[labels]
-    ends = share.cumsum(0)
-    drawn = torch.rand(len(labels), generator=generator, dtype=torch.float64) * ends[-1]
-    return torch.searchsorted(ends, drawn).clamp_max(len(labels) - 1)
-
-
-def order_by_windows(order: Tensor, shards: NDArray[np.int32], seed: int, epoch: int) -> Tensor:
-    """An order of pictures that keeps to a few shards at a time, so that reading is sequential.
-
-    Shards are shuffled. So are the pictures of those that follow one another, `WINDOW_SHARDS` of
-    them or more with `WINDOW` pictures or more: they stay in the order given, which is by chance.
-
-    Args:
-        order: positions of pictures, int64 (m,), in any order; some may come more than once.
-        shards: which shard each picture lies in, (n,).
-        seed: of the run.
-        epoch: counted from 1.
-
-    Returns:
-        The same positions, window by window.
-    """
-    found, counts = np.unique(shards, return_counts=True)
-    drawn = np.random.default_rng(derived_seed(seed, epoch, 0)).permutation(len(found))
-    window_of = np.empty(len(found), np.int64)
-    window = held = pictures = 0
-    for place in drawn.tolist():
-        if held >= WINDOW_SHARDS and pictures >= WINDOW:
-            window, held, pictures = window + 1, 0, 0
-        window_of[place] = window
-        held, pictures = held + 1, pictures + int(counts[place])
-    of_picture = window_of[np.searchsorted(found, shards)]
-    return order[torch.from_numpy(np.argsort(of_picture[order.numpy()], kind="stable"))]
-
-
 def train_batches(
     images: Tensor | Stream,
     labels: Tensor,
@@ -179,15 +117,7 @@ def train_batches(
     device = labels.device
     generator = torch.Generator(device)
     sides = sides_of_epoch(len(labels), epoch, epoch_generator(config.seed, 0, device))
-    if config.balance == "sampler":
-        order = balanced_order(labels, config.seed, epoch)
-    else:
-        order = epoch_order(len(labels), config.seed, epoch)
-    if shards is not None:
-        order = order_by_windows(order, shards, config.seed, epoch)
-    order = order.to(device)
-    if config.drop_last:
-        order = order[: len(order) - len(order) % batch_size]
+    order = order_for(labels, config, epoch, shards).to(device)
     layout = memory_format(batch_size, images.shape[1], config.precision, device)
     # Tiny batches are prepared many at once: gathering four pictures costs as much as 400.
     most = min(CHUNK, CHUNK_PIXELS // (images.shape[1] * images.shape[2]))

@@ -76,7 +76,7 @@ class TrainConfig:
     balance: Literal[
         "auto", "none", "weights", "sampler", "effective-number", "focal", "logit-adjust"
     ] = "auto"
-    """What is done about classes of different size (`eyebright.losses`, `batches.balanced_order`);
+    """What is done about classes of different size (`eyebright.losses`, `order.balanced_order`);
     ``auto``: ``logit-adjust`` where the largest class has `UNBALANCED` times as many pictures as
     the smallest or more, otherwise nothing."""
     augment: str = "mirror+shift"

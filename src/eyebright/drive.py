@@ -19,7 +19,8 @@ from eyebright.jobs import Job
 from eyebright.keeper import Keeper
 from eyebright.memory import advice
 from eyebright.optim import Schedule, create_optimizers
-from eyebright.plan import Pacer, Plan
+from eyebright.pacer import Pacer
+from eyebright.plan import Plan
 from eyebright.probe import features_of_both, probe_epoch
 from eyebright.records import describe_data
 from eyebright.report import write_report

@@ -25,7 +25,8 @@ from eyebright.classifier import Classifier
 from eyebright.console import progress_bar, shown
 from eyebright.data import Dataset
 from eyebright.errors import DataError, NumbersError, StorageError, UsageError, install_command
-from eyebright.exported import PICTURE, PIXELS, ExportedCard, ExportedClassifier, load_onnxruntime
+from eyebright.exported import ExportedClassifier, load_onnxruntime
+from eyebright.exported_card import PICTURE, PIXELS, ExportedCard
 from eyebright.files import beside, write_file, write_json
 from eyebright.images import Pixels
 from eyebright.quantized import quantize

@@ -22,8 +22,7 @@ from eyebright.console import shown
 from eyebright.data import Dataset
 from eyebright.errors import ModelError, UsageError
 from eyebright.files import count, number, read_json, write_json
-from eyebright.optim import Schedule
-from eyebright.training import EpochResult, Position, count_steps, fit, validate
+from eyebright.training import count_steps, fit, validate
 
 FILE = "plan.json"
 CLOSING = 2.0  # seconds from the last step to the end of the command: report, exit; not validation
@@ -32,8 +31,6 @@ FEWEST_STEPS = 20  # in less time than they take nothing is learned
 VALIDATED = 500  # pictures, to see how long all of them take
 MARGIN = 0.01  # of accuracy, by which a target is to be passed: forecasts are off, either way
 MOST_EPOCHS, MOST_STEPS = 40, 3000  # towards a target that is never reached; the larger counts
-LATE = 0.02  # of the steps left; to be later than that is put right before the epoch is over ...
-SURE = 5  # ... but not before so many steps, and seconds, of it: the first ones are slow
 
 # net -> (floor, slope, power): test error = floor + slope * epochs ** -power, on CIFAR-10
 CURVES: dict[str, tuple[float, float, float]] = {
@@ -253,68 +250,3 @@ def measure_validation(net: nn.Module, val_set: Dataset, config: TrainConfig) ->
     start = time.perf_counter()
     validate(net, few, HALF, config.tta)
     return distributed.told((time.perf_counter() - start) * len(val_set) / len(few))
-
-
-class Pacer:
-    """Keeps a run within its time: changes how many steps are left.
-
-    At the end of an epoch the rest gets just the steps that there is time for; within an epoch it
-    is cut short if the run would be late, because the machine has become slower.
-
-    Args:
-        plan: gets each change.
-        deadline: when the command shall be over, of ``time.monotonic``.
-        schedule: of the run, which is changed.
-        steps_per_epoch: of the run.
-        position: where it begins.
-    """
-
-    def __init__(
-        self,
-        plan: Plan,
-        deadline: float,
-        schedule: Schedule,
-        steps_per_epoch: int,
-        position: Position,
-    ):
-        self.plan = plan
-        self.deadline, self.schedule, self.steps_per_epoch = deadline, schedule, steps_per_epoch
-        # Step and clock at the beginning of the epoch, or where it was gone on with.
-        self._begun = (position.step, time.monotonic())
-        self._trained = position.seconds
-        self._pause = 0.0  # seconds of validation and saving after the last epoch
-
-    def look(self, step: int) -> bool:
-        """In the middle of an epoch: cut the run short if it would be late; whether it was."""
-        first, begun = self._begun
-        now = time.monotonic()
-        if step - first < SURE or now - begun < SURE:
-            return False
-        left = self.deadline - now - CLOSING - self._pause
-        steps = max(0, int(left * (step - first) / (now - begun)))
-        late = steps < (1 - LATE) * (self.schedule.total_steps - step)
-        return late and self._change(step, steps)
-
-    def epoch_is_over(self, result: EpochResult) -> None:
-        """Fit the rest of the run into the time that is left; towards a target only shorten it."""
-        now = time.monotonic()
-        first, begun = self._begun
-        self._begun = (result.step, now)
-        trained, self._trained = result.seconds - self._trained, result.seconds
-        self._pause = max(0.0, now - begun - trained)
-        if result.step >= self.schedule.total_steps:
-            return
-        step_seconds = trained / (result.step - first) + self._pause / self.steps_per_epoch
-        left = self.deadline - now - CLOSING - self._pause
-        steps = max(0, int(left / step_seconds))
-        if self.plan.target is None or steps < self.schedule.total_steps - result.step:
-            self._change(result.step, steps)
-
-    def _change(self, step: int, steps: int) -> bool:
-        # What was changed before an interruption is changed again at the same steps.
-        decided = self.plan.changes and step <= self.plan.changes[-1][0]
-        if decided or step + steps == self.schedule.total_steps:
-            return False
-        self.schedule.change(step, step + steps)
-        self.plan.changes.append((step, step + steps))
-        return True

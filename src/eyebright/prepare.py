@@ -23,8 +23,8 @@ from eyebright.config import (
     recipe_config,
 )
 from eyebright.data import Dataset, load
-from eyebright.data.folders import LARGE, SMALL
 from eyebright.data.labels import apply, read
+from eyebright.data.reading import LARGE, SMALL
 from eyebright.errors import UsageError
 from eyebright.machine import available_cores
 from eyebright.models import MODELS, check_name, create_model, head_of, is_backbone

@@ -13,7 +13,7 @@ import torch
 from eyebright.classifier import Classifier
 from eyebright.console import shown
 from eyebright.errors import UsageError
-from eyebright.exported import CARD, NO_SUM, PICTURE, PIXELS, SUM, ExportedCard, seal
+from eyebright.exported_card import CARD, NO_SUM, PICTURE, PIXELS, SUM, ExportedCard, seal
 from eyebright.in_graph import Whole
 from eyebright.runtime import older_flags
 

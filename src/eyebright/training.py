@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from eyebright import distributed
 from eyebright.batches import (
     Normalization,
-    derived_seed,
     on_device,
     predict_logits,
     train_batches,
@@ -31,6 +30,7 @@ from eyebright.losses import class_weights, create_loss
 from eyebright.metrics import Counts, confusion_matrix
 from eyebright.norms import NormsOverRanks
 from eyebright.optim import Schedule, create_optimizers, set_lr
+from eyebright.order import derived_seed
 from eyebright.runtime import first_not_finite, memory_format, onednn_for, timed_kernels
 
 REFRESH = 0.5  # seconds between looks at the losses, where no other rhythm is asked for

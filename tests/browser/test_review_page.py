@@ -18,7 +18,7 @@ import sys
 import numpy as np
 from eyebright import Dataset
 from eyebright.audit.findings import Finding
-from eyebright.audit.review import serve_review
+from eyebright.audit.review_server import serve_review
 n, port, language, count = 40, int(sys.argv[1]), sys.argv[2], int(sys.argv[3])
 classes = ["cat", "dog", "<b>bold</b>", *(f"class {i}" for i in range(count - 3))]
 pixels = np.arange(n)[:, None, None, None] * 6 + np.zeros((n, 12, 12, 3))
@@ -30,7 +30,9 @@ findings = [
 ]
 findings.append(Finding("duplicate", "20.png", "<b>bold</b>", None, 1.0, "same pixels", "30.png"))
 findings.append(Finding("picture", "gone.png", "cat", None, 0.5, "cut short"))
-serve_review(data, findings, "labels.csv", port=port, language=language, open_browser=False)
+serve_review(
+    {"train": data}, findings, "labels.csv", port=port, language=language, open_browser=False
+)
 """
 
 

@@ -13,8 +13,8 @@ from eyebright.calibration import fit_temperature, softmax
 from eyebright.config import fit_to_data, recipe_config
 from eyebright.console import notices, shown
 from eyebright.data import Dataset
-from eyebright.data.folders import SMALL
 from eyebright.data.labels import table_ids
+from eyebright.data.reading import SMALL
 from eyebright.data.splits import stratified_folds
 from eyebright.errors import ModelError, StorageError, UsageError, install_command
 from eyebright.features import cached_features

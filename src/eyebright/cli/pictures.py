@@ -154,7 +154,7 @@ def audit(
 
 
 def _review(parts: Any, findings: Any, table: Path, port: int, lang: str) -> None:
-    from eyebright.audit.review import serve_review
+    from eyebright.audit.review_server import serve_review
 
     if not findings:
         return say("nothing to review")

@@ -3,22 +3,15 @@
 import os
 import re
 import shlex
-import stat
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from eyebright.console import notices, progress_bar, shown
+from eyebright.console import notices, shown
 from eyebright.data.dataset import Dataset
-from eyebright.data.pixels import digest_of, read_pixels
-from eyebright.data.views import Files, View
+from eyebright.data.reading import ReadOptions, read_files, unknown_class
 from eyebright.errors import DataError
-from eyebright.images import ENDINGS, Header, read_bytes, read_header
+from eyebright.images import ENDINGS
 
 SPLITS = {
     "train": ("train", "training"),
@@ -29,9 +22,6 @@ SPLITS = {
 LITTER = frozenset(
     "thumbs.db desktop.ini __macosx $recycle.bin @eadir lost+found __pycache__".split()
 )
-CHECKED = 64  # files that a thread checks before it hands them over
-SMALL, LARGE = 64, 224
-"""Px: data up to the first keep their size or become 32 px, larger ones become the second."""
 
 
 def natural_order(name: str) -> tuple[list[str | int], str]:
@@ -40,13 +30,13 @@ def natural_order(name: str) -> tuple[list[str | int], str]:
     return [int(p) if i % 2 else p.casefold() for i, p in enumerate(parts)], name
 
 
-def _is_litter(name: str) -> bool:
-    return name.startswith(".") or name.casefold() in LITTER
-
-
 def _entries(folder: Path) -> list[Path]:
     try:
-        entries = [entry for entry in folder.iterdir() if not _is_litter(entry.name)]
+        entries = [
+            entry
+            for entry in folder.iterdir()
+            if not entry.name.startswith(".") and entry.name.casefold() not in LITTER
+        ]
     except OSError as error:
         raise DataError(f"{shown(folder)}: {error.strerror}") from None
     return sorted(entries, key=lambda entry: natural_order(entry.name))
@@ -125,28 +115,12 @@ def each_picture(paths: Iterable[Path]) -> Iterator[Path]:
             raise DataError(f"{shown(path)}: no such file or folder")
 
 
-def load_folder(
-    folder: Path,
-    *,
-    classes: Sequence[str] | None,
-    imgsz: int | None,
-    large: int,
-    skip_bad: bool | Collection[str],
-    workers: int,
-    classless: bool = False,
-    listed: bool = False,
-) -> Dataset:
+def load_folder(folder: Path, options: ReadOptions) -> Dataset:
     """The pictures of a folder of class folders.
 
     Args:
         folder: holds a folder for each class.
-        classes: class names that labels must count by; None: the folders' names in natural order.
-        imgsz: side of the pictures in pixels; None: as `choose_imgsz` says.
-        large: the side that it gives to pictures that are not small.
-        skip_bad: go on without pictures that cannot be read: all, or those of these ids.
-        workers: threads that decode; 0 and 1 are the same.
-        classless: also take pictures without classes, or of one: they are to be looked at only.
-        listed: only say which files there are; none of them is read.
+        options: how they are to be read.
 
     Raises:
         DataError: no pictures, an empty class, one class only, an unknown class, or pictures that
@@ -154,8 +128,7 @@ def load_folder(
         StorageError: the pictures fit neither on the disk nor into memory.
     """
     folders = _folders(folder)
-    loose_only = classless and not folders
-    if not folders and not classless:
+    if not folders and not options.classless:
         loose = sum(entry.suffix.lower() in ENDINGS for entry in _entries(folder))
         count = f"{loose} picture{'s' if loose > 1 else ''}"
         what = f"{count} but no class folders" if loose else "no class folders"
@@ -163,130 +136,41 @@ def load_folder(
         raise DataError(
             f"{shown(folder)}: {what}; a folder for each class is needed{hint if loose else ''}"
         )
-    names = [entry.name for entry in folders] if classes is None else list(classes)
-    may_be_empty = classes is not None or classless
-    if loose_only:
+    if not folders:
         names, files = ["no class"], list_pictures([folder])
         labels = [0] * len(files)
     else:
-        files, labels = _list_files(folders, names, may_be_empty)
+        own = [entry.name for entry in folders]
+        names = own if options.classes is None else list(options.classes)
+        files, labels = _list_files(folders, names, options)
     if not files:
         raise DataError(f"{shown(folder)}: no pictures in its class folders")
-    if classes is None and len(names) < 2 and not classless:
+    if len(names) < 2 and not options.allows_empty_classes:
         raise DataError(
             f"{shown(folder)}: one class only ('{shown(names[0])}'); two are the least there is "
             "to tell apart"
         )
-    return read_files(
-        files,
-        labels,
-        names,
-        ids=[file.relative_to(folder).as_posix() for file in files],
-        source=folder,
-        may_be_empty=may_be_empty,
-        imgsz=imgsz,
-        large=large,
-        skip_bad=skip_bad,
-        workers=workers,
-        listed=listed,
-    )
-
-
-def read_files(
-    files: list[Path],
-    labels: list[int],
-    names: list[str],
-    *,
-    ids: list[str],
-    source: Path,
-    may_be_empty: bool,
-    imgsz: int | None,
-    large: int,
-    skip_bad: bool | Collection[str],
-    workers: int,
-    listed: bool = False,
-) -> Dataset:
-    """The pictures of these files, as `load_folder` gives them.
-
-    Args:
-        files: of the pictures, one or more.
-        labels: one a file, an index into names.
-        names: of the classes.
-        ids: what names each picture in its source.
-        source: folder or table that named the pictures.
-        may_be_empty: whether a class may have no readable picture.
-        imgsz: side of the pictures in pixels; None: as `choose_imgsz` says.
-        large: the side that it gives to pictures that are not small.
-        skip_bad: go on without pictures that cannot be read: all, or those of these ids.
-        workers: threads that decode; 0 and 1 are the same.
-        listed: only say which files there are.
-
-    Raises:
-        DataError: pictures that cannot be read, or a class without any that can.
-        StorageError: the pictures fit neither on the disk nor into memory.
-    """
-    name = source.resolve().stem if source.is_file() else source.resolve().name
-    named: dict[str, Any] = {"name": name, "source": str(source.resolve())}
-    if listed:
-        return Dataset(Files(files), np.asarray(labels, np.int64), names, ids=ids, **named)
-    bad, headers, digests = _check(files, workers)
-    images, undecodable = _read(files, headers, digests, imgsz, large, source, workers)
-    bad |= undecodable
-    unreadable: dict[str, str] = {}
-    if bad:
-        _complain(bad, files, ids, skip_bad)
-        good = [i for i in range(len(files)) if i not in bad]
-        unreadable = {ids[i]: why for i, why in sorted(bad.items())}
-        labels, ids = [labels[i] for i in good], [ids[i] for i in good]
-        headers = {i: headers[i] for i in good}
-        own_size = choose_imgsz(_sizes(headers.values()), large)
-        if imgsz is None and good and own_size != images.shape[1]:
-            # A picture that is left out has no say in the size: once more, with the right one.
-            images, _ = _read(files, headers, digests, own_size, large, source, workers)
-        if not good:
-            raise DataError(f"{shown(source)}: not one readable picture")
-        emptied = sorted(set(range(len(names))) - set(labels))
-        if emptied and not may_be_empty:
-            raise DataError(
-                f"{shown(source)}: not one readable picture in the class "
-                f"'{shown(names[emptied[0]])}'"
-            )
-    seen = list(headers.values())
-    animated = sum(header.animated for header in seen)
-    if animated:
-        notices.warning("%d animations: the first frame of each is used", animated)
-    data = Dataset(
-        images,
-        np.asarray(labels, np.int64),
-        names,
-        ids=ids,
-        **named,
-        sizes=np.array([(header.width, header.height) for header in seen]),
-        modes=[header.mode for header in seen],
-    )
-    data.unreadable = unreadable
-    return data
+    ids = [file.relative_to(folder).as_posix() for file in files]
+    return read_files(files, labels, names, ids, folder, options)
 
 
 def _list_files(
-    folders: list[Path], names: list[str], may_be_empty: bool
+    folders: list[Path], names: list[str], options: ReadOptions
 ) -> tuple[list[Path], list[int]]:
+    """The pictures in class folders, and the number of each one's class among these names."""
     files: list[Path] = []
     labels: list[int] = []
     passed_over: Counter[str] = Counter()
     for class_folder in folders:
         if class_folder.name not in names:
-            raise DataError(
-                f"{shown(class_folder)}: there is no class '{shown(class_folder.name)}' among "
-                f"those known: {', '.join(map(shown, names))}"
-            )
+            raise unknown_class(class_folder, class_folder.name, names)
         found = []
         for file in _walk(class_folder, set()):
             if file.suffix.lower() in ENDINGS:
                 found.append(file)
             else:
                 passed_over[file.suffix.lower() or "no ending"] += 1
-        if not found and not may_be_empty:
+        if not found and not options.allows_empty_classes:
             raise DataError(
                 f"{shown(class_folder)}: no pictures in this class; remove the folder or fill it"
             )
@@ -296,102 +180,3 @@ def _list_files(
         kinds = ", ".join(f"{count} {shown(kind)}" for kind, count in passed_over.most_common(5))
         notices.warning("files in no format that is read were passed over: %s", kinds)
     return files, labels
-
-
-def _check(
-    files: list[Path], workers: int
-) -> tuple[dict[int, str], dict[int, Header], dict[int, bytes]]:
-    """Why files are no pictures; headers and digests of those that are; all by position.
-
-    Each file is read whole, because only its content says for certain whether it has changed.
-    """
-
-    def look_at(file: Path) -> tuple[Header, bytes] | str:
-        try:
-            if not stat.S_ISREG(os.stat(file).st_mode):  # noqa: PTH116 (a third of the time)
-                return "no regular file"  # reading a pipe would wait for ever
-            content = read_bytes(file)
-            return read_header(content), digest_of(content)
-        except OSError as error:
-            return error.strerror or "cannot be read"
-        except DataError as error:
-            return str(error)
-
-    def look_at_part(start: int) -> list[tuple[Header, bytes] | str]:
-        return [look_at(file) for file in files[start : start + CHECKED]]
-
-    bad: dict[int, str] = {}
-    headers: dict[int, Header] = {}
-    digests: dict[int, bytes] = {}
-    with (
-        ThreadPoolExecutor(max(1, workers)) as pool,
-        progress_bar("checking pictures", len(files)) as bar,
-    ):
-        starts = range(0, len(files), CHECKED)
-        for start, part in zip(starts, pool.map(look_at_part, starts), strict=True):
-            for i, result in enumerate(part, start):
-                if isinstance(result, str):
-                    bad[i] = result
-                else:
-                    headers[i], digests[i] = result
-            bar.advance(len(part))
-    return bad, headers, digests
-
-
-def _read(
-    files: list[Path],
-    headers: dict[int, Header],
-    digests: dict[int, bytes],
-    imgsz: int | None,
-    large: int,
-    source: Path,
-    workers: int,
-) -> tuple[View, dict[int, str]]:
-    """The pictures that have headers; why some of them cannot be decoded, by position."""
-    which = list(headers)
-    imgsz = imgsz or choose_imgsz(_sizes(headers.values()), large)
-    of_them = [files[i] for i in which], [digests[i] for i in which]
-    images, bad = read_pixels(*of_them, imgsz, str(source), workers)
-    return images, {which[i]: why for i, why in bad.items()}
-
-
-def _sizes(headers: Iterable[Header]) -> NDArray[np.int64]:
-    return np.array([(one.width, one.height) for one in headers], np.int64).reshape(-1, 2)
-
-
-def choose_imgsz(sizes: NDArray[Any], large: int) -> int:
-    """Their own size if all are alike and small; else 32 px for small ones, ``large`` above.
-
-    What counts is the shorter side, of the picture in the middle.
-
-    Args:
-        sizes: (n, 2) widths and heights.
-        large: side of pictures that are not small.
-    """
-    if not len(sizes):
-        return 32
-    sides = sizes.min(1)
-    alike = bool((sizes == sizes[0]).all())
-    if alike and sides[0] <= SMALL:
-        return max(4, int(sides[0]))
-    return 32 if np.median(sides) <= SMALL else large
-
-
-def _complain(
-    bad: dict[int, str], files: list[Path], ids: list[str], skip_bad: bool | Collection[str]
-) -> None:
-    if skip_bad is True:
-        notices.warning("%d unreadable pictures were left out", len(bad))
-        return
-    dropped = skip_bad or ()
-    lines = [
-        f"{shown(files[i])}: {why}"
-        for i, why in sorted(bad.items())
-        if shown(ids[i]) not in dropped
-    ]
-    if lines:
-        raise DataError(
-            "\n".join(lines)
-            + f"\n{len(lines)} of {len(files)} pictures cannot be read; mend or remove them, or go "
-            "on without them: --skip-bad"
-        )

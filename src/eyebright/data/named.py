@@ -1,4 +1,4 @@
-"""Small data sets by name: CIFAR-100, MNIST and Fashion-MNIST, downloaded with checksums."""
+"""Small data sets by name: digits, CIFAR-100, MNIST and Fashion-MNIST, downloaded if need be."""
 
 import hashlib
 import math
@@ -13,6 +13,7 @@ from eyebright.data.archives import unpack
 from eyebright.data.cache import data_home, download_archive, download_files
 from eyebright.data.cifar import parse_batch, read_limited
 from eyebright.data.dataset import Dataset
+from eyebright.data.splits import stratified_split
 from eyebright.errors import DataError
 
 CIFAR100_CLASSES = tuple(
@@ -65,7 +66,7 @@ MNIST_CLASSES = {
     ),
 }  # fmt: skip
 LARGEST = 256 << 20  # bytes of a file; the largest published one has 155 million
-NAMES = ("cifar100", *ADDRESSES)
+NAMES = ("digits", "cifar100", *ADDRESSES)
 
 
 def load_named(name: str, split: str) -> Dataset:
@@ -79,9 +80,29 @@ def load_named(name: str, split: str) -> Dataset:
         DataError: a file that lies there is missing, cut short, or holds something else.
         StorageError: neither there nor to be had.
     """
+    if name == "digits":
+        return _load_digits(split)
     if name == "cifar100":
         return _load_cifar100(split)
     return _load_mnist(name, split)
+
+
+def _load_digits(split: str) -> Dataset:
+    """scikit-learn's 1,797 handwritten digits (8×8 px, after Alpaydin & Kaynak 1998).
+
+    They come without parts of their own: a fifth, always the same, is the test part.
+    """
+    from sklearn.datasets import load_digits
+
+    bunch = load_digits()
+    grey = np.rint(bunch.images * (255 / 16)).astype(np.uint8)
+    images = np.repeat(grey[..., None], 3, axis=3)
+    labels = bunch.target.astype(np.int64)
+    train, test = stratified_split(labels, 0.2, seed=0)
+    data = Dataset(images, labels, MNIST_CLASSES["mnist"], name="digits", mirrors=False)
+    data = data.subset(test if split == "test" else train)
+    data.source, data.modes = "digits", ["L"] * len(data)
+    return data
 
 
 def _load_cifar100(split: str) -> Dataset:

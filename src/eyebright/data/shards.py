@@ -1,7 +1,6 @@
 """Folders of tar shards, as `eyebright convert` writes them: decoded once, or streamed."""
 
 import os
-from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -9,7 +8,7 @@ import numpy as np
 
 from eyebright.console import notices, shown
 from eyebright.data.dataset import Dataset
-from eyebright.data.folders import choose_imgsz, has_folders
+from eyebright.data.folders import has_folders
 from eyebright.data.index import (
     INDEX,
     STATE,
@@ -20,6 +19,7 @@ from eyebright.data.index import (
     read_index,
 )
 from eyebright.data.pixels import read_pixels
+from eyebright.data.reading import ReadOptions, choose_imgsz, unknown_class
 from eyebright.data.streams import Member, Stream
 from eyebright.data.views import View
 from eyebright.errors import DataError, UsageError
@@ -63,57 +63,38 @@ def find_shards(folder: Path) -> Shards | None:
     return None
 
 
-def load_shards(
-    shards: Shards,
-    *,
-    classes: Sequence[str] | None,
-    imgsz: int | None,
-    large: int,
-    skip_bad: bool | Collection[str],
-    workers: int,
-    stream: bool | None = None,
-    listed: bool = False,
-) -> Dataset:
+def load_shards(shards: Shards, options: ReadOptions) -> Dataset:
     """The pictures of a part.
 
     Args:
         shards: what `find_shards` found, or a part of it.
-        classes: class names that labels must count by; None: the index's own.
-        imgsz: side of the pictures in pixels; None: as `choose_imgsz` says.
-        large: the side that it gives to pictures that are not small.
-        skip_bad: of no use here: `convert` left out what cannot be read.
-        workers: threads that decode; 0 and 1 are the same.
-        stream: as in `load`.
-        listed: only say which pictures there are: as ``stream``.
+        options: how they are to be read; ``skip_bad`` is of no use here, because `convert` left
+            out what cannot be read.
 
     Raises:
         DataError: a shard that is missing, cut short or changed, or a class that is not known.
         StorageError: the pictures are to be decoded, and fit neither on the disk nor into memory.
     """
-    index = shards.index
-    names = list(index.classes if classes is None else classes)
-    contents = read_contents(shards.folder, index, shards.part)
+    index, folder = shards.index, shards.folder
+    names = list(index.classes if options.classes is None else options.classes)
+    contents = read_contents(folder, index, shards.part)
     new_label = {name: i for i, name in enumerate(names)}
     known = np.array([new_label.get(name, -1) for name in index.classes])
     labels = known[contents.labels]
     if (labels < 0).any():
-        unknown = index.classes[int(contents.labels[labels < 0][0])]
-        raise DataError(
-            f"{shown(shards.folder)}: there is no class '{shown(unknown)}' among those known: "
-            f"{', '.join(map(shown, names))}"
-        )
-    imgsz = imgsz or choose_imgsz(contents.sizes, large)
-    if listed or is_to_be_streamed(len(labels), imgsz, stream, shown(shards.folder)):
-        images: View = Stream(contents.members, imgsz, workers)
+        raise unknown_class(folder, index.classes[int(contents.labels[labels < 0][0])], names)
+    imgsz = choose_imgsz(contents.sizes, options)
+    if options.listed or is_to_be_streamed(len(labels), imgsz, options.stream, shown(folder)):
+        images: View = Stream(contents.members, imgsz, options.workers)
     else:
-        images = _decode(contents, imgsz, shards, workers)
+        images = _decode(contents, imgsz, shards, options.workers)
     return Dataset(
         images,
         labels,
         names,
         ids=contents.ids,
-        name=shards.folder.resolve().name,
-        source=str(shards.folder.resolve()),
+        name=folder.resolve().name,
+        source=str(folder.resolve()),
         sizes=contents.sizes,
         modes=[index.modes[i] for i in contents.modes.tolist()],
         mirrors=index.mirrors,

@@ -2,28 +2,26 @@
 
 import os
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
-
-import numpy as np
 
 from eyebright.config import RANGES
 from eyebright.console import shown
 from eyebright.data import archives, named, rows
 from eyebright.data.cifar import find_cifar10, load_cifar10, official_copy
 from eyebright.data.dataset import Dataset
-from eyebright.data.folders import LARGE, find_parts, has_folders, load_folder, only_folder
+from eyebright.data.folders import find_parts, has_folders, load_folder, only_folder
 from eyebright.data.labels import PREFIXES, apply
 from eyebright.data.labels import read as read_decisions
+from eyebright.data.reading import LARGE, ReadOptions
 from eyebright.data.shards import Shards, find_shards, load_shards
-from eyebright.data.splits import stratified_split
 from eyebright.data.tables import Table, load_table, read_metadata, read_table
 from eyebright.errors import DataError, EyebrightError, UsageError
 from eyebright.machine import available_cores
 
 Pictures = Path | Table | Shards
 """What a part of data may be: a folder, rows that name files, or tar files with an index."""
-NAMES = ("cifar10", "digits", *named.NAMES)
+NAMES = ("cifar10", *named.NAMES)
 
 
 class MissingPartError(DataError):
@@ -75,56 +73,22 @@ def load(
     """
     if split not in (None, "train", "val", "test"):
         raise UsageError(f"there is no split '{split}'; choose one of: train, val, test")
-    if labels is not None:
-        decisions = read_decisions(labels)  # a mistake is better known before the pictures are read
-        data = load(
-            source, split, imgsz=imgsz, large=large, classes=classes,
-            skip_bad=skip_bad or decisions.dropped, workers=workers, root=root,
-            classless=classless, stream=stream,
-        )  # fmt: skip
-        return apply(data, decisions, split or "train")
+    # First of all, because a mistake in it is better known before pictures are read.
+    decisions = None if labels is None else read_decisions(labels)
     low, high = RANGES["imgsz"]
     if imgsz is not None and not low <= imgsz <= high:
         raise UsageError(f"--imgsz must be from {low:g} to {high:g} px, not {imgsz}")
-    workers = available_cores() if workers is None else workers
-    name, path = str(source), Path(source)
-    if root is not None and not (is_table(path) and os.path.isfile(path)):  # noqa: PTH113
-        raise UsageError(f"--root is for tables, and {shown(source)} is none")
-    if name == "digits":
-        data = load_digits(split)
-    elif name == "cifar10":
-        data = _load_official(find_cifar10(), split)
-        data.source = "cifar10"
-    elif name in named.NAMES:
-        if split == "val":
-            raise MissingPartError(f"{name} has no validation part of its own")
-        data = named.load_named(name, split or "train")
-    elif not os.path.exists(path):  # noqa: PTH110 (Path.exists raises for a name too long)
-        known = ", ".join(NAMES)
-        raise DataError(
-            f"{shown(source)}: no such file or folder, and no data set by that name ({known})"
-        )
-    elif official := official_copy(path):
-        data = _load_official(official, split)
-    else:
-        return _load_pictures(
-            path,
-            split,
-            None if root is None else Path(root),
-            classes=classes,
-            imgsz=imgsz,
-            large=large,
-            skip_bad=skip_bad,
-            workers=workers,
-            classless=classless,
-            stream=stream,
-        )
-    if classes is not None and data.classes != tuple(classes):
-        raise DataError(
-            f"{shown(source)}: its classes ({', '.join(data.classes)}) are not the model's "
-            f"({', '.join(map(shown, classes))})"
-        )
-    return data.resized(imgsz) if imgsz else data
+    options = ReadOptions(
+        classes=classes,
+        imgsz=imgsz,
+        large=large,
+        skip_bad=skip_bad or (False if decisions is None else decisions.dropped),
+        workers=available_cores() if workers is None else workers,
+        classless=classless,
+        stream=stream,
+    )
+    data = _load(source, split, root, options)
+    return data if decisions is None else apply(data, decisions, split or "train")
 
 
 def list_part(
@@ -142,14 +106,41 @@ def list_part(
         StorageError: as in `load`.
         UsageError: as in `load`.
     """
-    path = Path(source)
-    if str(source) in NAMES or not os.path.exists(path) or official_copy(path):  # noqa: PTH110
-        return load(source, split, classes=classes, root=root)
-    if root is not None and not is_table(path):
+    options = ReadOptions(classes, workers=available_cores(), listed=True)
+    return _load(source, split, root, options)
+
+
+def _load(
+    source: str | os.PathLike[str],
+    split: str | None,
+    root: str | os.PathLike[str] | None,
+    options: ReadOptions,
+) -> Dataset:
+    name, path = str(source), Path(source)
+    if root is not None and not (is_table(path) and os.path.isfile(path)):  # noqa: PTH113
         raise UsageError(f"--root is for tables, and {shown(source)} is none")
-    of_files: dict[str, Any] = {"large": LARGE, "workers": available_cores(), "listed": True}
-    where = None if root is None else Path(root)
-    return _load_pictures(path, split, where, classes=classes, imgsz=None, stream=True, **of_files)
+    if name == "cifar10":
+        data = _load_official(find_cifar10(), split)
+        data.source = "cifar10"
+    elif name in named.NAMES:
+        if split == "val":
+            raise MissingPartError(f"{name} has no validation part of its own")
+        data = named.load_named(name, split or "train")
+    elif not os.path.exists(path):  # noqa: PTH110 (Path.exists raises for a name too long)
+        known = ", ".join(NAMES)
+        raise DataError(
+            f"{shown(source)}: no such file or folder, and no data set by that name ({known})"
+        )
+    elif official := official_copy(path):
+        data = _load_official(official, split)
+    else:
+        return _load_pictures(path, split, None if root is None else Path(root), options)
+    if options.classes is not None and data.classes != tuple(options.classes):
+        raise DataError(
+            f"{shown(source)}: its classes ({', '.join(data.classes)}) are not the model's "
+            f"({', '.join(map(shown, options.classes))})"
+        )
+    return data.resized(options.imgsz) if options.imgsz else data
 
 
 def is_table(path: Path) -> bool:
@@ -187,32 +178,34 @@ def _load_official(path: Path, split: str | None) -> Dataset:
     return load_cifar10(path, split or "train")
 
 
-def _load_pictures(path: Path, split: str | None, root: Path | None, **options: Any) -> Dataset:
+def _load_pictures(
+    path: Path, split: str | None, root: Path | None, options: ReadOptions
+) -> Dataset:
     """Pictures in files of their own, named by a folder, an archive or a table."""
     if path.is_dir():
-        return _load_folder(path, split, **options)
+        return _load_folder(path, split, options)
     if not path.is_file():
         raise DataError(f"{shown(path)}: no regular file")  # reading a pipe would wait for ever
     if is_table(path):
         if root is not None and not root.is_dir():
             raise DataError(f"{shown(root)}: no such folder (--root)")
         table = read_table(path, root)
-        data = _load_parts(path, table, table.parts(), split, **options)
+        data = _load_parts(path, table, table.parts(), split, options)
         for part in (data, data.val):
             if part is not None and root is not None:
                 part.root = str(root.resolve())
         return data
     if archives.ending_of(path):
-        return _load_archive(path, split, **options)
+        return _load_archive(path, split, options)
     raise DataError(
         f"{shown(path)}: neither a folder of pictures, a table ({', '.join(rows.ENDINGS)}) nor an "
         f"archive ({', '.join(archives.ENDINGS)})"
     )
 
 
-def _load_folder(path: Path, split: str | None, **options: Any) -> Dataset:
+def _load_folder(path: Path, split: str | None, options: ReadOptions) -> Dataset:
     whole = _with_metadata(path)
-    data = _load_parts(path, whole, _parts_of(whole), split, **options)
+    data = _load_parts(path, whole, _parts_of(whole), split, options)
     data.name, data.source = path.resolve().name, str(path.resolve())
     return data
 
@@ -228,10 +221,10 @@ def _parts_of(whole: Pictures) -> Mapping[str, Pictures]:
     return find_parts(whole) if isinstance(whole, Path) else whole.parts()
 
 
-def _load_archive(path: Path, split: str | None, **options: Any) -> Dataset:
+def _load_archive(path: Path, split: str | None, options: ReadOptions) -> Dataset:
     folder = archives.unpack(path)
     try:
-        data = _load_folder(_inside(folder), split, **options)
+        data = _load_folder(_inside(folder), split, options)
     except EyebrightError as error:
         # The archive is what was named, not the folder that it was unpacked into.
         raise type(error)(str(error).replace(shown(folder), shown(path))) from None
@@ -253,11 +246,7 @@ def _load_parts(
     whole: Pictures,
     parts: Mapping[str, Pictures],
     split: str | None,
-    *,
-    classes: Sequence[str] | None,
-    imgsz: int | None,
-    skip_bad: bool | Collection[str] = False,
-    **options: Any,
+    options: ReadOptions,
 ) -> Dataset:
     """One part of data, with the validation part beside the training part.
 
@@ -266,64 +255,35 @@ def _load_parts(
         whole: all of the data, where they have no parts.
         parts: by name.
         split: which is wanted; None: train, or the whole.
-        classes: as in `load`.
-        imgsz: as in `load`.
-        skip_bad: as in `load`.
-        **options: of `load_folder`, `load_table` and `load_shards`.
+        options: how it is to be read; ``skip_bad`` has ids of all parts.
     """
     wanted = split or "train"
     if not parts:
         if split in ("val", "test"):
             why = "no column 'split'" if isinstance(whole, Table) else f"no folder '{split}' in it"
             raise MissingPartError(f"{shown(path)}: no {split} part ({why})")
-        return _read_part(whole, classes=classes, imgsz=imgsz, skip_bad=skip_bad, **options)
+        return _read(whole, options)
     if wanted not in parts:
         raise MissingPartError(f"{shown(path)}: no {wanted} part, only {', '.join(parts)}")
-    part, skip = _with_metadata(parts[wanted]), _of_part(skip_bad, wanted)
-    data = _read_part(part, classes=classes, imgsz=imgsz, skip_bad=skip, **options)
+    data = _read_part(parts, wanted, options)
     if wanted == "train" and "val" in parts:
-        part, skip = _with_metadata(parts["val"]), _of_part(skip_bad, "val")
-        options |= {"classes": data.classes, "imgsz": data.imgsz}
-        data.val = _read_part(part, skip_bad=skip, **options)
+        as_train = replace(options, classes=data.classes, imgsz=data.imgsz)
+        data.val = _read_part(parts, "val", as_train)
     return data
 
 
-def _of_part(skip_bad: bool | Collection[str], part: str) -> bool | Collection[str]:
-    """The ids of a part, as that part itself has them."""
-    if isinstance(skip_bad, bool):
-        return skip_bad
-    prefix = PREFIXES[part]
-    return {name.removeprefix(prefix) for name in skip_bad if name.startswith(prefix)}
+def _read_part(parts: Mapping[str, Pictures], name: str, options: ReadOptions) -> Dataset:
+    if not isinstance(skip := options.skip_bad, bool):  # ids, as that part itself has them
+        prefix = PREFIXES[name]
+        skip = {one.removeprefix(prefix) for one in skip if one.startswith(prefix)}
+    return _read(_with_metadata(parts[name]), replace(options, skip_bad=skip))
 
 
-def _read_part(
-    part: Pictures, classless: bool = False, stream: bool | None = None, **options: Any
-) -> Dataset:
-    if isinstance(part, Shards):
-        return load_shards(part, stream=stream, **options)
-    if stream and not options.get("listed"):
+def _read(pictures: Pictures, options: ReadOptions) -> Dataset:
+    if isinstance(pictures, Shards):
+        return load_shards(pictures, options)
+    if options.stream:
         raise UsageError("only shards are streamed: eyebright convert DATA OUT makes some")
-    if isinstance(part, Table):
-        return load_table(part, classless=classless, **options)
-    return load_folder(part, classless=classless, **options)
-
-
-def load_digits(split: str | None) -> Dataset:
-    """scikit-learn's 1,797 handwritten digits (8×8 px, after Alpaydin & Kaynak 1998).
-
-    They come without parts of their own: a fifth, always the same, is the test part.
-    """
-    if split == "val":
-        raise MissingPartError("digits has no validation part of its own")
-    from sklearn.datasets import load_digits as scikit_learn_digits
-
-    bunch = scikit_learn_digits()
-    grey = np.rint(bunch.images * (255 / 16)).astype(np.uint8)
-    images = np.repeat(grey[..., None], 3, axis=3)
-    labels = bunch.target.astype(np.int64)
-    train, test = stratified_split(labels, 0.2, seed=0)
-    chosen = test if split == "test" else train
-    data = Dataset(images, labels, [str(c) for c in range(10)], name="digits", mirrors=False)
-    data = data.subset(chosen)
-    data.source, data.modes = "digits", ["L"] * len(data)
-    return data
+    if isinstance(pictures, Table):
+        return load_table(pictures, options)
+    return load_folder(pictures, options)

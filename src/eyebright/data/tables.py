@@ -1,13 +1,13 @@
 """Tables that name pictures and their classes: by path and label, or as Hugging Face does it."""
 
 import os
-from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from eyebright.console import notices, shown
 from eyebright.data.dataset import Dataset
-from eyebright.data.folders import SPLITS, has_folders, natural_order, read_files
+from eyebright.data.folders import SPLITS, has_folders, natural_order
+from eyebright.data.reading import ReadOptions, read_files, unknown_class
 from eyebright.data.rows import ENDINGS, Rows, read_rows
 from eyebright.errors import DataError
 
@@ -130,63 +130,33 @@ def _can_be_a_path(text: str) -> bool:
         return False
 
 
-def load_table(
-    table: Table,
-    *,
-    classes: Sequence[str] | None,
-    imgsz: int | None,
-    large: int,
-    skip_bad: bool | Collection[str],
-    workers: int,
-    classless: bool = False,
-    listed: bool = False,
-) -> Dataset:
+def load_table(table: Table, options: ReadOptions) -> Dataset:
     """The pictures that a table names.
 
     Args:
         table: what `read_table` or `read_metadata` read, or a part of it. Columns beside path,
             label and split become `Dataset.columns`.
-        classes: class names that labels must count by; None: the table's own in natural order.
-        imgsz: side of the pictures in pixels; None: from the pictures.
-        large: the side then, where they are not small.
-        skip_bad: go on without pictures that cannot be read: all, or those of these ids.
-        workers: threads that decode; 0 and 1 are the same.
-        classless: also take pictures of one class: they are to be looked at only.
-        listed: only say which files there are; none of them is read.
+        options: how they are to be read.
 
     Raises:
-        DataError: an empty or unknown class, one class only, or pictures that are missing or cannot
-            be read.
-        StorageError: the pictures do not fit into memory.
+        DataError: an unknown class, one class only, or pictures that are missing or cannot be read.
+        StorageError: the pictures fit neither on the disk nor into memory.
     """
     rows = [row for _, row in table.rows]
     paths = [row[PATH] for row in rows]
     found = sorted({row[LABEL] for row in rows}, key=natural_order)
-    names = found if classes is None else list(classes)
+    names = found if options.classes is None else list(options.classes)
     if unknown := set(found) - set(names):
-        raise DataError(
-            f"{shown(table.file)}: there is no class '{shown(min(unknown))}' among those known: "
-            f"{', '.join(map(shown, names))}"
-        )
-    if len(names) < 2 and not classless:
+        raise unknown_class(table.file, min(unknown), names)
+    if len(names) < 2 and not options.classless:
         raise DataError(
             f"{shown(table.file)}: one class only; two are the least there is to tell apart"
         )
     number = {name: i for i, name in enumerate(names)}
-    data = read_files(
-        [table.root / path for path in paths],
-        [number[row[LABEL]] for row in rows],
-        names,
-        ids=paths,
-        source=table.source,
-        may_be_empty=classes is not None,
-        imgsz=imgsz,
-        large=large,
-        skip_bad=skip_bad,
-        workers=workers,
-        listed=listed,
-    )
-    of_picture = {row[PATH]: row for row in rows}
+    labels = [number[row[LABEL]] for row in rows]
+    files = [table.root / path for path in paths]
+    data = read_files(files, labels, names, paths, table.source, options)
+    of_picture = dict(zip(paths, rows, strict=True))
     data.columns = {
         column: [of_picture[str(name)][column] for name in data.ids]
         for column in rows[0]

@@ -59,9 +59,10 @@ def serve(
         if find_spec(name) is None:
             raise UsageError(f"serving needs {name}: {install_command('serve')}")
     from eyebright.serve import server
-    from eyebright.serve.app import Serving, create_app
+    from eyebright.serve.app import create_app
     from eyebright.serve.guard import MOST_BODY, MOST_PICTURES, Guard
     from eyebright.serve.net import Net, Wanted
+    from eyebright.serve.serving import Serving
 
     if token is not None and not re.fullmatch("[!-~]+", token):
         raise UsageError("--token must be visible ASCII, which is all that a header can carry")
