@@ -13,7 +13,7 @@ from PIL import Image
 import eyebright
 from eyebright.audit import audit, suspects
 from eyebright.audit.duplicates import ALIKE, Searcher, best_match, compare, detail, thumbnails
-from eyebright.audit.found import findings_before
+from eyebright.audit.found import Audit, Twin, findings_before
 from eyebright.audit.inspect import load_parts
 from eyebright.audit.quality import bad_pictures
 from eyebright.audit.suspects import calibrated, label_suspects
@@ -226,8 +226,26 @@ def test_everything_is_found_and_nothing_is_changed(
     assert before == {path: path.read_bytes() for path in pets.rglob("*") if path.is_file()}
     assert run_app(["audit", str(pets), "--quick", "--strict"]) == 3
     text = capsys.readouterr().out
-    for words in ("leaks: alike in two parts", "test cat/1.png and train cat/4.png", "audit-pets"):
+    for words in (
+        "leaks: alike in two parts", "test cat/1.png and train cat/4.png", "audit-pets",
+        "dog/3.png: no picture in a format", "1, identical",
+    ):  # fmt: skip
         assert words in text
+
+
+@pytest.mark.parametrize(
+    ("alike", "said"),
+    [([1.0], "1, identical"), ([1.0, 1.0], "2, all of them identical"), ([0.98], "1"),
+     ([1.0, 0.98, 0.97], "3, 1 of them identical")],
+)  # fmt: skip
+def test_the_table_says_how_many_are_identical(
+    class_folders: Callable[..., Path], alike: list[float], said: str
+) -> None:
+    data = eyebright.load(class_folders(count=2))
+    ids = data.ids[0], data.ids[1]
+    twins = [Twin(("train", "train"), ids, one) for one in alike]
+    table = Audit({"train": data}, {}, [], [], {"train": twins}, None).table()
+    assert list(table.columns[1].cells)[3] == said
 
 
 def test_a_clean_folder_passes_the_strict(

@@ -20,6 +20,7 @@ from typer.main import get_command
 
 from eyebright import console
 from eyebright.cli import VERBS, app, run_app
+from eyebright.console import counted
 from eyebright.data import sources
 
 QUICK = ["--epochs", "2", "--model", "white16", "-b", "16", "--device", "cpu"]
@@ -227,12 +228,12 @@ def test_skip_bad_goes_on_and_counts(
 ) -> None:
     code, _, _ = eyebright_says("train", bad_folder(class_folders, "text"), *QUICK, "--skip-bad")
     assert code == 0
-    assert "1 unreadable pictures were left out" in caplog.text
+    assert "1 unreadable picture was left out" in caplog.text
     assert eyebright_says("val", "runs/text-fast")[0] == 0
     code, _, err = eyebright_says("val", "runs/text")
     assert (code, err) == (
         4,
-        "eyebright: runs/text: no such run folder; there are runs/text-fast\n",
+        "eyebright: runs/text: no such run folder (did you mean runs/text-fast?)\n",
     )
 
 
@@ -259,7 +260,44 @@ def test_skip_bad_goes_on_and_counts(
         ("test nowhere", 4, "nowhere: no such run folder"),
         ("test .", 4, "no run"),
         ("predict . x.png", 4, "no run"),
-        ("predict .", 2, "needs pictures"),
+        (
+            "predict .",
+            2,
+            "needs pictures, or --sample 4 (and not both): eyebright predict . PICTURE",
+        ),
+        ("train cifar1O", 3, "no data by that name (did you mean cifar10?)"),
+        ("look CIFAR-100", 3, "(did you mean cifar100?)"),
+        ("train digits --model resnt18", 2, "(did you mean resnet18?)"),
+        ("train digits --augment miror", 2, "'miror' (did you mean mirror?)"),
+        ("train digits --balance weight", 2, "'weight' (did you mean weights?)"),
+        ("train digits --target 85", 2, "a share from 0 to 1, not 85 (did you mean 0.85?)"),
+        ("train digits --val 20", 2, "a share from 0 to 0.9, not 20 (did you mean 0.2?)"),
+        ("train digits --val -1", 2, "a share from 0 to 0.9, not -1\n"),
+        ("train digits --lr 0", 2, "--lr must be more than 0, not 0"),
+        ("train digits --lr abc", 2, "--lr cannot be 'abc': it takes a number"),
+        ("train digits --epochs 2.5", 2, "--epochs cannot be '2.5': it takes a whole number"),
+        ("train digits --folds 1", 2, "--folds must be at least 2, not 1"),
+        ("serve r --port 99999", 2, "--port must be at most 65535, not 99999"),
+        ("train digits --epohcs 3", 2, "train has no option --epohcs (did you mean --epochs?)"),
+        ("train -z", 2, "train has no option -z (see eyebright train --help)"),
+        ("train --model", 2, "--model needs a value after it"),
+        ("train my pets", 2, "train takes only [DATA]: 'pets' is too much (a name with spaces"),
+        ("doctor now", 2, "doctor takes no argument: 'now' is too much"),
+        ("trian digits", 2, "no command is called 'trian' (did you mean train?)"),
+        ("photos", 2, "no command is called 'photos'; choose one of: look, audit,"),
+        (
+            "test",
+            2,
+            "test needs RUN: eyebright test RUN [DATA]; none is in runs/ yet: eyebright tr",
+        ),
+        ("explain r", 2, "explain needs PICTURE: eyebright explain RUN PICTURE..."),
+        ("convert digits", 2, "convert needs OUT: eyebright convert DATA OUT"),
+        (
+            "compare r",
+            2,
+            "two runs or more; none is in runs/ either: eyebright train DATA makes one",
+        ),
+        ("runs nowhere", 2, "nowhere: no such folder of runs"),
         ("look digits --out nowhere/grid.png", 5, "nowhere/grid.png"),
         ("look digits --imgsz 0", 2, "--imgsz"),
         ("train digits --imgsz 4096", 5, "lower --imgsz"),
@@ -273,6 +311,87 @@ def test_mistakes_are_one_line(eyebright_says: Callable, words: str, code: int, 
     assert err.count("\n") == 1
     assert "Traceback" not in out
     assert not Path("runs").exists() or not list(Path("runs").iterdir())
+
+
+@pytest.fixture
+def runs_and_pictures(class_folders: Callable[..., Path]) -> None:
+    """Folders as somebody may have them; no run here is more than its settings."""
+    class_folders("photos", count=2)
+    Path("photos/cat/0.png").rename("cat.png")
+    for age, name in enumerate(("pets", "birds")):
+        Path("runs", name).mkdir(parents=True)
+        Path("runs", name, "config.json").write_text("{}")
+        os.utime(f"runs/{name}/config.json", (age, age))
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (
+            "predict cat.png runs/pets",
+            4,
+            "cat.png is no run; {first}: eyebright predict runs/pets cat",
+        ),
+        ("predict photos runs/pets", 4, "{first}: eyebright predict runs/pets photos"),
+        ("predict a b c d e runs/pets", 4, "eyebright predict runs/pets a b c ..."),
+        ("explain cat.png runs/pets", 4, "{first}: eyebright explain runs/pets cat.png"),
+        ("embed cat.png runs/pets", 4, "{first}: eyebright embed runs/pets cat.png"),
+        ("test photos runs/pets", 4, "{first}: eyebright test runs/pets photos"),
+        ("predict cat.png x.png", 4, "neither a run folder nor an .onnx file; {first}; {there}"),
+        ("explain cat.png x.png", 4, "cat.png: no run folder; {first}; {there}"),
+        ("val cat.png", 4, "cat.png: a file, and no run folder; {there}"),
+        ("report photos", 4, "photos: no run folder (config.json is missing); {there}"),
+        ("val runs/pet", 4, "runs/pet: no such run folder (did you mean runs/pets?)"),
+        ("val pets", 4, "pets: no such run folder (did you mean runs/pets?)"),
+        ("val x", 4, "x: no such run folder; {there}"),
+        ("val", 2, "val needs RUN: eyebright val RUN; the newest in runs/: runs/birds, runs/pets"),
+        ("compare runs/pets", 2, "compare needs two runs or more; {there}"),
+        ("runs --remove pest", 2, "runs has no run called 'pest' (did you mean pets?)"),
+        ("look phots", 3, "(did you mean photos?)"),
+        ("look Photos", 3, "(did you mean photos?)"),
+        ("look runs/pets", 3, "runs/pets: a run folder; name the pictures instead"),
+        ("look runs", 3, "runs/birds: a run folder, and no class of pictures"),
+        (
+            "train photos --weights cat.pgn",
+            4,
+            "cat.pgn: No such file or directory (did you mean ca",
+        ),
+    ],
+)
+def test_what_was_meant_is_named(
+    eyebright_says: Callable, runs_and_pictures: None, words: str, code: int, said: str
+) -> None:
+    first = "the run comes first, then the pictures"
+    there = "there are runs/birds, runs/pets"
+    got, _, err = eyebright_says(*words.split())
+    assert (got, err.count("\n")) == (code, 1), err
+    assert said.format(first=first, there=there) in err
+
+
+def test_a_misspelt_picture_is_named(eyebright_says: Callable, shipped: Path) -> None:
+    Path("cats.png").touch()
+    code, _, err = eyebright_says("predict", shipped / "runs" / "r", "cast.png")
+    assert (code, err) == (
+        3,
+        "eyebright: cast.png: no such file or folder (did you mean cats.png?)\n",
+    )
+
+
+@pytest.mark.parametrize("verb", [*VERBS, None])
+def test_the_help_says_no_kind_of_a_flag(
+    eyebright_says: Callable, verb: Callable[..., None] | None
+) -> None:
+    code, out, _ = eyebright_says(*([verb.__name__] if verb else []), "--help")
+    assert (code, "<bool>" in out, "[[" in out) == (0, False, False)
+
+
+def test_one_of_a_kind_is_no_plural() -> None:
+    assert [counted(n, "picture") for n in (0, 1, 2000)] == [
+        "0 pictures",
+        "1 picture",
+        "2,000 pictures",
+    ]
+    assert [counted(n, "class") for n in (1, 2)] == ["1 class", "2 classes"]
 
 
 def test_a_model_with_other_classes_than_the_data(

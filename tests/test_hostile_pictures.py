@@ -60,7 +60,7 @@ def test_a_netpbm_picture_with_a_long_comment_is_refused() -> None:
     pixels = b"2 1 255 " + bytes(6)
     assert decode(b"P6 #" + b"a" * 1000 + b"\n" + pixels).shape == (1, 2, 3)
     for comment in (b"#" + b"a" * (8 << 20) + b"\n", b"\n" * (8 << 20), b"#\n" * (4 << 20)):
-        with pytest.raises(DataError, match="unreadable"):
+        with pytest.raises(DataError, match="damaged"):
             decode(b"P6 " + comment + pixels)
 
 

@@ -121,7 +121,7 @@ def test_a_finished_folder_has_nothing_left(
     before = {path: path.stat().st_mtime_ns for path in Path("lake").iterdir()}
     monkeypatch.setattr(lake, "predict_files", lambda *_, **__: pytest.fail("again"))
     code, out, _ = eyebright_says(*words)
-    assert (code, out) == (0, "nothing is left to do: all 1 parts of lake are there\n")
+    assert (code, out) == (0, "nothing is left to do: the one part of lake is there\n")
     assert {path: path.stat().st_mtime_ns for path in Path("lake").iterdir()} == before
 
 

@@ -21,13 +21,14 @@ import pytest
 from PIL import Image
 
 from eyebright import Dataset
-from eyebright.audit import review_server
+from eyebright.audit import findings, review_server
 from eyebright.audit.findings import Finding
 from eyebright.audit.review import Review
 from eyebright.audit.review_server import LARGEST_BODY, make_server, serve_review
-from eyebright.audit.review_words import CHINESE, words
+from eyebright.audit.review_words import CHINESE, NOTES, note, words
 from eyebright.data.labels import append, read
 from eyebright.errors import DataError, UsageError
+from eyebright.images import read_image
 
 HOSTILE = "</script><script>alert(1)</script>"
 
@@ -412,3 +413,39 @@ def test_the_browser_is_opened_where_it_should(
     assert len(opened) == 1
     assert opened[0].startswith("http://127.0.0.1:")
     assert "nothing was decided" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("english", "chinese"),
+    [
+        (
+            findings.NEVER_SAW.format(sure=93.4, guess="{0} 狗, 5 % x", less=6.6, given="cat"),
+            "没见过它的模型认为：93 % 是 {0} 狗, 5 % x，7 % 是 cat",
+        ),
+        (findings.SAME.format(part="test"), "test 中有完全相同的图片"),
+        (findings.ALMOST.format(part="val"), "val 中有几乎相同的图片"),
+        (findings.TINY.format(width=3, height=4), "太小：3×4 像素"),
+        (findings.LONG.format(width=90, height=4), "太狭长：90×4 像素"),
+        (findings.BLANK, "空白：通体一色"),
+        (findings.DARK.format(of=12.2), "太暗：99 % 的像素低于 12（最亮为 255）"),
+        (findings.BRIGHT.format(of=240.0), "太亮：95 % 的像素高于 240（最亮为 255）"),
+        ("what nobody foresaw", "what nobody foresaw"),
+    ],
+)
+def test_what_was_found_is_said_in_the_language_of_the_page(english: str, chinese: str) -> None:
+    found = [Finding("label", "4", "dog", "cat", 0.9, english, None)]
+    for language, said in (("en", english), ("zh", chinese)):
+        assert Review(pictures(), found, "t.csv", language).state()["findings"][0]["note"] == said
+
+
+def test_why_a_picture_cannot_be_read_is_said_in_chinese(tmp_path: Path) -> None:
+    whole = io.BytesIO()
+    Image.fromarray(pictures().pixels[0]).resize((64, 64)).save(whole, "PNG")
+    contents = {"damaged or": whole.getvalue()[:900], "the file": b"", "no picture": b"hello"}
+    for i, (begins, content) in enumerate(contents.items()):
+        (file := tmp_path / f"{i}.png").write_bytes(content)
+        with pytest.raises(DataError, match=begins) as caught:
+            read_image(file, 32)
+        assert note(str(caught.value), "zh").split("（")[0] in (
+            c.split("（")[0] for c in NOTES.values()
+        )

@@ -297,7 +297,7 @@ def test_it_begins_anew_where_pictures_have_changed(
     folder = numbered(tmp_path / "n", 40)
     good = (folder / "a" / "4.png").read_bytes()
     (folder / "a" / "4.png").write_bytes(good[:45])
-    with pytest.raises(DataError, match=r"4\.png: unreadable.*\n1 pictures cannot be read.*--skip"):
+    with pytest.raises(DataError, match=r"4\.png: damaged.*\n1 picture cannot be read.*--skip"):
         convert(folder, tmp_path / "out")
     assert (tmp_path / "out" / conversion.STATE).exists()
     (folder / "a" / "4.png").write_bytes(good)
@@ -353,7 +353,7 @@ def test_the_command_says_what_it_wrote(
     assert "0.png: no picture in a format that is read" in error
     code, said, _ = eyebright_says("convert", folder, "out", "--shard-size", "20k", "--skip-bad")
     assert code == 0
-    assert "1 unreadable pictures were left out" in caplog.text
+    assert "1 unreadable picture was left out" in caplog.text
     assert said.startswith("train: 39 pictures in 5 shards, 0.1 MB\n")
     assert "eyebright train out" in said
     code, said, _ = eyebright_says("look", "out")

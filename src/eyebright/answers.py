@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from rich.table import Table
 
 from eyebright.calibration import Promises
-from eyebright.console import as_text, notices, shown
+from eyebright.console import as_text, counted, notices, shown
 from eyebright.data.views import View
 from eyebright.errors import DataError, ModelError
 from eyebright.images import POLICY, Pixels, read_bytes, read_header, read_image
@@ -139,7 +139,7 @@ def ready_pixels(pictures: Sequence[Picture] | Pixels | View, imgsz: int) -> Pix
         return pictures  # type: ignore[return-value]
     read = [_read(i, picture, imgsz) for i, picture in enumerate(pictures)]
     if animations := sum(animated for _, animated in read):
-        notices.warning("%d animations: the first frame of each is used", animations)
+        notices.warning("%s: the first frame of each is used", counted(animations, "animation"))
     return np.stack([pixels for pixels, _ in read])
 
 

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
+from eyebright.console import nearest
 from eyebright.errors import UsageError
 
 
@@ -150,8 +151,9 @@ def parse_augment(spec: str) -> tuple[bool, list[Callable[[Tensor, Chance], Tens
     names = [] if spec == "none" else spec.split("+")
     for name in names:
         if name != MIRROR and name not in AUGMENTATIONS:
+            known = (MIRROR, *AUGMENTATIONS)
             raise UsageError(
-                f"no augmentation is called '{name}'; join any of {MIRROR}, "
-                f"{', '.join(AUGMENTATIONS)} with '+', or say none"
+                f"no augmentation is called '{name}'{nearest(name, known)}; join any of "
+                f"{', '.join(known)} with '+', or say none"
             )
     return MIRROR in names, [AUGMENTATIONS[name] for name in names if name != MIRROR]

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from eyebright.console import as_share, counted
 from eyebright.errors import UsageError
 from eyebright.metrics import Floats
 
@@ -193,18 +194,22 @@ def make_promises(
     answers, sets, n = None, None, len(labels)
     if risk is not None:
         if not 0 < risk < 1:
-            raise UsageError(f"--risk must lie between 0 and 1, not {risk}")
+            raise UsageError(
+                f"--risk must be a share between 0 and 1, not {risk:g}{as_share(risk)}"
+            )
         answers = promise(probabilities.max(1), probabilities.argmax(1) == labels, risk)
         if answers is None:
             why = "too many of the surest answers are wrong"
             if n < (least := least_pictures(risk)):
                 why = f"even if all were right, it would take {least:,}"
             raise UsageError(
-                f"no errors of at most {100 * risk:g} % can be promised from {n:,} pictures held "
+                f"no errors of at most {100 * risk:g} % can be promised from {counted(n, 'picture')} held "
                 f"out: {why}; allow more, or hold out more (--val)"
             )
     if coverage is not None:
         if not 0 < coverage < 1:
-            raise UsageError(f"--coverage must lie between 0 and 1, not {coverage}")
+            raise UsageError(
+                f"--coverage must be a share between 0 and 1, not {coverage:g}{as_share(coverage)}"
+            )
         sets = SetRule(coverage, set_threshold(probabilities, labels, coverage))
     return Promises(answers, sets)

@@ -4,7 +4,6 @@ Neither file can hold code, and each is known by its SHA-256: the card holds tha
 weights, and its own.
 """
 
-import contextlib
 import hashlib
 import json
 import math
@@ -27,10 +26,10 @@ from eyebright.errors import ModelError, UsageError
 from eyebright.files import read_json, read_safetensors, write_file, write_json
 from eyebright.images import POLICY
 from eyebright.models import MODELS, create_model, is_backbone
+from eyebright.nearby import nearest_run, runs_there
 from eyebright.runtime import first_not_finite
 
 FORMAT = 2
-NAMED = 5  # runs that are named to somebody who asked for one that is not there
 WEIGHTS, CARD = "model.safetensors", "model.json"
 PLAIN = {
     "architecture": str, "imgsz": int, "recipe": str, "epoch": int, "policy": str, "tta": str,
@@ -43,17 +42,15 @@ def check_run_folder(path: Path) -> None:
     """See that there is such a folder.
 
     Raises:
-        ModelError: there is none; names the newest runs of ``runs``.
+        ModelError: there is none; names the one that was meant, or the newest runs of ``runs``.
     """
     if path.is_dir():
         return
-    with contextlib.suppress(OSError):
-        there = [file.parent for file in Path("runs").glob("*/config.json")]
-        newest = sorted(there, key=lambda run: run.stat().st_mtime, reverse=True)[:NAMED]
-        if newest:
-            names = ", ".join(shown(run) for run in newest)
-            raise ModelError(f"{shown(path)}: no such run folder; there are {names}")
-    raise ModelError(f"{shown(path)}: no such run folder")
+    if path.is_file():
+        raise ModelError(f"{shown(path)}: a file, and no run folder; {runs_there()}")
+    if meant := nearest_run(path):
+        raise ModelError(f"{shown(path)}: no such run folder{meant}")
+    raise ModelError(f"{shown(path)}: no such run folder; {runs_there()}")
 
 
 @dataclass(frozen=True)

@@ -15,10 +15,11 @@ from numpy.typing import NDArray
 from rich.table import Table
 
 from eyebright import metrics
-from eyebright.console import shown
+from eyebright.console import counted, shown
 from eyebright.errors import DataError, UsageError
 from eyebright.evaluation import Evaluation
 from eyebright.metrics import Figure
+from eyebright.nearby import runs_there
 from eyebright.paired import mcnemar, mean_accuracy, mean_difference, paired_difference
 from eyebright.records import read_evaluation
 from eyebright.run import Run
@@ -101,8 +102,8 @@ class Comparison:
         if several and any(len(group.right) == 1 for group in self.groups):
             counts += " (the accuracy of a single run: pictures alone)"
         caption = (
-            f"{len(self.labels):,} {self.split} pictures; in brackets: 95 % intervals that count "
-            f"{counts}"
+            f"{counted(len(self.labels), f'{self.split} picture')}; in brackets: 95 % intervals "
+            f"that count {counts}"
         )
         if any(len(group.right) == 2 for group in self.groups):
             caption += "; with two seeds they hold the truth in about 87 of 100 cases only"
@@ -135,7 +136,7 @@ class Comparison:
                 (group, first), (first, group), self.discordant(group), strict=True
             ):
                 lines.append(
-                    f"right by {shown(better.name)} alone: {len(which):,} pictures"
+                    f"right by {shown(better.name)} alone: {counted(len(which), 'picture')}"
                     + (":" if which and count else "")
                 )
                 lines += [
@@ -197,7 +198,7 @@ def compare(runs: Sequence[str | os.PathLike[str]], split: str | None = None) ->
         ModelError: no run, or damaged files.
     """
     if len(runs) < 2:
-        raise UsageError("compare needs two runs or more")
+        raise UsageError(f"compare needs two runs or more; {runs_there()}")
     if split not in (None, "val", "test"):
         raise UsageError(f"--split cannot be '{split}'; choose one of: test, val")
     opened = [Run(path) for path in runs]

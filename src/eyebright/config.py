@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from eyebright.console import nearest
+from eyebright.console import as_share, nearest
 from eyebright.errors import UsageError
 
 BATCH_PIXELS = 4_000_000  # of all pictures of a batch together: a few GB while training
@@ -36,6 +36,11 @@ RANGES: dict[str, tuple[float, float]] = {
     "threads": (0, 1024),
     "seed": (0, 2**32 - 1),
 }
+SHARES = ("target", "val")
+TAKES: dict[Any, str] = {
+    int: "a whole number", float: "a number", str: "text", bool: "true or false",
+    float | None: "a number", int | None: "a whole number", str | None: "text",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -126,19 +131,22 @@ class TrainConfig:
         for name, kind in get_type_hints(TrainConfig).items():
             value = getattr(self, name)
             if get_origin(kind) is Literal:
-                if value not in get_args(kind):
-                    choices = ", ".join(get_args(kind))
-                    raise UsageError(f"{flag(name)} cannot be {value!r}; choose one of: {choices}")
+                if value not in (choices := get_args(kind)):
+                    raise UsageError(
+                        f"{flag(name)} cannot be {value!r}{nearest(str(value), choices)}; choose "
+                        f"one of: {', '.join(choices)}"
+                    )
                 continue
             if kind in (float, float | None) and type(value) is int and abs(value) < 2**53:
                 object.__setattr__(self, name, float(value))
             elif not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-                takes = getattr(kind, "__name__", kind)
+                takes = TAKES.get(kind, kind)
                 raise UsageError(f"{flag(name)} cannot be {value!r}; it takes {takes}")
         for name, (low, high) in RANGES.items():
             value = getattr(self, name)
             if value is not None and not low <= value <= high:
-                raise UsageError(f"{flag(name)} must be from {low:g} to {high:g}, not {value}")
+                meant = as_share(value) if name in SHARES else ""
+                raise UsageError(f"{flag(name)} must be {_bounds(name)}, not {value:.12g}{meant}")
 
     def replace(self, **settings: Any) -> "TrainConfig":
         """A copy with some settings changed; a setting of None leaves it as it is."""
@@ -199,6 +207,16 @@ def parse_time(text: str) -> float:
     if not seconds:
         raise UsageError(f"--time cannot be '{text}'; say 90s, 3m, 2h or 1h30m")
     return seconds
+
+
+def _bounds(name: str) -> str:
+    """What a setting must be, in words."""
+    low, high = RANGES[name]
+    if name in SHARES:
+        return f"a share from 0 to {high:g}"
+    if high == HUGE:
+        return "more than 0"
+    return f"from {0 if low == TINY else low:g} to {high:g}"
 
 
 def flag(name: str) -> str:

@@ -131,8 +131,19 @@ class Bar:
 
 def nearest(name: str, names: Iterable[str]) -> str:
     """A guess at what was meant, to put into a message; nothing where nothing is near."""
-    close = get_close_matches(name, names, n=1)
-    return f" (did you mean {close[0]}?)" if close else ""
+    by_small_letters = {other.casefold(): other for other in names}
+    close = get_close_matches(name.casefold(), by_small_letters, n=1)
+    return f" (did you mean {shown(by_small_letters[close[0]])}?)" if close else ""
+
+
+def as_share(value: float) -> str:
+    """What was meant by somebody who gave percents for a share, to put into a message."""
+    return f" (did you mean {value / 100:g}?)" if 1 < value < 100 else ""
+
+
+def counted(n: int, what: str) -> str:
+    """Such as ``1 picture`` and ``2,000 pictures``; ``what`` is one of them."""
+    return f"{n:,} {what}" if n == 1 else f"{n:,} {what}{'es' if what.endswith('s') else 's'}"
 
 
 def as_text(name: object) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from eyebright.config import RANGES
-from eyebright.console import notices, progress_bar, shown
+from eyebright.console import counted, notices, progress_bar, shown
 from eyebright.data import Dataset
 from eyebright.data.index import INDEX, SHARD, STATE, Index, numbers_file
 from eyebright.data.sources import find_part_names, list_part
@@ -201,11 +201,13 @@ def _carry_out(plan: Plan, folder: Path, source: str, skip_bad: bool) -> Index:
     if bad and not skip_bad:
         more = f"\n... and {len(bad) - NAMED} more" if len(bad) > NAMED else ""
         raise DataError(
-            "\n".join(bad[:NAMED]) + f"{more}\n{len(bad)} pictures cannot be read; mend or remove "
+            "\n".join(bad[:NAMED])
+            + f"{more}\n{counted(len(bad), 'picture')} cannot be read; mend or remove "
             "them, or go on without them: --skip-bad"
         )
     if bad:
-        notices.warning("%d unreadable pictures were left out", len(bad))
+        were = "was" if len(bad) == 1 else "were"
+        notices.warning("%s %s left out", counted(len(bad), "unreadable picture"), were)
     first = next(iter(plan.parts.values()))
     index = Index(
         list(first.classes),

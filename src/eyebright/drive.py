@@ -12,7 +12,7 @@ from rich.table import Table
 from torch import nn
 
 from eyebright import distributed, metrics
-from eyebright.console import out, say, shown
+from eyebright.console import counted, out, say, shown
 from eyebright.errors import ModelError, NumbersError
 from eyebright.files import write_file, write_json
 from eyebright.jobs import Job
@@ -115,11 +115,12 @@ def carry_out(
         if position.step >= schedule.total_steps:
             tell(f"all {position.step:,} steps are taken: there is nothing to go on with")
         elif job.checkpoint:
-            tell(f"goes on after {position.step:,} steps of {schedule.total_steps:,}")
+            tell(f"goes on after {counted(position.step, 'step')} of {schedule.total_steps:,}")
         tell(f"model will be trained on device: '{config.device}'")
         if not config.log_every:  # as the lesson has it, its lines follow at once
             held_out = f", {len(val_set):,} held out" if val_set else ""
-            tell(f"{config.model} on {len(train_set):,} pictures{held_out}, into {shown(folder)}")
+            pictures = counted(len(train_set), "picture")
+            tell(f"{config.model} on {pictures}{held_out}, into {shown(folder)}")
         if config.tta == "mirror" and val_set is not None:
             tell("every figure averages each picture with its mirror image")
         if (source := job.machine.get("first_weights", "none")) != "none":

@@ -154,7 +154,7 @@ def _open(content: bytes) -> Image.Image:
     except UnidentifiedImageError:
         raise DataError(f"no picture in a format that is read ({', '.join(FORMATS)})") from None
     except Exception as error:  # hostile headers raise whatever they like
-        raise DataError(f"unreadable ({error})") from None
+        raise DataError(f"damaged ({error})") from None
     if image.width * image.height > MAX_PIXELS:
         size = f"{image.width}×{image.height}"
         raise DataError(f"{size}: more than {MAX_PIXELS:,} pixels (--max-pixels)")
@@ -249,7 +249,7 @@ def _decode(content: bytes, imgsz: int | None = None) -> Image.Image:
         _turn_upright(image)
         return image
     except Exception as error:  # decoders raise OSError, SyntaxError, ValueError, struct.error, ...
-        raise DataError(f"unreadable or cut short ({error})") from None
+        raise DataError(f"damaged or cut short ({error})") from None
 
 
 def _turn_upright(image: Image.Image) -> None:

@@ -16,7 +16,7 @@ from eyebright.batches import Normalization
 from eyebright.calibration import fit_temperature, softmax
 from eyebright.checkpoint import ModelCard, copy_tensors, load_card, save_card, save_model
 from eyebright.config import TrainConfig
-from eyebright.console import shown
+from eyebright.console import counted, shown
 from eyebright.data import Dataset
 from eyebright.epochs import log_row
 from eyebright.errors import ModelError, NumbersError, StorageError
@@ -241,7 +241,7 @@ class Keeper:
         if self.best.val_confusion is None:
             return "nothing was held out: 'eyebright test' will say how good it is"
         figure = metrics.accuracy(self.best.val_confusion)
-        line = f"validation accuracy {figure.percent()} on {figure.n:,} pictures held out"
+        line = f"validation accuracy {figure.percent()} on {counted(figure.n, 'picture')} held out"
         if self.config.metric == "balanced-accuracy":
             balanced = metrics.balanced_accuracy_figure(self.best.val_confusion)
             line += f", balanced accuracy {balanced.percent()}"

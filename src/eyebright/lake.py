@@ -20,7 +20,7 @@ from typing import Any
 from eyebright import images
 from eyebright.answers import Predictor
 from eyebright.calibration import Promises
-from eyebright.console import progress_bar, shown
+from eyebright.console import counted, progress_bar, shown
 from eyebright.errors import DataError, StorageError, UsageError
 from eyebright.files import create_file, read_json, write_file
 from eyebright.prediction import Tally, predict_files
@@ -120,11 +120,17 @@ class Share:
         ranks, own = listing.ranks, len(listing.own)
         who = f"rank {ranks.rank} of {ranks.size}: " if ranks.size > 1 else ""
         if not self.parts:
-            have = f"its {own:,} of the {listing.blocks:,}" if who else f"all {own:,}"
-            return f"{who}nothing is left to do: {have} parts of {folder} are there"
+            have = f"its {own:,} of the {listing.blocks:,} parts of {folder} are there"
+            if not who:
+                have = f"all {own:,} parts of {folder} are there"
+            if not who and own == 1:
+                have = f"the one part of {folder} is there"
+            return f"{who}nothing is left to do: {have}"
         there = f", {own - self.parts:,} were there" if own > self.parts else ""
         speed = f"{n / self.seconds:,.0f} a second"
-        wrote = f"{n:,} pictures, {self.parts:,} parts in {folder}{there} ({speed})"
+        wrote = (
+            f"{counted(n, 'picture')}, {counted(self.parts, 'part')} in {folder}{there} ({speed})"
+        )
         return f"{who}{wrote}; {self.tally.line()}"
 
 

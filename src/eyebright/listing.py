@@ -12,7 +12,7 @@ from typing import Any
 from rich.table import Table
 
 from eyebright.checkpoint import CARD, WEIGHTS, load_card
-from eyebright.console import shown
+from eyebright.console import nearest, shown
 from eyebright.errors import EyebrightError, ModelError, StorageError, UsageError
 from eyebright.files import read_json
 from eyebright.lock import is_locked, locked
@@ -132,9 +132,10 @@ def find_run(folder: Path, name: str) -> Path:
     Raises:
         UsageError: there is none.
     """
-    if folder.is_dir() and name in {path.name for path in folder.iterdir() if is_run(path)}:
+    names = [path.name for path in folder.iterdir() if is_run(path)] if folder.is_dir() else []
+    if name in names:
         return folder / name
-    raise UsageError(f"{shown(folder)} has no run called '{shown(name)}'")
+    raise UsageError(f"{shown(folder)} has no run called '{shown(name)}'{nearest(name, names)}")
 
 
 def remove_run(path: Path) -> None:

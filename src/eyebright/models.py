@@ -239,8 +239,11 @@ def check_name(name: str) -> None:
     """
     if name in MODELS or is_backbone(name):
         return
+    import timm
+
+    meant = nearest(name, MODELS) or nearest(name, timm.list_models())
     raise UsageError(
-        f"no net is called '{name}'{nearest(name, MODELS)}; choose one of: {', '.join(MODELS)}, "
+        f"no net is called '{name}'{meant}; choose one of: {', '.join(MODELS)}, "
         "or a backbone of timm, such as tf_efficientnet_lite0 or resnet18"
     )
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from eyebright.answers import NOT_SURE, Predictor, prediction_of
 from eyebright.answers import Outcome as Outcome
 from eyebright.calibration import Promises
-from eyebright.console import notices, progress_bar, shown
+from eyebright.console import counted, notices, progress_bar, shown
 from eyebright.data.folders import each_picture
 from eyebright.data.rows import ENDINGS as TABLES
 from eyebright.data.rows import each_value
@@ -80,7 +80,7 @@ class Tally:
         if self.bad:
             named = "; ".join(self.first_bad) + "; ..." * (self.bad > NAMED)
             raise DataError(
-                f"{self.bad:,} of {self.n:,} pictures cannot be read (--skip-bad): {named}"
+                f"{self.bad:,} of {counted(self.n, 'picture')} cannot be read (--skip-bad): {named}"
             )
 
 
@@ -208,7 +208,7 @@ def predict_files(
         finally:
             pool.shutdown(cancel_futures=True)
     if animations:
-        notices.warning("%d animations: the first frame of each is used", animations)
+        notices.warning("%s: the first frame of each is used", counted(animations, "animation"))
 
 
 def _are_small(paths: list[Path]) -> bool:

@@ -22,6 +22,7 @@ from eyebright.config import TrainConfig
 from eyebright.console import notices, shown
 from eyebright.errors import ModelError, StorageError, install_command
 from eyebright.models import MODELS, create_backbone, head_of, is_backbone
+from eyebright.nearby import nearest_path
 from eyebright.runtime import first_not_finite
 
 PACKAGED = "tf_efficientnet_lite0"
@@ -266,7 +267,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         else:
             found = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
-        raise ModelError(f"{shown(path)}: {error.strerror or error}") from None
+        raise ModelError(f"{shown(path)}: {error.strerror or error}{nearest_path(path)}") from None
     except Exception as error:  # a hostile file makes the readers raise whatever they like
         reason = shown(" ".join(str(error).split())[:120])
         raise ModelError(

@@ -12,7 +12,7 @@ from torch import nn
 
 from eyebright.batches import Normalization
 from eyebright.config import TrainConfig
-from eyebright.console import progress_bar
+from eyebright.console import counted, progress_bar
 from eyebright.data import Dataset
 from eyebright.features import Features, cached_features
 from eyebright.metrics import Floats, confusion_matrix
@@ -116,8 +116,8 @@ class Probe:
         if not self.losses:
             how = "too few pictures of a class to compare"
         return (
-            f"linear probe on {self.weights.shape[1]:,} features of {n:,} pictures: penalty "
-            f"{self.penalty:g}, {how}"
+            f"linear probe on {self.weights.shape[1]:,} features of {counted(n, 'picture')}: "
+            f"penalty {self.penalty:g}, {how}"
         )
 
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from eyebright.calibration import Promises
 from eyebright.compare import in_points
-from eyebright.console import waiting_for
+from eyebright.console import counted, waiting_for
 from eyebright.data import Dataset
 from eyebright.errors import UsageError
 from eyebright.exported import ExportedClassifier
@@ -140,13 +140,14 @@ def measured_lines(found: dict[str, Any]) -> list[str]:
     exact, small = (Figure(**found[f"accuracy_{kind}"]) for kind in ("fp32", "int8"))
     difference, n = Figure(**found["difference"]), found["n"]
     lines = [
-        f"int8: accuracy {small.percent()} instead of {exact.percent()} on {n:,} pictures held "
-        f"out that it was not calibrated on: {in_points(difference)} points",
+        f"int8: accuracy {small.percent()} instead of {exact.percent()} on "
+        f"{counted(n, 'picture')} held out that it was not calibrated on: {in_points(difference)} "
+        "points",
         f"{found['bytes'] / 1e6:.1f} MB instead of {found['bytes_before'] / 1e6:.1f}, and "
         f"{found['times_faster']:.2f} times as fast here",
     ]
     if n < LEAST_MEASURED:
-        lines.append(f"{n} pictures are too few to tell what it loses: hold out more (--val)")
+        lines.append(f"too few pictures ({n}) to tell what it loses: hold out more (--val)")
     if difference.high is not None and difference.high < 0:
         lines.append("it is surely less accurate")
     elif difference.low is not None and difference.low < -0.02:

@@ -8,7 +8,7 @@ from typing import Any
 
 from rich.table import Table
 
-from eyebright.console import shown
+from eyebright.console import counted, shown
 from eyebright.files import write_file, write_json
 from eyebright.study import Trial
 from eyebright.verdict import Verdict
@@ -58,8 +58,8 @@ class Search:
 
     def table(self, count: int = 10) -> Table:
         """The best trials, and the default wherever it stands."""
-        n = f"{self.pictures['looked at']:,}"
-        caption = f"{self.metric.replace('-', ' ')} on {n} pictures that the search looks at"
+        n = counted(self.pictures["looked at"], "picture")
+        caption = f"{self.metric.replace('-', ' ')} on {n} that the search looks at"
         table = Table(caption=f"{caption}: the best of many looks too good")
         for title in ("trial", self.metric.replace("-", " ")):
             table.add_column(title, justify="right")

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eyebright.compare import in_points
+from eyebright.console import counted
 from eyebright.evaluation import Evaluation
 from eyebright.metrics import Figure
 from eyebright.paired import mean_difference, paired_difference
@@ -49,7 +50,7 @@ class Verdict:
         n, seeds = self.difference.n, len(self.default)
         lines = [
             f"{self.says}: {points(self.difference)} points of {self.metric}, the winner against "
-            f"the default on {seeds} fresh seed{'s' * (seeds > 1)} and {n:,} pictures that the "
+            f"the default on {counted(seeds, 'fresh seed')} and {counted(n, 'picture')} that the "
             f"search never looked at; the 95 % interval counts {self.counts}"
         ]
         if self.difference.low is None:

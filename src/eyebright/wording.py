@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 from rich.table import Table
 
-from eyebright.console import shown
+from eyebright.console import counted, shown
 from eyebright.evaluation import Evaluation
 from eyebright.metrics import Figure
 
@@ -35,7 +35,9 @@ def lesson_lines(evaluation: Evaluation, short_names: dict[str, str] | None = No
     n = len(evaluation.labels)
     right = int(np.trace(evaluation.confusion))
     what = "validation" if evaluation.split == "val" else evaluation.split
-    lines = [f"Accuracy of the network on the {n} {what} images: {100 * right // n} %"]
+    lines = [
+        f"Accuracy of the network on the {n} {what} image{'s' * (n != 1)}: {100 * right // n} %"
+    ]
     for name, figures in evaluation.per_class().items():
         shorter = shown((short_names or {}).get(name, name))
         recall = figures["recall"].value
@@ -55,7 +57,7 @@ def warnings(evaluation: Evaluation) -> list[str]:
         + decided
         + [
             f"the average hides a class: {shown(name)} is found in only {figure.percent()} of its "
-            f"{figure.n:,} pictures"
+            f"{counted(figure.n, 'picture')}"
             for name, figure in evaluation.hidden_classes()
         ]
     )
@@ -90,7 +92,7 @@ def promise_lines(evaluation: Evaluation) -> list[str]:
         lines.append(
             f"answers {100 * given.answered:.1f} % of pictures, right on at least "
             f"{100 * (1 - given.risk):g} % of those, with 95 % confidence: where the likeliest "
-            f"class has {given.threshold:.4f} or more (from {given.n:,} pictures held out)"
+            f"class has {given.threshold:.4f} or more (from {counted(given.n, 'picture')} held out)"
         )
         if evaluation.split == "test":
             answered, right = evaluation.answered()
@@ -128,7 +130,7 @@ def class_table(evaluation: Evaluation) -> Table:
 def figures_table(evaluation: Evaluation) -> Table:
     """The figures of the whole set, with their 95 % intervals."""
     table = Table(
-        caption="; ".join([f"of {len(evaluation.labels):,} pictures", *notes(evaluation)])
+        caption="; ".join([f"of {counted(len(evaluation.labels), 'picture')}", *notes(evaluation)])
     )
     table.add_column("figure", no_wrap=True)
     table.add_column("value (95 % interval)", justify="right")

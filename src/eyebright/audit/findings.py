@@ -2,6 +2,13 @@
 
 from dataclasses import dataclass
 
+# What was found, in a line; the review page has each in its own language.
+NEVER_SAW = "models that never saw it: {sure:.0f} % {guess}, {less:.0f} % {given}"
+SAME, ALMOST = "the very same picture is in {part}", "almost the same picture is in {part}"
+TINY, LONG = "tiny: {width}×{height} px", "very long: {width}×{height} px"
+BLANK = "blank: one colour all over"
+DARK, BRIGHT = "very dark: 99 % below {of:.0f} of 255", "very bright: 95 % above {of:.0f} of 255"
+
 
 @dataclass(frozen=True)
 class Finding:

@@ -11,7 +11,7 @@ from PIL import Image
 from rich.table import Table
 
 from eyebright.audit.duplicates import ALIKE
-from eyebright.audit.findings import Finding
+from eyebright.audit.findings import ALMOST, SAME, Finding
 from eyebright.console import shown
 from eyebright.data import Dataset
 from eyebright.data.labels import PREFIXES, table_ids
@@ -118,10 +118,10 @@ class Audit:
         (part, other), name = twin.parts, twin.ids[0]
         data = self.parts[part]
         given = data.classes[data.labels[self.places[part][name]]]
-        alike = "the very same picture" if twin.similarity == 1 else "almost the same picture"
+        alike = SAME if twin.similarity == 1 else ALMOST
         first, second = twin.names
         return Finding(
-            "duplicate", first, given, None, twin.similarity, f"{alike} is in {other}", second
+            "duplicate", first, given, None, twin.similarity, alike.format(part=other), second
         )
 
     def table(self) -> Table:
@@ -132,7 +132,8 @@ class Audit:
         table.add_column("what")
         table.add_column("found", justify="right")
         table.add_column("such as", overflow="fold")
-        table.add_row("unreadable", f"{len(self.unreadable):,}", next(iter(self.unreadable), ""))
+        such = ": ".join(next(iter(self.unreadable.items()), ()))
+        table.add_row("unreadable", f"{len(self.unreadable):,}", shown(such))
         first = self.pictures[0] if self.pictures else None
         such = f"{first.id}: {first.note}" if first else ""
         table.add_row("bad pictures", f"{len(self.pictures):,}", such)
@@ -141,7 +142,10 @@ class Audit:
             *((f"alike within {part}", twins) for part, twins in self.within.items()),
         ):
             same = sum(twin.similarity == 1 for twin in twins)
-            count = f"{len(twins):,}" + (f" ({same:,} the very same)" if same else "")
+            those = "all of them" if same == len(twins) > 1 else f"{same:,} of them"
+            count = f"{len(twins):,}"
+            if same:
+                count += f", {'' if len(twins) == 1 else those + ' '}identical"
             such = ""
             if twins:
                 one = twins[0]

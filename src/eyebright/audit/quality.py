@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from eyebright.audit import findings
 from eyebright.audit.findings import Finding
 from eyebright.data import Dataset
 from eyebright.data.labels import table_ids
@@ -30,9 +31,9 @@ def bad_pictures(data: Dataset, part: str = "train") -> list[Finding]:
     for i, (width, height) in enumerate(data.sizes.tolist()):
         short, long = min(width, height), max(width, height)
         if short < TINY and short < data.imgsz:
-            add(i, 1 - short / TINY, f"tiny: {width}×{height} px")
+            add(i, 1 - short / TINY, findings.TINY.format(width=width, height=height))
         elif long > LONG * short:
-            add(i, 1 - LONG * short / long, f"very long: {width}×{height} px")
+            add(i, 1 - LONG * short / long, findings.LONG.format(width=width, height=height))
     start = 0
     for pixels in data.pixels.parts():
         flat = pixels.reshape(len(pixels), -1, 3)
@@ -41,11 +42,11 @@ def bad_pictures(data: Dataset, part: str = "train") -> list[Finding]:
         low, high = np.percentile(grey, (5, 99), axis=1)
         for j in np.flatnonzero((deviation < BLANK) | (high < DARK) | (low > BRIGHT)).tolist():
             if deviation[j] < BLANK:
-                add(start + j, 1 - deviation[j] / BLANK, "blank: one colour all over")
+                add(start + j, 1 - deviation[j] / BLANK, findings.BLANK)
             elif high[j] < DARK:
-                add(start + j, 1 - high[j] / DARK, f"very dark: 99 % below {high[j]:.0f} of 255")
+                add(start + j, 1 - high[j] / DARK, findings.DARK.format(of=high[j]))
             else:
                 score = (low[j] - BRIGHT) / (255 - BRIGHT)
-                add(start + j, score, f"very bright: 95 % above {low[j]:.0f} of 255")
+                add(start + j, score, findings.BRIGHT.format(of=low[j]))
         start += len(pixels)
     return sorted(found, key=lambda one: -one.score)

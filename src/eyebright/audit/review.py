@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image
 
 from eyebright.audit.findings import Finding
-from eyebright.audit.review_words import LANGUAGES, words
+from eyebright.audit.review_words import LANGUAGES, note, words
 from eyebright.console import shown
 from eyebright.data import Dataset
 from eyebright.data.labels import (
@@ -174,7 +174,7 @@ class Review:
             "given": shown(finding.given),
             "suggested": None if finding.suggested is None else shown(finding.suggested),
             "score": round(float(finding.score), 4) if np.isfinite(finding.score) else None,
-            "note": shown(finding.note),
+            "note": shown(note(finding.note, self.language)),
             "twin": twin or None,
         }
 

@@ -1,5 +1,9 @@
 """Every word of the review page, in English and Chinese. The English text is the key."""
 
+import re
+
+from eyebright.audit import findings
+
 LANGUAGES = ("en", "zh")
 
 CHINESE: dict[str, str] = {
@@ -49,6 +53,40 @@ CHINESE: dict[str, str] = {
     "pictures": "图片",
     "main": "主要内容",
 }
+
+# What findings say, with the values that stand in them; the last are of `eyebright.images`.
+NOTES = {
+    findings.NEVER_SAW: "没见过它的模型认为：{sure} % 是 {guess}，{less} % 是 {given}",
+    findings.SAME: "{part} 中有完全相同的图片",
+    findings.ALMOST: "{part} 中有几乎相同的图片",
+    findings.TINY: "太小：{width}×{height} 像素",
+    findings.LONG: "太狭长：{width}×{height} 像素",
+    findings.BLANK: "空白：通体一色",
+    findings.DARK: "太暗：99 % 的像素低于 {of}（最亮为 255）",
+    findings.BRIGHT: "太亮：95 % 的像素高于 {of}（最亮为 255）",
+    "damaged ({why})": "已损坏（{why}）",
+    "damaged or cut short ({why})": "已损坏或不完整（{why}）",
+    "the file is empty": "文件是空的",
+    "no picture in a format that is read ({formats})": "不是可读格式的图片（{formats}）",
+}
+NUMBER = re.compile(r"\\\{(\w+):[^}]*\\\}")  # these as they stand in an escaped text
+VALUE = re.compile(r"\\\{(\w+)\\\}")
+
+
+def note(text: str, language: str) -> str:
+    """What a finding says, in a language; as it is where that is not known.
+
+    Args:
+        text: of `Finding.note`.
+        language: one of `LANGUAGES`.
+    """
+    if language == "zh":
+        for english, chinese in NOTES.items():
+            pattern = NUMBER.sub(r"(?P<\1>\\d+)", re.escape(english))
+            pattern = VALUE.sub(r"(?P<\1>.+)", pattern)
+            if found := re.fullmatch(pattern, text, re.DOTALL):
+                return chinese.format(**found.groupdict())
+    return text
 
 
 def words(language: str) -> dict[str, str]:

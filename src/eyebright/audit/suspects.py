@@ -7,7 +7,7 @@ from importlib.util import find_spec
 import numpy as np
 from numpy.typing import NDArray
 
-from eyebright.audit.findings import Finding
+from eyebright.audit.findings import NEVER_SAW, Finding
 from eyebright.batches import predict_logits
 from eyebright.calibration import fit_temperature, softmax
 from eyebright.config import fit_to_data, recipe_config
@@ -84,9 +84,12 @@ def label_suspects(data: Dataset, tell: Callable[[str], None]) -> list[Finding]:
             data.classes[data.labels[i]],
             data.classes[guesses[i]],
             round(float(odds[i] / (1 + odds[i])), 6),
-            f"models that never saw it: {100 * probabilities[i, guesses[i]]:.0f} % "
-            f"{data.classes[guesses[i]]}, {100 * probabilities[i, data.labels[i]]:.0f} % "
-            f"{data.classes[data.labels[i]]}",
+            NEVER_SAW.format(
+                sure=100 * likeliest[i],
+                guess=data.classes[guesses[i]],
+                less=100 * given[i],
+                given=data.classes[data.labels[i]],
+            ),
         )
         for i in issues.tolist()
     ]

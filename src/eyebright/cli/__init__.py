@@ -5,13 +5,15 @@ Nothing heavy is imported here, so that ``--help`` answers at once; each verb im
 
 import os
 from collections.abc import Callable
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand, TyperGroup
 
 from eyebright.cli.explaining import explain
 from eyebright.cli.judging import compare, report, test, val
 from eyebright.cli.keeping import doctor, runs
+from eyebright.cli.mistakes import explain_mistake
 from eyebright.cli.pictures import audit, convert, look
 from eyebright.cli.searching import tune
 from eyebright.cli.shipping import export, serve
@@ -40,8 +42,28 @@ VERBS: dict[Callable[..., None], str] = {
     serve: "eyebright serve runs/pets --port 8080",
 }
 
+
+def _without_kinds_of_flags(params: list[Any]) -> list[Any]:
+    """For the help, which would say that a flag takes a ``bool``; it takes nothing."""
+    for param in params:
+        if getattr(param, "is_flag", False):
+            param.metavar = ""
+    return params
+
+
+class _Verb(TyperCommand):
+    def get_params(self, ctx: Any) -> list[Any]:
+        return _without_kinds_of_flags(super().get_params(ctx))
+
+
+class _Verbs(TyperGroup):
+    def get_params(self, ctx: Any) -> list[Any]:
+        return _without_kinds_of_flags(super().get_params(ctx))
+
+
 app = typer.Typer(
     name="eyebright",
+    cls=_Verbs,
     help="Train image classifiers that see clearly and say how sure they are.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -67,7 +89,7 @@ def main_options(
 
 
 for verb, example in VERBS.items():
-    app.command(epilog=f"Example: {example}")(verb)
+    app.command(cls=_Verb, epilog=f"Example: {example}")(verb)
 
 
 def run_app(arguments: list[str] | None = None) -> int:
@@ -92,9 +114,9 @@ def run_app(arguments: list[str] | None = None) -> int:
         return StorageError.exit_code
     except Exception as error:
         # Usage errors: typer's own class, or click's in older releases; both explain themselves.
-        if (explain := getattr(error, "format_message", None)) is None:
+        if not hasattr(error, "format_message"):
             raise
-        if message := " ".join(explain().split()):  # none where the help was printed instead
-            err.print(f"eyebright: {message} (see --help)", soft_wrap=True)
+        if message := explain_mistake(error):  # none where the help was printed instead
+            err.print(f"eyebright: {message}", soft_wrap=True)
         return int(getattr(error, "exit_code", 2))
     return code if isinstance(code, int) else 0

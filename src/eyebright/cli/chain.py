@@ -5,7 +5,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from eyebright.console import as_text, out, progress_bar, say, shown, waiting_for
+from eyebright.console import as_text, counted, out, progress_bar, say, shown, waiting_for
 from eyebright.errors import UsageError
 
 MOST_TABLES = 20  # pictures whose chains are printed; --json has no limit
@@ -106,7 +106,7 @@ def chain_table(chain: Any) -> Any:
         style = "bold" if name == chain.label else None
         table.add_row(shown(name), *_cells(chain, i), style=style)
     if left := len(chain.classes) - len(rows):
-        table.add_row(f"{left:,} others", *_cells_of_others(chain, rows), style="dim")
+        table.add_row(counted(left, "other"), *_cells_of_others(chain, rows), style="dim")
     return table
 
 

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from eyebright.cli.chain import explain_losses
+from eyebright.cli.mistakes import check_order
 from eyebright.cli.options import Device, MaxPixels, RunArgument
 from eyebright.console import as_text, progress_bar, say, shown, waiting_for
 from eyebright.errors import StorageError, UsageError
@@ -18,7 +19,7 @@ MOST_ON_A_SHEET = 40
 def explain(
     run: RunArgument,
     pictures: Annotated[
-        list[Path], typer.Argument(metavar="PICTURE...", help="Picture files, or folders of them.")
+        list[Path], typer.Argument(metavar="PICTURE", help="Picture files, or folders of them.")
     ],
     label: Annotated[
         str | None, typer.Option("--class", help="Explain this class. Default: the likeliest.")
@@ -51,6 +52,7 @@ def explain(
     max_pixels: MaxPixels = None,
 ) -> None:
     """Show which pixels of a picture spoke for a class, as a heat map; or how its loss is made."""
+    check_order("explain", run, pictures)
     if loss:
         if label is not None or method != "auto" or output is not None:
             raise UsageError(

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from eyebright.cli.completing import one_of, run_folders
+from eyebright.cli.mistakes import check_order
 from eyebright.cli.options import (
     Coverage,
     Device,
@@ -19,7 +20,7 @@ from eyebright.cli.options import (
     RunArgument,
     SkipBad,
 )
-from eyebright.console import out, say, shown, waiting_for
+from eyebright.console import counted, out, say, shown, waiting_for
 
 
 def val(
@@ -42,7 +43,7 @@ def val(
 def test(
     run: RunArgument,
     data: Annotated[
-        str | None, typer.Argument(metavar="[DATA]", help="Default: the data's own test part.")
+        str | None, typer.Argument(metavar="DATA", help="Default: the data's own test part.")
     ] = None,
     device: Device = "auto",
     skip_bad: SkipBad = False,
@@ -57,6 +58,7 @@ def test(
     max_pixels: MaxPixels = None,
 ) -> None:
     """Open the test set, log that it was opened, and say how good the model is."""
+    check_order("test", run, [] if data is None else [data])
     waiting_for("reading the pictures and the model")
     from eyebright.run import Run
 
@@ -65,7 +67,7 @@ def test(
     show_evaluation(evaluation, opened)
     _write_report(opened, evaluation=evaluation)
     times = opened.test_openings()
-    say(f"this run has opened a test set {times} time{'s' if times > 1 else ''} (tests.jsonl)")
+    say(f"this run has opened a test set {counted(times, 'time')} (tests.jsonl)")
     looks = opened.looks_at(evaluation.fingerprint)
     if looks > 1:
         say(
@@ -122,9 +124,7 @@ def _write_report(run: Any, language: str = "en", evaluation: Any = None) -> Non
 def compare(
     runs: Annotated[
         list[Path],
-        typer.Argument(
-            metavar="RUN...", help="Run folders, two or more.", autocompletion=run_folders
-        ),
+        typer.Argument(metavar="RUN", help="Run folders, two or more.", autocompletion=run_folders),
     ],
     split: Annotated[
         str | None,

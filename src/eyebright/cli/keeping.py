@@ -8,12 +8,12 @@ import typer
 
 from eyebright.cli.completing import run_names
 from eyebright.cli.options import Runs
-from eyebright.console import out, say, shown, waiting_for
+from eyebright.console import counted, out, say, shown, waiting_for
 from eyebright.errors import UsageError
 
 
 def runs(
-    folder: Annotated[Path, typer.Argument(metavar="[RUNS]", help="The folder of runs.")] = Path(
+    folder: Annotated[Path, typer.Argument(metavar="RUNS", help="The folder of runs.")] = Path(
         "runs"
     ),
     remove: Annotated[
@@ -42,7 +42,9 @@ def runs(
         if not entries:
             return say(f"no runs in {shown(folder)}")
         out.print(runs_table(entries))
-        return say(f"{len(entries)} runs, {as_megabytes(sum(one.size for one in entries))}")
+        return say(
+            f"{counted(len(entries), 'run')}, {as_megabytes(sum(one.size for one in entries))}"
+        )
     path = find_run(folder, remove)
     question = f"remove {shown(path)} ({as_megabytes(describe(path).size)}) for good?"
     try:

@@ -15,7 +15,7 @@ DATA_HELP = (
     "label and perhaps split; a folder with metadata.csv as Hugging Face has it; or an official "
     "CIFAR-10 folder or archive"
 )
-DataArgument = Annotated[str | None, typer.Argument(metavar="[DATA]", help=DATA_HELP)]
+DataArgument = Annotated[str | None, typer.Argument(metavar="DATA", help=DATA_HELP)]
 RunArgument = Annotated[
     Path, typer.Argument(metavar="RUN", help="A run folder.", autocompletion=run_folders)
 ]

@@ -19,7 +19,7 @@ from eyebright.cli.options import (
     Workers,
     save_png,
 )
-from eyebright.console import out, say, shown, waiting_for
+from eyebright.console import counted, out, say, shown, waiting_for
 from eyebright.errors import UsageError
 
 
@@ -185,6 +185,6 @@ def convert(
     )  # fmt: skip
     for name, part in index.parts.items():
         megabytes = sum(shard.bytes for shard in part.shards) / 1e6
-        many = "shards" if len(part.shards) > 1 else "shard"
-        say(f"{name}: {part.pictures:,} pictures in {len(part.shards)} {many}, {megabytes:,.1f} MB")
+        pictures, shards = counted(part.pictures, "picture"), counted(len(part.shards), "shard")
+        say(f"{name}: {pictures} in {shards}, {megabytes:,.1f} MB")
     say(f"train on them: eyebright train {shlex.quote(shown(folder))}")

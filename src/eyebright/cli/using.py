@@ -1,6 +1,7 @@
 """The verbs that use a model: predict, embed."""
 
 import json
+import shlex
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -8,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from eyebright.cli.completing import run_folders
+from eyebright.cli.mistakes import check_order
 from eyebright.cli.options import (
     Coverage,
     Device,
@@ -18,7 +20,7 @@ from eyebright.cli.options import (
     Workers,
     save_png,
 )
-from eyebright.console import err, out, say, shown, waiting_for
+from eyebright.console import counted, err, out, say, shown, waiting_for
 from eyebright.errors import UsageError
 from eyebright.machine import available_cores
 from eyebright.ranks import Ranks, from_environment
@@ -36,7 +38,7 @@ def predict(
     pictures: Annotated[
         list[Path] | None,
         typer.Argument(
-            metavar="PICTURE...",
+            metavar="PICTURE",
             help="Picture files, folders of them, patterns, tables with a column path, .txt files "
             "with a path a line, or - for such lines from standard input.",
         ),
@@ -82,8 +84,12 @@ def predict(
     max_pixels: MaxPixels = None,
 ) -> None:
     """Say what is on pictures: the likeliest classes of each, with probabilities."""
+    check_order("predict", run, pictures or [])
     if bool(pictures) == bool(sample):
-        raise UsageError("predict needs pictures, or --sample 4 (and not both)")
+        raise UsageError(
+            f"predict needs pictures, or --sample 4 (and not both): eyebright predict "
+            f"{shlex.quote(shown(run))} PICTURE..."
+        )
     if form not in (None, "csv", "jsonl"):
         raise UsageError(f"--format cannot be '{form}'; choose one of: csv, jsonl")
     if sum((output is not None, form is not None, as_json, parts is not None)) > 1:
@@ -136,7 +142,8 @@ def predict(
     tally = Tally(given, keep=copy_into is not None)
     outcomes = tally.watch(predict_files(classifier, files, workers, total))
     if output is not None:
-        say(f"{write_rows(output, (one.row(top, given) for one in outcomes)):,} rows in {output}")
+        n = write_rows(output, (one.row(top, given) for one in outcomes))
+        say(f"{counted(n, 'row')} in {shown(output)}")
     elif form is not None:
         write_text(sys.stdout, (one.row(top, given) for one in outcomes), form)
     elif as_json:
@@ -187,7 +194,9 @@ def _sort_pictures(folder: Path, answers: list[Any], link: bool, yes: bool) -> N
     if not answers:
         return say("there is nothing to sort")
     err.print(plan_table(answers, folder))
-    question = f"{'link' if link else 'copy'} {len(answers):,} pictures into {shown(folder)}?"
+    question = (
+        f"{'link' if link else 'copy'} {counted(len(answers), 'picture')} into {shown(folder)}?"
+    )
     try:
         sure = yes or typer.confirm(question, err=True)
     except typer.Abort:  # nobody is there to answer
@@ -196,13 +205,15 @@ def _sort_pictures(folder: Path, answers: list[Any], link: bool, yes: bool) -> N
         return say("nothing was sorted")
     new = sort_into(folder, answers, link)
     there = f", {len(answers) - new:,} were there already" if new < len(answers) else ""
-    return say(f"{new:,} pictures {'linked' if link else 'copied'} into {shown(folder)}{there}")
+    return say(
+        f"{counted(new, 'picture')} {'linked' if link else 'copied'} into {shown(folder)}{there}"
+    )
 
 
 def embed(
     run: RunArgument,
     pictures: Annotated[
-        list[Path], typer.Argument(metavar="PICTURE...", help="Picture files, or folders of them.")
+        list[Path], typer.Argument(metavar="PICTURE", help="Picture files, or folders of them.")
     ],
     output: Annotated[
         Path,
@@ -214,6 +225,7 @@ def embed(
     max_pixels: MaxPixels = None,
 ) -> None:
     """Write what the net's last layer sees of pictures: features to search or to cluster by."""
+    check_order("embed", run, pictures)
     waiting_for("reading the pictures")
     import numpy as np
 
@@ -228,7 +240,7 @@ def embed(
     parts = in_parts("computing features", paths)
     features = np.concatenate([classifier.embed(part) for part in parts])
     write_features(output, [shown(path) for path in paths], features)
-    say(f"{len(paths):,} pictures, {features.shape[1]:,} features each: {shown(output)}")
+    say(f"{counted(len(paths), 'picture')}, {features.shape[1]:,} features each: {shown(output)}")
 
 
 def _as_json(prediction: Any, given: Any, classifier: Any) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from eyebright.console import shown
+from eyebright.console import counted, shown
 from eyebright.data.streams import Stream
 from eyebright.data.views import View
 from eyebright.errors import DataError, StorageError
@@ -166,7 +166,8 @@ class Dataset(TorchDataset):
 
     def __repr__(self) -> str:
         size = "{}×{}".format(*self.pixels.shape[2:0:-1])
-        return f"<{self.name}: {len(self):,} pictures, {size} px, {len(self.classes)} classes>"
+        pictures, classes = counted(len(self), "picture"), counted(len(self.classes), "class")
+        return f"<{self.name}: {pictures}, {size} px, {classes}>"
 
     @property
     def is_mapped(self) -> bool:

@@ -7,11 +7,12 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from eyebright.console import notices, shown
+from eyebright.console import counted, notices, shown
 from eyebright.data.dataset import Dataset
 from eyebright.data.reading import ReadOptions, read_files, unknown_class
 from eyebright.errors import DataError
 from eyebright.images import ENDINGS
+from eyebright.nearby import holds_run, nearest_path
 
 SPLITS = {
     "train": ("train", "training"),
@@ -112,7 +113,7 @@ def each_picture(paths: Iterable[Path]) -> Iterator[Path]:
         elif os.path.exists(path):  # noqa: PTH110
             yield path
         else:
-            raise DataError(f"{shown(path)}: no such file or folder")
+            raise DataError(f"{shown(path)}: no such file or folder{nearest_path(path)}")
 
 
 def load_folder(folder: Path, options: ReadOptions) -> Dataset:
@@ -129,9 +130,10 @@ def load_folder(folder: Path, options: ReadOptions) -> Dataset:
     """
     folders = _folders(folder)
     if not folders and not options.classless:
+        if holds_run(folder):
+            raise DataError(f"{shown(folder)}: a run folder; name the pictures instead")
         loose = sum(entry.suffix.lower() in ENDINGS for entry in _entries(folder))
-        count = f"{loose} picture{'s' if loose > 1 else ''}"
-        what = f"{count} but no class folders" if loose else "no class folders"
+        what = f"{counted(loose, 'picture')} but no class folders" if loose else "no class folders"
         hint = f"; without classes: eyebright predict RUN {shlex.quote(shown(folder))}"
         raise DataError(
             f"{shown(folder)}: {what}; a folder for each class is needed{hint if loose else ''}"
@@ -171,6 +173,8 @@ def _list_files(
             else:
                 passed_over[file.suffix.lower() or "no ending"] += 1
         if not found and not options.allows_empty_classes:
+            if holds_run(class_folder):
+                raise DataError(f"{shown(class_folder)}: a run folder, and no class of pictures")
             raise DataError(
                 f"{shown(class_folder)}: no pictures in this class; remove the folder or fill it"
             )

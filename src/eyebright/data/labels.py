@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from eyebright.console import notices, shown
+from eyebright.console import counted, notices, shown
 from eyebright.data.cache import data_home
 from eyebright.errors import DataError, StorageError, UsageError
+from eyebright.nearby import nearest_path
 
 if TYPE_CHECKING:
     from eyebright.data.dataset import Dataset
@@ -94,7 +95,7 @@ def read(path: str | os.PathLike[str], size: int | None = None) -> Decisions:
     try:
         content = Path(path).read_bytes()[:size]
     except OSError as error:
-        raise DataError(f"{shown(path)}: {error.strerror}") from None
+        raise DataError(f"{shown(path)}: {error.strerror}{nearest_path(Path(path))}") from None
     # Without its end, nobody knows whether "cat" is all there was to be of a line.
     whole, end, rest = content.rpartition(b"\n")
     if rest:
@@ -236,8 +237,8 @@ def apply(
                 shown(decisions.path), len(unknown), shown(data.name), first,
             )  # fmt: skip
         notices.warning(
-            "%s: %d pictures of %s dropped and %d relabelled, %d left",
-            shown(decisions.path), dropped, shown(data.name), relabelled,
+            "%s: %s of %s dropped and %d relabelled, %d left",
+            shown(decisions.path), counted(dropped, "picture"), shown(data.name), relabelled,
             sum(map(len, made.values())),
         )  # fmt: skip
     return new

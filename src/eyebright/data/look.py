@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from eyebright.console import shown
+from eyebright.console import counted, shown
 from eyebright.errors import DataError
 from eyebright.images import Pixels
 
@@ -130,7 +130,7 @@ class Look:
     def table(self) -> Table:
         """Pictures and share of each class."""
         counts, n = self.data.counts(), len(self.data)
-        title = f"{shown(self.data.name)}: {n:,} training pictures"
+        title = f"{shown(self.data.name)}: {counted(n, 'training picture')}"
         table = Table(title=title, title_style="bold", min_width=len(title))
         table.add_column("class")
         table.add_column("pictures", justify="right")
@@ -159,7 +159,7 @@ class Look:
             f"imbalance ratio: {ratio} (largest class over smallest)",
         ]
         if self.data.val is not None:
-            lines.append(f"validation part of its own: {len(self.data.val):,} pictures")
+            lines.append(f"validation part of its own: {counted(len(self.data.val), 'picture')}")
         return lines
 
     def _repr_png_(self) -> bytes:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from eyebright.console import notices, progress_bar, shown
+from eyebright.console import counted, notices, progress_bar, shown
 from eyebright.data.dataset import Dataset
 from eyebright.data.pixels import digest_of, read_pixels
 from eyebright.data.views import Files, View
@@ -100,7 +100,7 @@ def read_files(
     seen = headers.values()
     animated = sum(header.animated for header in seen)
     if animated:
-        notices.warning("%d animations: the first frame of each is used", animated)
+        notices.warning("%s: the first frame of each is used", counted(animated, "animation"))
     data = Dataset(
         images,
         np.asarray(labels, np.int64),
@@ -200,7 +200,8 @@ def _complain(
     bad: dict[int, str], files: list[Path], ids: list[str], skip_bad: bool | Collection[str]
 ) -> None:
     if skip_bad is True:
-        notices.warning("%d unreadable pictures were left out", len(bad))
+        were = "was" if len(bad) == 1 else "were"
+        notices.warning("%s %s left out", counted(len(bad), "unreadable picture"), were)
         return
     dropped = skip_bad or ()
     lines = [
@@ -211,8 +212,8 @@ def _complain(
     if lines:
         raise DataError(
             "\n".join(lines)
-            + f"\n{len(lines)} of {len(files)} pictures cannot be read; mend or remove them, or go "
-            "on without them: --skip-bad"
+            + f"\n{len(lines)} of {counted(len(files), 'picture')} cannot be read; mend or remove "
+            "them, or go on without them: --skip-bad"
         )
 
 

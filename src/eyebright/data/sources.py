@@ -18,6 +18,7 @@ from eyebright.data.shards import Shards, find_shards, load_shards
 from eyebright.data.tables import Table, load_table, read_metadata, read_table
 from eyebright.errors import DataError, EyebrightError, UsageError
 from eyebright.machine import available_cores
+from eyebright.nearby import nearest_path
 
 Pictures = Path | Table | Shards
 """What a part of data may be: a folder, rows that name files, or tar files with an index."""
@@ -127,10 +128,8 @@ def _load(
             raise MissingPartError(f"{name} has no validation part of its own")
         data = named.load_named(name, split or "train")
     elif not os.path.exists(path):  # noqa: PTH110 (Path.exists raises for a name too long)
-        known = ", ".join(NAMES)
-        raise DataError(
-            f"{shown(source)}: no such file or folder, and no data set by that name ({known})"
-        )
+        meant = nearest_path(path, NAMES) or f" ({', '.join(NAMES)})"
+        raise DataError(f"{shown(source)}: no such file or folder, and no data by that name{meant}")
     elif official := official_copy(path):
         data = _load_official(official, split)
     else:

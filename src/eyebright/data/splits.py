@@ -70,7 +70,7 @@ def group_folds(labels: NDArray[Any], groups: list[str], folds: int, seed: int) 
     from sklearn.model_selection import StratifiedGroupKFold
 
     if len(set(groups)) < folds:
-        raise DataError(f"{len(set(groups))} groups are too few to cut {folds} parts from")
+        raise DataError(f"too few groups ({len(set(groups))}) to cut {folds} parts from")
     splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
     fold_of = np.empty(len(labels), np.int64)
     with warnings.catch_warnings():

@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 from eyebright.checkpoint import load_card
-from eyebright.console import shown
+from eyebright.console import counted, shown
 from eyebright.evaluation import Evaluation
 from eyebright.run import Run
 from eyebright.wording import notes, warnings, with_n
@@ -26,7 +26,7 @@ def model_card(run: Run, evaluation: Evaluation | None) -> str:
         f"`{config.recipe}` (net `{shown(card.architecture)}`, pictures of {card.imgsz} px).",
         "## Classes\n\n" + ", ".join(cell(c) for c in card.classes),
         "## Training data\n\n"
-        f"{shown(record['name'])}: {len(record['splits']['train']):,} pictures, "
+        f"{shown(record['name'])}: {counted(len(record['splits']['train']), 'picture')}, "
         f"{len(record['splits']['val']):,} held out, fingerprint `{record['fingerprint']}`.",
     ]
     if evaluation is not None:

@@ -220,7 +220,9 @@ def pictures_context(
             title = t(
                 "true: {truth}, predicted: {guess}", truth=classes[truth], guess=classes[guess]
             )
-            count = t("{shown} of {count} pictures", shown=len(pictures), count=f"{len(members):,}")
+            count = t(
+                "pictures shown: {shown} of {count}", shown=len(pictures), count=f"{len(members):,}"
+            )
             cells[f"{truth}-{guess}"] = {"title": title, "shown": count, "pictures": pictures}
     rows = []
     for truth, counts in enumerate(confusion.tolist()):

@@ -85,7 +85,7 @@ CHINESE: dict[str, str] = {
         "行：真实类别；列：模型的回答。点击数字查看图片。"
     ),
     "true: {truth}, predicted: {guess}": "真实：{truth}，预测：{guess}",
-    "{shown} of {count} pictures": "{count} 张图片中的 {shown} 张",
+    "pictures shown: {shown} of {count}": "{count} 张图片中的 {shown} 张",
     "Surest mistakes": "最有把握的错误",
     "Wrong labels are often found here first.": "错误的标签往往最先在这里出现。",
     "In colour: what spoke for the answer given ({method}). It says where, not why, and is no "
