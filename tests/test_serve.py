@@ -28,6 +28,7 @@ import eyebright
 from eyebright.classifier import Classifier
 from eyebright.errors import UsageError
 from eyebright.images import read_image
+from eyebright.serve.net import Net, Wanted
 from serving import HEADERS, Reply, Served, read_all, served
 
 CLASSES = ("cat", "<b>dog</b>")
@@ -540,6 +541,14 @@ def test_a_net_that_dies_is_replaced(run: Path) -> None:
         while any(Path(f"/proc/{one}").exists() for one in children_before - {net}):
             assert time.monotonic() < until
             time.sleep(0.1)
+
+
+def test_a_net_that_is_closed_leaves_no_thread(run: Path) -> None:
+    before = set(threading.enumerate())
+    net = Net(Wanted(run, "cpu", 1, None, None, 1_000_000, heat_maps=False))
+    net.load()
+    net.close()
+    assert set(threading.enumerate()) <= before
 
 
 def test_ctrl_c_ends_it_quietly(run: Path) -> None:

@@ -319,8 +319,12 @@ def test_stop_and_go_on(visit: Visit, served: Served) -> None:
 
 def test_a_wrong_file_and_one_too_large(visit: Visit, served: Served) -> None:
     page = visit(locale="zh-CN")
+    choose(page, upload("wide.png", png(LIGHT, (90, 45))))
+    sync_api.expect(page.locator("#cut")).to_be_visible()
     choose(page, upload("text.jpg", b"no picture at all"))
     answer(page, "没有回答")
+    sync_api.expect(page.locator("#unseen")).to_be_visible()
+    assert page.locator("#cut").is_hidden()  # what was said of the picture before
     sync_api.expect(page.locator("#why")).to_have_text(
         "这不是模型能读取的图片。服务器的说明：no picture in a format that is read"
     )

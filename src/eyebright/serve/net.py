@@ -195,7 +195,8 @@ class Net:
     def close(self) -> None:
         """End the process, whatever it is at."""
         self._kill()
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        # Its thread closes the pipes: were Python's own end to come first, it would write into one.
+        self._pool.shutdown(wait=True, cancel_futures=True)
 
     def _kill(self) -> None:
         for process in multiprocessing.active_children():

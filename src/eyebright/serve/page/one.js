@@ -8,6 +8,7 @@ const SQUARE = 0.04; // share outside the middle square that is not worth a word
 
 let model = null;
 let entry = null; // {file, name, result, error, heat: Map of label to Blob}
+let loaded = null; // the entry whose picture the browser has read
 let label = null; // whose heat is asked for
 let wanted = true; // heat, for all pictures of this visit
 let asking = null; // {of, name, control}: the heat that is on its way
@@ -29,7 +30,10 @@ export function prepare(card) {
   };
   $("heat-strength").oninput = () => ($("heat").style.opacity = $("heat-strength").value / 100);
   $("heat-strength").oninput();
-  $("picture").onload = measure;
+  $("picture").onload = () => {
+    loaded = entry;
+    measure();
+  };
   $("picture").onerror = () => {
     if (!$("picture").hasAttribute("src")) return;
     $("picture").hidden = true;
@@ -43,7 +47,7 @@ export function show(given) {
   const other = entry !== given;
   entry = given;
   if (other) {
-    label = null;
+    label = loaded = null;
     $("cut").hidden = $("unseen").hidden = true;
     $("picture").hidden = false;
     source("picture", $("picture"), given.file);
@@ -54,7 +58,7 @@ export function show(given) {
 
 export function hide() {
   stopAsking();
-  entry = null;
+  entry = loaded = null;
   source("picture", $("picture"), null);
   source("heat", $("heat"), null);
   drawn = null;
@@ -83,7 +87,7 @@ export function draw() {
   for (const id of ["bars", "rest", "belief"]) $(id).hidden = !result;
   if (result) drawResult(result);
   else if (error) drawError(error);
-  if ($("picture").naturalWidth) measure();
+  if (loaded) measure(); // until then, its width is that of the picture before
   drawHeat();
 }
 
