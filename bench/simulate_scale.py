@@ -11,8 +11,8 @@ reads ``results/scaling.csv`` and ``results/reading.csv`` and writes the tables 
 Small exchanges go by recursive doubling (Thakur, Rabenseifner & Gropp 2005); of gradients, each
 rank sends and receives 2 (ranks − 1) / ranks times their bytes (Patarasuk & Yuan 2009). They go in
 buckets, one after the other while the backward pass computes those before, and the last one when it
-is over (Li et al. 2020). Nets with batch norms compute longer by a share
-of their time, since norms over ranks are not torch's own.
+is over (Li et al. 2020). Nets with batch norms compute longer by a share of their time, since norms
+over ranks are not torch's own.
 """
 
 import math
@@ -24,8 +24,9 @@ from pathlib import Path
 import numpy as np
 from scipy.optimize import least_squares
 
-from bench.rows import read
+from bench.rows import Rows, read
 from bench.scaling import BURST
+from bench.tables import table
 from eyebright.metrics import Floats
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -96,15 +97,15 @@ def left_over(sent: float, travel: float, compute: float) -> float:
     return max(last * travel, travel - (1 - last) * BACKWARD * compute)
 
 
-def fit_link(rows: list[dict[str, str]]) -> Link:
+def fit_link(rows: Rows) -> Link:
     """The link that explains the steps best, by relative error."""
     measured: Floats = np.array([float(row["two_ranks_ms"]) / 1e3 for row in rows])
 
-    def misses(logs: Floats) -> Floats:
+    def errors(logs: Floats) -> Floats:
         link = link_of(logs)
         return np.array([link.seconds(row) for row in rows], np.float64) / measured - 1.0
 
-    return link_of(least_squares(misses, np.log([1e-3, 0.9, 1e9, 0.1]), loss="soft_l1").x)
+    return link_of(least_squares(errors, np.log([1e-3, 0.9, 1e9, 0.1]), loss="soft_l1").x)
 
 
 def link_of(logs: Floats) -> Link:
@@ -113,12 +114,12 @@ def link_of(logs: Floats) -> Link:
     return Link(latency, min(1.0, share), copying, norms)
 
 
-def misses(link: Link, rows: list[dict[str, str]]) -> list[float]:
+def misses(link: Link, rows: Rows) -> list[float]:
     """How far it is off at each step, in percent."""
     return [100 * abs(1000 * link.seconds(r) / float(r["two_ranks_ms"]) - 1) for r in rows]
 
 
-def latest(rows: list[dict[str, str]]) -> list[dict[str, str]]:
+def latest(rows: Rows) -> Rows:
     """The last row of each net, batch and link; computing takes the same, whatever the link."""
     keys = ("model", "batch_per_rank", "link_mbit_per_s")
     found = list({tuple(row[key] for key in keys): row for row in rows}.values())
@@ -130,23 +131,23 @@ def latest(rows: list[dict[str, str]]) -> list[dict[str, str]]:
     return [row | {"compute_ms": str(compute(row))} for row in found]
 
 
-def measured_table(rows: list[dict[str, str]], words: dict[str, str]) -> list[str]:
+def measured_table(rows: Rows, words: dict[str, str]) -> str:
     """What two ranks measured, and what the model says of it."""
     link = fit_link(rows)
-    lines = [words["measured"], "|---|---|---|---|---|---|---|---|---|"]
+    lines = []
     for row in rows:
         speed = row["link_mbit_per_s"]
         lines.append(
-            f"| {row['model']}, {row['batch_per_rank']} | {speed or words['unlimited']} | "
+            f"{row['model']}, {row['batch_per_rank']} | {speed or words['unlimited']} | "
             f"{int(row['gradient_bytes']) / 1e6:.2f} | {float(row['exchanges_per_step']):.0f} | "
             f"{float(row['one_rank_ms']):.0f} | {float(row['compute_ms']):.0f} | "
             f"**{float(row['two_ranks_ms']):.0f}** | {1e3 * link.seconds(row):.0f} | "
-            f"**{100 * float(row['efficiency']):.0f} %** |"
+            f"**{100 * float(row['efficiency']):.0f} %**"
         )
-    return lines
+    return table(words["measured"], lines)
 
 
-def fitted_lines(rows: list[dict[str, str]], words: dict[str, str]) -> list[str]:
+def fitted_line(rows: Rows, words: dict[str, str]) -> str:
     """The numbers of the model, and how far off it is where it was not fitted."""
     link = fit_link(rows)
     speeds = dict.fromkeys(row["link_mbit_per_s"] for row in rows)
@@ -160,7 +161,7 @@ def fitted_lines(rows: list[dict[str, str]], words: dict[str, str]) -> list[str]
         "median": statistics.median(misses(link, rows)), "most": max(misses(link, rows)),
         "median_unseen": statistics.median(unseen), "most_unseen": max(unseen),
     }  # fmt: skip
-    return [words["fitted"].format(**said)]
+    return words["fitted"].format(**said)
 
 
 def step_on_gpus(gpus: int, a_gpu: int, network: float) -> dict[str, float]:
@@ -178,23 +179,23 @@ def step_on_gpus(gpus: int, a_gpu: int, network: float) -> dict[str, float]:
     }  # fmt: skip
 
 
-def gpu_table(words: dict[str, str]) -> list[str]:
+def gpu_table(words: dict[str, str]) -> str:
     """8, 64 and 512 GPUs on pictures as many as ImageNet's."""
     decoded, cached = photographs_a_core()
-    lines = [words["gpus"], "|---|---|---|---|---|---|---|---|---|---|---|"]
+    lines = []
     for gpus in (8, 64, 512):
         networks = NETWORKS if gpus > MACHINE else {"NVLink": INSIDE}
         for a_gpu in dict.fromkeys((256, max(1, min(256, LARGEST_BATCH // gpus)))):
             for name, network in networks.items():
                 at = step_on_gpus(gpus, a_gpu, network)
                 lines.append(
-                    f"| {gpus} | {name} | {gpus * a_gpu:,} | {1e3 * at['compute']:.1f} | "
+                    f"{gpus} | {name} | {gpus * a_gpu:,} | {1e3 * at['compute']:.1f} | "
                     f"{1e3 * at['norms']:.1f} | {1e3 * at['gradients']:.1f} | "
                     f"**{100 * at['efficiency']:.0f} %** | **{at['hours']:.2f}** | "
                     f"{at['rate'] * JPEG_BYTES / 1e9:.1f} | {at['rate'] / decoded:,.0f} | "
-                    f"{at['rate'] / cached:,.0f} |"
+                    f"{at['rate'] / cached:,.0f}"
                 )
-    return lines
+    return table(words["gpus"], lines)
 
 
 def photographs_a_core() -> tuple[float, float]:
@@ -207,30 +208,30 @@ def photographs_a_core() -> tuple[float, float]:
 WORDS = {
     "en": {
         "unlimited": "not limited",
-        "measured": "| net, pictures a rank | link, Mbit/s | gradients, MB | exchanges a step | "
+        "measured": "net, pictures a rank | link, Mbit/s | gradients, MB | exchanges a step | "
         "one rank, ms | computing beside another, ms | two ranks, ms | the model says | "
-        "efficiency |",
+        "efficiency",
         "fitted": "Fitted to these {n} steps: an exchange takes {latency:.1f} ms, norms over "
         "ranks add {norms:.0f} % to computing, gradients travel at {share:.0f} % of the link's "
         "nominal speed and are copied at {copying:,.0f} MB/s. It is off by "
         "{median:.0f} % (median), at most {most:.0f} %; where a link's speed was left out of the "
         "fit, by {median_unseen:.0f} % (median), at most {most_unseen:.0f} %.",
-        "gpus": "| GPUs | link between machines | pictures a step | computing, ms | norms, ms | "
+        "gpus": "GPUs | link between machines | pictures a step | computing, ms | norms, ms | "
         "gradients not hidden, ms | efficiency | hours for 90 epochs | JPEG, GB/s | cores that "
-        "decode | cores that read decoded pictures |",
+        "decode | cores that read decoded pictures",
     },
     "zh": {
         "unlimited": "不限",
-        "measured": "| 网络，每进程图片数 | 链路，Mbit/s | 梯度，MB | 每步交换次数 | 单进程，ms | "
-        "两进程各算各的，ms | 两进程协同，ms | 模型预测，ms | 效率 |",
+        "measured": "网络，每进程图片数 | 链路，Mbit/s | 梯度，MB | 每步交换次数 | 单进程，ms | "
+        "两进程各算各的，ms | 两进程协同，ms | 模型预测，ms | 效率",
         "fitted": "对这 {n} 种情形拟合的结果：两进程间一次交换需 {latency:.1f} ms，"
         "跨进程的归一化使计算增加 {norms:.0f} %，梯度以链路标称速度的 {share:.0f} % 传输，"
         "复制速度 {copying:,.0f} MB/s。"
         "误差中位数 {median:.0f} %，最大 {most:.0f} %；把某一链路速度排除在拟合之外再去预测它，"
         "误差中位数 {median_unseen:.0f} %，最大 {most_unseen:.0f} %。",
-        "gpus": "| GPU 数 | 机器间链路 | 每步图片数 | 计算，ms | 归一化交换，ms | "
+        "gpus": "GPU 数 | 机器间链路 | 每步图片数 | 计算，ms | 归一化交换，ms | "
         "未被掩盖的梯度传输，ms | 效率 | 90 轮所需小时 | JPEG，GB/s | "
-        "解码所需核数 | 读取已解码图片所需核数 |",
+        "解码所需核数 | 读取已解码图片所需核数",
     },
 }
 
@@ -239,17 +240,17 @@ def tables(language: str) -> dict[str, str]:
     """Each table of the page, by its name."""
     rows, words = latest(read("scaling")), WORDS[language]
     return {
-        "measured": "\n".join([*measured_table(rows, words), "", *fitted_lines(rows, words)]),
-        "gpus": "\n".join(gpu_table(words)),
+        "measured": f"{measured_table(rows, words)}\n\n{fitted_line(rows, words)}",
+        "gpus": gpu_table(words),
     }
 
 
 def put_tables(text: str, language: str) -> str:
     """A page with its tables made anew, each between two comments that name it."""
-    for name, table in tables(language).items():
+    for name, made in tables(language).items():
         mark = f"<!-- {name} -->"
         before, _, after = text.split(mark)
-        text = f"{before}{mark}\n{table}\n{mark}{after}"
+        text = f"{before}{mark}\n{made}\n{mark}{after}"
     return text
 
 
