@@ -117,6 +117,7 @@ def test_the_model_says_what_it_is(server: Served) -> None:
     assert about["classes"] == list(CLASSES)
     assert about["evaluation"]["split"] == "test"
     assert about["evaluation"]["n"] == 80
+    assert about["evaluation"]["trained_on_too"] == 0
     accuracy = about["evaluation"]["accuracy"]
     assert 0 <= accuracy["low"] <= accuracy["value"] <= accuracy["high"] <= 1
     assert about["limits"]["body_bytes"] == SMALL_BODY

@@ -116,6 +116,8 @@ def carry_out(
             tell(f"all {position.step:,} steps are taken: there is nothing to go on with")
         elif job.checkpoint:
             tell(f"goes on after {counted(position.step, 'step')} of {schedule.total_steps:,}")
+        elif job.was_finished:
+            tell("it was finished; without a checkpoint it is trained once more from its beginning")
         tell(f"model will be trained on device: '{config.device}'")
         if not config.log_every:  # as the lesson has it, its lines follow at once
             held_out = f", {len(val_set):,} held out" if val_set else ""

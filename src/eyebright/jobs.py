@@ -77,6 +77,8 @@ class Job:
     """Where to go on; None: at the beginning."""
     resumed: bool = False
     """Whether there is a run folder already."""
+    was_finished: bool = False
+    """Whether that run had come to its end."""
     max_pixels: int = images.DEFAULT_MAX_PIXELS
     """That a picture could have."""
 
@@ -252,7 +254,8 @@ def old_job(
     return Job(
         changed, data, train_set, val_set, record["skipped_bad"], net,
         checkpoint.normalization if checkpoint else normalization, env,
-        TrainedOn.learn(train_set), plan, checkpoint, resumed=True, max_pixels=most_pixels,
+        TrainedOn.learn(train_set), plan, checkpoint, resumed=True,
+        was_finished=bool(before.get("finished")), max_pixels=most_pixels,
     )  # fmt: skip
 
 

@@ -20,6 +20,7 @@ from eyebright.metrics import Figure
 from eyebright.records import is_of_this_model
 from eyebright.run import Run
 
+USUAL_NAME = 32  # characters of a run's name that a table does not break
 LATEST = 253_402_300_799.0  # the end of the year 9999
 MOST_HASHED = 100 << 20  # bytes of weights that a list of runs looks at
 CONFIG, DOOMED = "config.json", ".removing-"
@@ -107,7 +108,10 @@ def describe(path: Path) -> Entry:
 def runs_table(entries: list[Entry]) -> Table:
     """For people."""
     table = Table()
-    for title in ("run", "state", "data", "recipe", "net"):
+    # A name of usual length stays whole, to be copied.
+    longest = max((len(shown(one.name)) for one in entries), default=0)
+    table.add_column("run", overflow="fold", min_width=min(longest, USUAL_NAME))
+    for title in ("state", "data", "recipe", "net"):
         table.add_column(title, overflow="fold")
     for title in ("epochs", "validation accuracy", "test accuracy", "size"):
         table.add_column(title, justify="right")

@@ -44,6 +44,7 @@ MODEL: dict[str, Any] = {
         "split": "test",
         "n": 10_000,
         "accuracy": {"value": 0.918, "low": 0.913, "high": 0.924},
+        "trained_on_too": 0,
         "weakest": [{"class": "grey", "recall": share(0.82), "n": 1000}],
         "confused": [{"true": "grey", "predicted": "light", "count": 61, "of": 1000}],
     },

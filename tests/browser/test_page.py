@@ -395,6 +395,15 @@ def test_a_token_comes_with_the_address_or_is_asked_for(visit: Visit, served: Se
     sync_api.expect(third.locator("#message")).to_contain_text("asks for a token")
 
 
+def test_leaks_stand_beside_the_accuracy(visit: Visit, served: Served) -> None:
+    assert visit().locator("#card .warning").count() == 0
+    served.model["evaluation"]["trained_on_too"] = 1234
+    card = visit().locator("#card")
+    sync_api.expect(card.locator(".warning")).to_contain_text("It was trained on 1,234 of these")
+    chinese = visit(locale="zh-CN").locator("#card .warning")
+    sync_api.expect(chinese).to_contain_text("其中 1,234 张与训练图片")
+
+
 def test_hostile_names_are_shown_as_text(visit: Visit, served: Served) -> None:
     hostile = '<img src=x onerror="document.title=1">'
     served.model["classes"] = ["dark", hostile, "</script><script>alert(1)</script>"]

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from eyebright.classifier import Classifier
-from eyebright.console import shown
+from eyebright.console import progress_bar, shown
 from eyebright.data import Dataset
 from eyebright.errors import EyebrightError
 from eyebright.evaluation import Evaluation
@@ -54,7 +54,13 @@ class Gallery:
 
     def explained(self, which: list[int], classifier: Classifier) -> list[Shown]:
         """As `pictures`, with what spoke for the answer that was given."""
-        return [self._with_heat(i, one, classifier) for i in which if (one := self._picture(i))]
+        there = [(i, one) for i in which if (one := self._picture(i))]
+        found = []
+        with progress_bar("heat maps for the report", len(there)) as bar:
+            for i, one in there:
+                found.append(self._with_heat(i, one, classifier))
+                bar.advance()
+        return found
 
     def _with_heat(self, i: int, picture: Shown, classifier: Classifier) -> Shown:
         answer = self.evaluation.classes[self.evaluation.predictions[i]]

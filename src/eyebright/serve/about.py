@@ -80,6 +80,7 @@ def summary(evaluation: Evaluation) -> dict[str, Any]:
         "split": evaluation.split,
         "n": len(evaluation.labels),
         "accuracy": as_dict(evaluation.accuracy),
+        "trained_on_too": evaluation.leaks,
         "weakest": [
             {"class": name, "recall": as_dict(figure), "n": figure.n}
             for name, figure in known[:NAMED]

@@ -46,7 +46,12 @@ function accuracy(evaluation) {
     made("p", percent(value), "headline"),
     made("p", t("accuracy", { n: number(evaluation.n), split: partOf(evaluation) })),
     made("p", t("interval", { low: percent(low), high: percent(high) }), "soft"),
+    ...leaked(evaluation),
   ];
+}
+
+function leaked({ trained_on_too: n }) {
+  return n ? [made("p", t("leaked", { n: number(n) }), "warning")] : [];
 }
 
 function promise(promised) {
