@@ -230,10 +230,9 @@ def apply(
     }
     if not quiet:
         if unknown:
-            first = shown(unknown[0])
             notices.warning(
                 "%s: %d decided that %s does not have, such as '%s'",
-                shown(decisions.path), len(unknown), shown(data.name), first,
+                shown(decisions.path), len(unknown), shown(data.name), shown(unknown[0]),
             )  # fmt: skip
         notices.warning(
             "%s: %d pictures of %s dropped and %d relabelled, %d left",
@@ -271,14 +270,12 @@ def _unknown(decisions: Decisions, known: set[str], part: str, name: str) -> lis
     Raises:
         DataError: there is not one that is.
     """
-    others = tuple(p for other, p in PREFIXES.items() if p and p != PREFIXES[part])
-    if part == "train":
-        others = (PREFIXES["test"],)
+    prefix, elsewhere = PREFIXES[part], PREFIXES["test"]  # train has val along, but never test
     unknown = [
         one
         for one in decisions.of
         if one not in known
-        and (one.startswith(PREFIXES[part]) if PREFIXES[part] else not one.startswith(others))
+        and (one.startswith(prefix) if prefix else not one.startswith(elsewhere))
     ]
     if unknown and not known:
         raise DataError(
@@ -331,8 +328,10 @@ def check_decided(record: Any) -> dict[str, Any] | None:
     kinds = {"path": str, "sha256": str, "bytes": int, "dropped": int, "relabelled": int}
     if record is None:
         return None
-    if not isinstance(record, dict) or record.keys() != kinds.keys():
-        raise ValueError("no record of a table of decisions")
-    if any(type(record[key]) is not kind for key, kind in kinds.items()):
+    if (
+        not isinstance(record, dict)
+        or record.keys() != kinds.keys()
+        or any(type(record[key]) is not kind for key, kind in kinds.items())
+    ):
         raise ValueError("no record of a table of decisions")
     return record
