@@ -34,6 +34,7 @@ ORDER = [
     "eyebright.data.streams",
     "eyebright.data.tars",
     "eyebright.data.dataset",
+    "eyebright.data.decisions",
     "eyebright.data.labels",
     "eyebright.data.decoding",
     "eyebright.data.pixels",

@@ -36,7 +36,7 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
         contents.append(content)
         return read_image(content, imgsz)
 
-    monkeypatch.setattr(pixels, "read_image", read)
+    monkeypatch.setattr(decoding, "read_image", read)
     return contents
 
 

@@ -26,7 +26,7 @@ from eyebright.audit.findings import Finding
 from eyebright.audit.review import Review
 from eyebright.audit.review_server import LARGEST_BODY, make_server, serve_review
 from eyebright.audit.review_words import CHINESE, words
-from eyebright.data.labels import append, read
+from eyebright.data.decisions import append, read
 from eyebright.errors import DataError, UsageError
 
 HOSTILE = "</script><script>alert(1)</script>"

@@ -23,7 +23,8 @@ from eyebright.config import (
     recipe_config,
 )
 from eyebright.data import Dataset, load
-from eyebright.data.labels import apply, read
+from eyebright.data.decisions import read
+from eyebright.data.labels import apply
 from eyebright.data.reading import LARGE, SMALL
 from eyebright.errors import UsageError
 from eyebright.machine import available_cores
@@ -189,7 +190,7 @@ def read_data(
         settings: the user's.
         skip_bad: go on without pictures that cannot be read.
         workers: threads that decode pictures.
-        labels: a table of decisions to apply (`eyebright.data.labels`).
+        labels: a table of decisions to apply (`eyebright.data.decisions`).
         root: the folder that a table's paths are relative to; None: the table's own.
 
     Raises:

@@ -14,7 +14,7 @@ from eyebright.audit.quality import bad_pictures
 from eyebright.audit.suspects import can_be_judged, label_suspects
 from eyebright.console import as_text, say, shown
 from eyebright.data import Dataset, load
-from eyebright.data.labels import DROP, KEEP, PREFIXES, RELABEL, append_all, read
+from eyebright.data.decisions import DROP, KEEP, PREFIXES, RELABEL, append_all, read
 from eyebright.data.sources import MissingPartError
 from eyebright.errors import UsageError
 from eyebright.evaluation import Evaluation
