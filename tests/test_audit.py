@@ -19,7 +19,7 @@ from eyebright.audit.quality import bad_pictures
 from eyebright.audit.suspects import calibrated, label_suspects
 from eyebright.cli import run_app
 from eyebright.data import Dataset, load
-from eyebright.data.labels import read
+from eyebright.data.decisions import read
 from eyebright.errors import ModelError, StorageError, install_command
 
 

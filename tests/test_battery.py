@@ -29,7 +29,7 @@ from eyebright import Classifier, Run, runtime, training
 from eyebright.batches import HALF
 from eyebright.cli import run_app
 from eyebright.console import notices
-from eyebright.data import load, pixels
+from eyebright.data import decoding, load, pixels
 from eyebright.data.cache import data_home
 from eyebright.features import cached_features
 from eyebright.models import create_model
@@ -80,13 +80,13 @@ def test_battery_02_a_file_cut_short_while_it_is_read_is_named(
     class_folders: Callable[..., Path], eyebright_says: Says, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = class_folders(ending=".jpg", size=(64, 64))
-    real, victim = pixels.read_image, folder / "dog" / "7.jpg"
+    real, victim = decoding.read_image, folder / "dog" / "7.jpg"
 
     def cut_another(content: bytes, imgsz: int) -> Any:
         victim.write_bytes(victim.read_bytes()[:100])
         return real(content, imgsz)
 
-    monkeypatch.setattr(pixels, "read_image", cut_another)
+    monkeypatch.setattr(decoding, "read_image", cut_another)
     code, _, err = eyebright_says("train", folder, *FAST, "-j", 1)
     assert code == 3
     assert f"{victim}: changed while it was being read" in err
@@ -305,7 +305,7 @@ def test_battery_18_a_thread_that_has_no_memory_left_ends_it_in_one_line(
     def fail(*_: Any) -> None:
         raise MemoryError
 
-    monkeypatch.setattr(pixels, "read_image", fail)
+    monkeypatch.setattr(decoding, "read_image", fail)
     code, _, err = eyebright_says("train", class_folders(), *FAST, "-j", 2)
     assert code == 5
     assert err.startswith("eyebright: out of memory")

@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from eyebright import kernels
-from eyebright.models import NormGelu, WhiteNet, create_model
+from eyebright.layers import NormGelu
+from eyebright.models import WhiteNet, create_model
 
 needs_kernels = pytest.mark.skipif(
     kernels.library() is None, reason="no gcc, or not Linux on x86-64: no compiled kernels"
@@ -270,7 +271,7 @@ def test_other_systems_do_without(system: tuple[str, str]) -> None:
 TRAIN = """
 import torch
 from eyebright import kernels
-from eyebright.models import NormGelu
+from eyebright.layers import NormGelu
 x = torch.randn(2, 8, 4, 4).bfloat16().contiguous(memory_format=torch.channels_last)
 assert NormGelu(8)(x).shape == x.shape
 print("kernels" if kernels.library() else "without")

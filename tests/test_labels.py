@@ -12,7 +12,8 @@ import eyebright
 from eyebright import Dataset, Run
 from eyebright.cli import run_app
 from eyebright.data import labels
-from eyebright.data.labels import append, apply, read, read_again, table_beside
+from eyebright.data.decisions import append, read, table_beside, table_ids
+from eyebright.data.labels import apply, read_again
 from eyebright.errors import DataError, ModelError, StorageError, UsageError
 from eyebright.report import write_report
 
@@ -166,7 +167,7 @@ def test_tables_of_other_data_and_classes_are_refused(data: Dataset) -> None:
 
 def test_ids_are_one_line_of_text_whatever_files_are_called(data: Dataset) -> None:
     data.ids[:3] = ["a\nb", "caf\udce9", 'x,"y"']
-    for name in labels.table_ids(data)[:3]:
+    for name in table_ids(data)[:3]:
         append(Path("labels.csv"), name, "drop")
     assert apply(data, read("labels.csv")).ids == data.ids[3:]
 

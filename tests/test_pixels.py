@@ -18,7 +18,7 @@ from PIL import Image
 from eyebright.batches import Normalization, on_device, predict_logits, train_batches
 from eyebright.config import recipe_config
 from eyebright.console import notices
-from eyebright.data import Dataset, load, pixels, views
+from eyebright.data import Dataset, decoding, load, pixels, views
 from eyebright.data.views import View
 from eyebright.errors import DataError, UsageError
 from eyebright.images import read_image
@@ -36,7 +36,7 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
         contents.append(content)
         return read_image(content, imgsz)
 
-    monkeypatch.setattr(pixels, "read_image", read)
+    monkeypatch.setattr(decoding, "read_image", read)
     return contents
 
 
@@ -109,19 +109,19 @@ def test_a_file_that_changes_between_check_and_decoding_is_named(
 ) -> None:
     folder = class_folders(count=3)
     path = folder / "cat" / "1.png"
-    read_again = pixels._read_again
+    read_again = decoding._read_again
 
     def meanwhile(file: Path, digest: bytes) -> bytes:
         if file == path:
             save(path, seed=9)
         return read_again(file, digest)
 
-    monkeypatch.setattr(pixels, "_read_again", meanwhile)
+    monkeypatch.setattr(decoding, "_read_again", meanwhile)
     with pytest.raises(DataError, match=r"1\.png: changed while it was being read"):
         load(folder, skip_bad=True)
     assert entries(pixel_cache) == [], "no entry, and nothing half-written"
     monkeypatch.setattr(
-        pixels, "_read_again", lambda file, digest: read_again(Path("gone"), digest)
+        decoding, "_read_again", lambda file, digest: read_again(Path("gone"), digest)
     )
     with pytest.raises(DataError, match="gone: No such file"):
         load(folder, skip_bad=True)
@@ -267,7 +267,7 @@ def test_the_slower_one_takes_what_the_faster_one_made(
     folder = class_folders(count=5)
     build, inside = pixels._build, threading.Event()
 
-    def slowly(temporary: Path, job: pixels.Job) -> None:
+    def slowly(temporary: Path, job: decoding.Job) -> None:
         build(temporary, job)
         if not inside.is_set():
             inside.set()
@@ -298,7 +298,7 @@ def test_without_a_cache_pictures_are_in_memory(
         monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage)
     else:
 
-        def full(folder: Path, job: pixels.Job) -> None:
+        def full(folder: Path, job: decoding.Job) -> None:
             folder.mkdir()
             with open("/dev/full", "wb", buffering=0) as file:  # noqa: PTH123
                 file.write(b"x")

@@ -35,7 +35,7 @@ from eyebright.cli import run_app
 from eyebright.config import TrainConfig
 from eyebright.console import notices
 from eyebright.data import Dataset, load
-from eyebright.data.labels import append
+from eyebright.data.decisions import append
 from eyebright.errors import BusyError, ModelError, StorageError, UsageError
 from eyebright.lock import is_locked, locked
 from eyebright.models import create_model

@@ -25,7 +25,8 @@ from eyebright.batches import Normalization, on_device, train_batches
 from eyebright.classifier import Classifier
 from eyebright.config import TrainConfig, recipe_config
 from eyebright.data import Dataset, index, load, shards, streams
-from eyebright.data.index import INDEX, numbers_file
+from eyebright.data.contents import numbers_file
+from eyebright.data.index import INDEX
 from eyebright.data.streams import Stream
 from eyebright.data.tars import TarWriter
 from eyebright.errors import DataError, EyebrightError, StorageError, UsageError

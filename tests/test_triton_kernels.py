@@ -15,7 +15,7 @@ import sys
 import torch
 import torch.nn.functional as F
 from eyebright import triton_functions
-from eyebright.models import NormGelu
+from eyebright.layers import NormGelu
 
 device = sys.argv[1]
 

@@ -17,7 +17,8 @@ import numpy as np
 from eyebright.config import RANGES
 from eyebright.console import counted, notices, progress_bar, shown
 from eyebright.data import Dataset
-from eyebright.data.index import INDEX, SHARD, STATE, Index, numbers_file
+from eyebright.data.contents import numbers_file
+from eyebright.data.index import INDEX, SHARD, STATE, Index
 from eyebright.data.sources import find_part_names, list_part
 from eyebright.data.views import Files
 from eyebright.errors import DataError, ModelError, StorageError, UsageError

@@ -23,11 +23,9 @@ The policy, in full:
 import contextlib
 import io
 import os
-import re
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import islice, takewhile
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +33,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from eyebright.errors import DataError, install_command
+from eyebright.picture_parts import has_more_notes_than, has_more_scans_than
 
 FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "PPM")
 ENDINGS = frozenset(
@@ -49,7 +48,6 @@ MOST_PARTS = 1000  # of a JPEG or PNG that are no pixels; Pillow takes ever long
 MOST_COMMENT = 1 << 16  # bytes before the pixels of a Netpbm file; Pillow reads one after the other
 MOST_SCANS = 16  # of a JPEG as large as that; a progressive one has about ten
 SLOW_DECODERS, MOST_SLOW = ("bmp_rle", "ppm_plain"), 4 << 20  # written in Python; bytes, pixels
-JPEG = b"\xff\xd8"  # what such a file begins with
 LONGEST = 4  # shorter sides; of a longer picture the middle is used
 STRIP = 1 << 22  # pixels whose colours are converted at once
 POLICY = "JPEG halved while decoding, shorter side antialiased bilinear, centre crop"
@@ -61,13 +59,6 @@ warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 
 Pixels = NDArray[np.uint8]
-
-# What begins a part of a JPEG; between parts, 0xff stands before these others only.
-MARKER, SCAN, END = (
-    re.compile(rb"\xff[^\x00\x01\xd0-\xd8\xff]", re.DOTALL),
-    b"\xff\xda",
-    b"\xff\xd9",
-)
 SIXTEEN_TO_EIGHT = ((np.arange(65536) * 255 + 32767) // 65535).astype(np.uint8)
 
 
@@ -143,7 +134,7 @@ def _formats_for(content: bytes) -> tuple[str, ...]:
 
 def _open(content: bytes) -> Image.Image:
     formats = _formats_for(content)
-    if _has_too_many_parts(content):
+    if has_more_notes_than(MOST_PARTS, content):
         raise DataError(f"a picture with more than {MOST_PARTS:,} notes beside its pixels")
     try:
         if content.startswith(b"P"):  # Netpbm, whose header may hold comments of any length
@@ -161,45 +152,12 @@ def _open(content: bytes) -> Image.Image:
     slow = bool(image.tile) and image.tile[0][0] in SLOW_DECODERS
     if slow and max(len(content), image.width * image.height) > MOST_SLOW:
         raise DataError(f"slow to decode, and more than {MOST_SLOW:,} pixels or bytes")
-    if image.format == "JPEG" and _goes_over_its_pixels_too_often(image, content):
+    scans = MOST_SCANS * MAX_PIXELS // max(1, image.width * image.height)
+    if image.format == "JPEG" and has_more_scans_than(scans, content):
         raise DataError("a JPEG that would take too long (it has too many scans)")
     if image.mode == "F":  # Pillow counts PFM among PPM, but would clip its values
         raise DataError("floating-point pixels are not read")
     return image
-
-
-def _has_too_many_parts(content: bytes) -> bool:
-    parts: Iterator[bytes]
-    if content.startswith(b"\x89PNG"):
-        parts = (name for name in _parts_of_png(content) if name != b"IDAT")
-    elif content.startswith(JPEG):
-        parts = takewhile(lambda marker: marker != SCAN, _parts_of_jpeg(content))
-    else:
-        return False
-    return any(True for _ in islice(parts, MOST_PARTS, None))
-
-
-def _goes_over_its_pixels_too_often(image: Image.Image, content: bytes) -> bool:
-    scans = MOST_SCANS * MAX_PIXELS // max(1, image.width * image.height)
-    if content.count(SCAN) <= scans:  # most have no more than a thumbnail's beside their own
-        return False
-    return sum(marker == SCAN for marker in _parts_of_jpeg(content)) > scans
-
-
-def _parts_of_png(content: bytes) -> Iterator[bytes]:
-    """The names of its parts."""
-    at = 8
-    while at + 8 <= len(content):
-        yield content[at + 4 : at + 8]
-        at += 12 + int.from_bytes(content[at : at + 4], "big")
-
-
-def _parts_of_jpeg(content: bytes) -> Iterator[bytes]:
-    """What its parts begin with, up to its end."""
-    at = 2
-    while (match := MARKER.search(content, at)) and match[0] != END:
-        yield match[0]
-        at = match.end() + int.from_bytes(content[match.end() : match.end() + 2], "big")
 
 
 def read_header(content: bytes) -> Header:

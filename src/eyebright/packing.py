@@ -22,13 +22,15 @@ from safetensors.numpy import load as load_arrays
 from safetensors.numpy import save as save_arrays
 
 from eyebright.data import Dataset
-from eyebright.data.index import NUMBERS, Arrays, Part, Shard, write_numbers
+from eyebright.data.contents import NUMBERS, Arrays, write_numbers
+from eyebright.data.index import Part, Shard
 from eyebright.data.streams import Stream
 from eyebright.data.tars import TarWriter
 from eyebright.data.views import Files
 from eyebright.errors import DataError
 from eyebright.files import read_safetensors, write_file
-from eyebright.images import ENDINGS, JPEG, read_bytes, read_header, read_image
+from eyebright.images import ENDINGS, read_bytes, read_header, read_image
+from eyebright.picture_parts import JPEG
 
 PART_PICTURES, PART_BYTES = 64, 4 << 20  # what a thread prepares before it hands it over
 CHECKED_SIDE = 64  # px; a picture is decoded to see that it can be, a large JPEG to an eighth

@@ -23,8 +23,9 @@ from eyebright.data.rows import ENDINGS as TABLES
 from eyebright.data.rows import each_value
 from eyebright.data.tables import PATH
 from eyebright.errors import DataError
-from eyebright.images import JPEG, Pixels, read_bytes, read_header, read_image
+from eyebright.images import Pixels, read_bytes, read_header, read_image
 from eyebright.machine import available_cores
+from eyebright.picture_parts import JPEG
 
 CHUNK_BYTES = 64 << 20  # of decoded pictures that go through the net one batch after the other
 MOST_CHUNK, LEAST_CHUNK = 2048, 16  # pictures

@@ -23,19 +23,15 @@ from eyebright.config import (
     recipe_config,
 )
 from eyebright.data import Dataset, load
-from eyebright.data.labels import apply, read
+from eyebright.data.decisions import read
+from eyebright.data.labels import apply
 from eyebright.data.reading import LARGE, SMALL
 from eyebright.errors import UsageError
 from eyebright.machine import available_cores
 from eyebright.models import MODELS, check_name, create_model, head_of, is_backbone
 from eyebright.plan import CURVES
 from eyebright.pretrained import Weights, put_weights
-from eyebright.runtime import (
-    choose_device,
-    choose_precision,
-    has_matrix_hardware,
-    memory_format,
-)
+from eyebright.runtime import choose_device, choose_precision, has_matrix_hardware, memory_format
 
 HEADS_SHARE = 1 / 3  # of a net's layers, counted from its end, that ``--tune last`` trains
 LARGE_FOR_BACKBONES = 288
@@ -69,22 +65,18 @@ def decide(
         device: where.
     """
     precision = choose_precision(config.precision, device)
-    if (
-        precision == "bf16"
-        and has_matrix_hardware(device)
-        and not is_to_be_planned(config, settings)
-    ):
-        suited = (WITH_GPU if device.type == "cuda" else WITH_MATRIX_HARDWARE).get(
-            config.recipe, {}
-        )
+    quick = precision == "bf16" and has_matrix_hardware(device)
+    if quick and not is_to_be_planned(config, settings):
+        suited_to = WITH_GPU if device.type == "cuda" else WITH_MATRIX_HARDWARE
+        suited = suited_to.get(config.recipe, {})
         if settings.keys() & OF_THE_NET or config.model != RECIPES[config.recipe].model:
             suited = {key: value for key, value in suited.items() if key not in OF_THE_NET}
         config = config.replace(**{k: v for k, v in suited.items() if k not in settings})
-    fitted = fit_to_data(config, n, data.imgsz, settings.get("batch_size"))
-    if fitted.batch_size < config.batch_size and not settings.keys() & OF_THE_NET:
+    batch_size = config.batch_size
+    config = fit_to_data(config, n, data.imgsz, settings.get("batch_size"))
+    if config.batch_size < batch_size and not settings.keys() & OF_THE_NET:
         recipe = RECIPES[config.recipe]  # other rates are for batches of so many
-        fitted = fitted.replace(rest=recipe.rest, rest_lr=recipe.rest_lr)
-    config = fitted
+        config = config.replace(rest=recipe.rest, rest_lr=recipe.rest_lr)
     if config.balance == "auto":
         counts = data.counts()
         unbalanced = counts.max() >= UNBALANCED * counts.min()
@@ -94,9 +86,7 @@ def decide(
     if not data.mirrors:
         names = [name for name in config.augment.split("+") if name != MIRROR]
         config = config.replace(augment="+".join(names) or "none", tta="none")
-    wanted: dict[str, Any] = {
-        key: settings[key] for key in ("epochs", "augment", "tta") if key in settings
-    }
+    wanted: dict[str, Any] = {k: settings[k] for k in ("epochs", "augment", "tta") if k in settings}
     if "epochs" in settings and "max_steps" not in settings:
         wanted["max_steps"] = 0
     return config.replace(
@@ -118,12 +108,17 @@ def nets_to_compare(
     """The nets that a plan may choose from: one if the user named it, or the recipe has its own."""
     free = "model" not in settings and model is None and config.model in CURVES
     for name in CURVES if free else [config.model]:
-        if isinstance(model, nn.Module):
-            check_logits(model, data, HALF)
-            net = model
-        else:
-            net = create_model(name, len(data.classes), data.imgsz)
+        net = choose_net(model, name, data)
+        if net is model:
+            check_logits(net, data, HALF)
         yield name, to_device(net, config, device)
+
+
+def choose_net(model: nn.Module | str | None, name: str, data: Dataset) -> nn.Module:
+    """The user's own net, if ``model`` is one; else a new one of this name for these pictures."""
+    if isinstance(model, nn.Module):
+        return model
+    return create_model(name, len(data.classes), data.imgsz)
 
 
 def to_device(net: nn.Module, config: TrainConfig, device: torch.device) -> nn.Module:
@@ -195,7 +190,7 @@ def read_data(
         settings: the user's.
         skip_bad: go on without pictures that cannot be read.
         workers: threads that decode pictures.
-        labels: a table of decisions to apply (`eyebright.data.labels`).
+        labels: a table of decisions to apply (`eyebright.data.decisions`).
         root: the folder that a table's paths are relative to; None: the table's own.
 
     Raises:
@@ -205,10 +200,10 @@ def read_data(
     decisions = None if labels is None else read(labels)
     if not isinstance(data, Dataset):
         if_large = begin(recipe, settings, settings.get("imgsz") or LARGE)
-        side = side_of_large(if_large)
-        size = if_large.imgsz
-        skip = skip_bad or (decisions.dropped if decisions else False)
-        data = load(data, imgsz=size, large=side, skip_bad=skip, workers=workers, root=root)
+        data = load(
+            data, imgsz=if_large.imgsz, large=side_of_large(if_large), workers=workers, root=root,
+            skip_bad=skip_bad or (False if decisions is None else decisions.dropped),
+        )  # fmt: skip
     elif root is not None:
         raise UsageError("--root is for tables; these data are read already")
     if decisions is not None:
@@ -255,11 +250,7 @@ def prepare_net(
     few = train_set.pixels[order[: max(1, MEASURED_PIXELS // data.imgsz**2)]]
     device = choose_device(config.device)
     images = torch.from_numpy(few).to(device)
-    if isinstance(model, nn.Module):
-        net = model
-    else:
-        net = create_model(config.model, len(data.classes), data.imgsz)
-    net = to_device(net, config, device)
+    net = to_device(choose_net(model, config.model, data), config, device)
     normalization = choose_normalization(net, config, images)
     if weights is not None:
         put_weights(net, weights, data.classes)

@@ -13,7 +13,8 @@ from typing import Any
 from eyebright.checkpoint import ModelCard
 from eyebright.console import shown
 from eyebright.data import Dataset, load
-from eyebright.data.labels import Decisions, apply, read, read_again
+from eyebright.data.decisions import Decisions, read
+from eyebright.data.labels import apply, read_again
 from eyebright.data.sources import MissingPartError, find_part_names
 from eyebright.errors import DataError, UsageError
 from eyebright.images import pixels_limited_to

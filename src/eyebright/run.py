@@ -19,7 +19,8 @@ from eyebright.config import TrainConfig
 from eyebright.console import shown
 from eyebright.data import Dataset
 from eyebright.data.cifar import CLASSES as CIFAR10_CLASSES
-from eyebright.data.labels import Decisions, apply, read, read_again
+from eyebright.data.decisions import Decisions, read
+from eyebright.data.labels import apply, read_again
 from eyebright.data.sources import NAMES, find_part_names
 from eyebright.epochs import read_log
 from eyebright.errors import DataError, EyebrightError, ModelError, UsageError

@@ -17,7 +17,7 @@ class Finding:
     kind: str
     """``label`` (perhaps a wrong one), ``duplicate`` or ``picture`` (perhaps a bad one)."""
     id: str
-    """Of the picture, as `eyebright.data.labels.table_ids` has it."""
+    """Of the picture, as `eyebright.data.decisions.table_ids` has it."""
     given: str
     """The class that the data give it."""
     suggested: str | None

@@ -14,7 +14,7 @@ from eyebright.audit.duplicates import ALIKE
 from eyebright.audit.findings import ALMOST, SAME, Finding
 from eyebright.console import shown
 from eyebright.data import Dataset
-from eyebright.data.labels import PREFIXES, table_ids
+from eyebright.data.decisions import PREFIXES, table_ids
 from eyebright.data.look import draw_grid
 from eyebright.errors import ModelError, StorageError
 from eyebright.files import MOST_LIST, read_json, write_file, write_json

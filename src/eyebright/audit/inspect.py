@@ -14,7 +14,7 @@ from eyebright.audit.quality import bad_pictures
 from eyebright.audit.suspects import can_be_judged, label_suspects
 from eyebright.console import as_text, say, shown
 from eyebright.data import Dataset, load
-from eyebright.data.labels import DROP, KEEP, PREFIXES, RELABEL, append_all, read
+from eyebright.data.decisions import DROP, KEEP, PREFIXES, RELABEL, append_all, read
 from eyebright.data.sources import MissingPartError
 from eyebright.errors import UsageError
 from eyebright.evaluation import Evaluation
@@ -171,14 +171,10 @@ def scores_of(
         UsageError: it was not tested on the test part of these data.
     """
     test = parts.get("test")
-    given = (
-        {}
-        if test is None
-        else {
-            as_text(name): test.classes[label]
-            for name, label in zip(test.ids, test.labels, strict=True)
-        }
-    )
+    given = {}
+    if test is not None:
+        ours = (test.classes[label] for label in test.labels)
+        given = dict(zip(map(as_text, test.ids), ours, strict=True))
     theirs = (tested.classes[label] for label in tested.labels)
     if not given or given != dict(zip(map(str, tested.ids), theirs, strict=True)):
         raise UsageError("--run: that run was tested on other pictures than these data have")

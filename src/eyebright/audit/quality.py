@@ -5,7 +5,7 @@ import numpy as np
 from eyebright.audit import findings
 from eyebright.audit.findings import Finding
 from eyebright.data import Dataset
-from eyebright.data.labels import table_ids
+from eyebright.data.decisions import table_ids
 
 TINY = 16  # px of the shorter side
 LONG = 4.0  # longer side over the shorter one; what is longer is cut to its middle

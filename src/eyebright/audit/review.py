@@ -1,6 +1,6 @@
 """`Review`: what a person decides on of what an audit found, as the local page shows it.
 
-Each decision is on the disk, in the table of `eyebright.data.labels`, before the page goes on.
+Each decision is on the disk, in the table of `eyebright.data.decisions`, before the page goes on.
 """
 
 import io
@@ -20,7 +20,7 @@ from eyebright.audit.findings import Finding
 from eyebright.audit.review_words import LANGUAGES, note, words
 from eyebright.console import shown
 from eyebright.data import Dataset
-from eyebright.data.labels import (
+from eyebright.data.decisions import (
     DROP,
     KEEP,
     RELABEL,

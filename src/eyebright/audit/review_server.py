@@ -161,7 +161,7 @@ def serve_review(
     Args:
         parts: as in `Review`.
         findings: what to decide on, in this order.
-        table_path: where decisions go (`eyebright.data.labels.table_beside` has a place).
+        table_path: where decisions go (`eyebright.data.decisions.table_beside` has a place).
         port: of 127.0.0.1; 0: any that is free.
         language: ``en`` or ``zh``.
         open_browser: open the page in the user's browser.

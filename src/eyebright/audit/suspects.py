@@ -13,7 +13,7 @@ from eyebright.calibration import fit_temperature, softmax
 from eyebright.config import fit_to_data, recipe_config
 from eyebright.console import notices, shown
 from eyebright.data import Dataset
-from eyebright.data.labels import table_ids
+from eyebright.data.decisions import table_ids
 from eyebright.data.reading import SMALL
 from eyebright.data.splits import stratified_folds
 from eyebright.errors import ModelError, StorageError, UsageError, install_command

@@ -110,7 +110,7 @@ def audit(
     from eyebright.audit.found import findings_before, write_audit
     from eyebright.audit.inspect import drop_suspects, load_parts
     from eyebright.audit.review import Review
-    from eyebright.data.labels import read, table_beside
+    from eyebright.data.decisions import read, table_beside
 
     if review and (as_json or strict or run or drop is not None):
         raise UsageError("--review is for people: leave out --json, --strict, --run and --drop")

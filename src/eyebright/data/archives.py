@@ -245,9 +245,8 @@ def _tar_members(archive: Path) -> Iterator[Member]:
         stream = _Bounded(file)
         with tarfile.TarFile(fileobj=cast(Any, stream)) as opened:
             while (info := opened.next()) is not None:
-                cast(
-                    Any, opened
-                ).members.clear()  # tarfile keeps them all; a million would take a gigabyte
+                # tarfile keeps them all; a million would take a gigabyte
+                cast(Any, opened).members.clear()
                 if info.size < 0:
                     raise tarfile.TarError("a negative size")
                 if info.issym() or info.islnk():

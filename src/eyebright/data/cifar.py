@@ -218,14 +218,10 @@ def parse_batch(
     rows = ROWS if rows is None else rows
     try:
         batch = _ArraysOnly(io.BytesIO(content), encoding="latin1").load()
-    except pickle.UnpicklingError as error:
-        raise DataError(
-            f"{name}: no {kind} batch, or one that is cut short ({_one_line(error)})"
-        ) from None
     except Exception as error:  # damaged pickles raise whatever they like
-        raise DataError(
-            f"{name}: no {kind} batch, or one that is cut short ({type(error).__name__})"
-        ) from None
+        is_known = isinstance(error, pickle.UnpicklingError)
+        why = _one_line(error) if is_known else type(error).__name__
+        raise DataError(f"{name}: no {kind} batch, or one that is cut short ({why})") from None
     pixels = batch.get("data") if isinstance(batch, dict) else None
     labels = batch.get(key) if isinstance(batch, dict) else None
     whole = (

@@ -71,7 +71,7 @@ class Dataset(TorchDataset):
         modes: colour mode of each picture before conversion. Default: all RGB.
         mirrors: whether a picture means the same with left and right swapped; digits do not.
         columns: what else is known of each picture, by name: n texts each.
-        decided: the table of decisions that made them what they are (`eyebright.data.labels`).
+        decided: the table of decisions that made them what they are (`eyebright.data.decisions`).
         root: the folder that a table's paths are relative to, where it is not the table's own.
         contents: SHA-256 of the bytes of each picture's file, uint8 (n, 32), where they are known:
             the data are then known by them, and not by their pixels.

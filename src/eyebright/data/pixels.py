@@ -9,40 +9,32 @@ once, and the slower ones throw theirs away.
 """
 
 import contextlib
-import hashlib
 import json
 import os
 import shutil
 import tempfile
 import time
 import zlib
-from collections import deque
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import PIL
 
 from eyebright.console import Bar, notices, progress_bar, shown
 from eyebright.data.cache import data_home
 from eyebright.data.dataset import allocate_images
+from eyebright.data.decoding import Job, decode_parts
 from eyebright.data.streams import Member
 from eyebright.data.views import View
-from eyebright.errors import DataError, ModelError, UsageError
+from eyebright.errors import ModelError, UsageError
 from eyebright.files import MOST_LOG, read_json
-from eyebright.images import POLICY, Pixels, read_bytes, read_image
+from eyebright.images import POLICY, Pixels
 
-PART_BYTES, PART_PICTURES = 4 << 20, 256  # what a thread decodes before it hands it over
 LIMIT_GB = 50.0  # of all entries together, unless EYEBRIGHT_CACHE_GB says otherwise
 ABANDONED = 24 * 3600  # seconds after which an unfinished entry is nobody's any more
 ABOUT, PIXELS = "about.json", "pixels.u8"
-
-
-def digest_of(content: bytes) -> bytes:
-    """What the content of a file is known by."""
-    return hashlib.sha256(content).digest()
 
 
 def read_pixels(
@@ -78,27 +70,6 @@ def read_pixels(
 
 
 @dataclass(frozen=True)
-class Job:
-    """What is to be decoded."""
-
-    files: dict[bytes, Path | Member]
-    """By the digest of their content."""
-    imgsz: int
-    workers: int
-
-    @property
-    def key(self) -> str:
-        """Of the entry, a function of contents, side and policy, and of who decodes."""
-        how = f"{POLICY}; Pillow {PIL.__version__}; {self.imgsz} px; "
-        return hashlib.sha256(how.encode() + b"".join(self.files)).hexdigest()
-
-    @property
-    def picture_bytes(self) -> int:
-        """Of one decoded picture."""
-        return self.imgsz * self.imgsz * 3
-
-
-@dataclass(frozen=True)
 class Entry:
     """Decoded pictures."""
 
@@ -106,17 +77,6 @@ class Entry:
     """(n, imgsz, imgsz, 3), of all files but the bad ones."""
     bad: dict[str, str]
     """Digest as hexadecimal text -> why it cannot be decoded."""
-
-
-@dataclass(frozen=True)
-class Part:
-    """Some decoded pictures, one after the other."""
-
-    pixels: Pixels
-    bad: dict[str, str]
-    files: int
-    """So many are done, good or bad."""
-    checksum: int
 
 
 def cache_folder() -> Path:
@@ -220,7 +180,7 @@ def _build(folder: Path, job: Job) -> None:
     parts: list[tuple[int, int]] = []
     # Written, not mapped: where a disk is full, a mapping kills the process.
     with (folder / PIXELS).open("wb", buffering=0) as file, _reading_bar(job) as bar:
-        for part in _decode_parts(job):
+        for part in decode_parts(job):
             left = part.pixels.ravel().data
             while left:
                 left = left[file.write(left) :]
@@ -268,7 +228,7 @@ def _decode_into_memory(job: Job, name: str) -> Entry:
     bad: dict[str, str] = {}
     done = 0
     with _reading_bar(job) as bar:
-        for part in _decode_parts(job):
+        for part in decode_parts(job):
             images[done : done + len(part.pixels)] = part.pixels
             done += len(part.pixels)
             bad |= part.bad
@@ -278,51 +238,3 @@ def _decode_into_memory(job: Job, name: str) -> Entry:
 
 def _reading_bar(job: Job) -> contextlib.AbstractContextManager[Bar]:
     return progress_bar("reading pictures", len(job.files))
-
-
-def _decode_parts(job: Job) -> Iterator[Part]:
-    """All pictures in order, a part at a time; few parts are in memory at once.
-
-    Raises:
-        DataError: a file is no longer what it was.
-    """
-    size = max(1, min(PART_PICTURES, PART_BYTES // job.picture_bytes))
-    todo = list(job.files.items())
-    waiting: deque[Future[Part]] = deque()
-    with ThreadPoolExecutor(max(1, job.workers)) as pool:
-        try:
-            for start in range(0, len(todo), size):
-                waiting.append(pool.submit(_decode_part, todo[start : start + size], job.imgsz))
-                if len(waiting) > 2 * job.workers + 1:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            for future in waiting:
-                future.cancel()
-
-
-def _decode_part(todo: list[tuple[bytes, Path | Member]], imgsz: int) -> Part:
-    pixels: Pixels = np.empty((len(todo), imgsz, imgsz, 3), np.uint8)
-    bad: dict[str, str] = {}
-    done = 0
-    for digest, file in todo:
-        content = _read_again(file, digest)
-        try:
-            pixels[done] = read_image(content, imgsz)
-            done += 1
-        except DataError as error:
-            bad[digest.hex()] = str(error)
-    return Part(pixels[:done], bad, len(todo), zlib.crc32(pixels[:done].data))
-
-
-def _read_again(file: Path | Member, digest: bytes) -> bytes:
-    if isinstance(file, Member):
-        return file.read()
-    try:
-        content = read_bytes(file)
-    except DataError as error:
-        raise DataError(f"{shown(file)}: {error}") from None
-    if digest_of(content) != digest:
-        raise DataError(f"{shown(file)}: changed while it was being read; start again")
-    return content

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from eyebright.console import counted, notices, progress_bar, shown
 from eyebright.data.dataset import Dataset
-from eyebright.data.pixels import digest_of, read_pixels
+from eyebright.data.decoding import digest_of
+from eyebright.data.pixels import read_pixels
 from eyebright.data.views import Files, View
 from eyebright.errors import DataError
 from eyebright.images import Header, read_bytes, read_header

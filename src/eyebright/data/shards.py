@@ -7,17 +7,10 @@ from pathlib import Path
 import numpy as np
 
 from eyebright.console import notices, shown
+from eyebright.data.contents import Contents, read_contents
 from eyebright.data.dataset import Dataset
 from eyebright.data.folders import has_folders
-from eyebright.data.index import (
-    INDEX,
-    STATE,
-    Contents,
-    Index,
-    is_indexed,
-    read_contents,
-    read_index,
-)
+from eyebright.data.index import INDEX, STATE, Index, is_indexed, read_index
 from eyebright.data.pixels import read_pixels
 from eyebright.data.reading import ReadOptions, choose_imgsz, unknown_class
 from eyebright.data.streams import Member, Stream

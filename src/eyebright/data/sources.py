@@ -10,9 +10,10 @@ from eyebright.console import shown
 from eyebright.data import archives, named, rows
 from eyebright.data.cifar import find_cifar10, load_cifar10, official_copy
 from eyebright.data.dataset import Dataset
+from eyebright.data.decisions import PREFIXES
+from eyebright.data.decisions import read as read_decisions
 from eyebright.data.folders import find_parts, has_folders, load_folder, only_folder
-from eyebright.data.labels import PREFIXES, apply
-from eyebright.data.labels import read as read_decisions
+from eyebright.data.labels import apply
 from eyebright.data.reading import LARGE, ReadOptions
 from eyebright.data.shards import Shards, find_shards, load_shards
 from eyebright.data.tables import Table, load_table, read_metadata, read_table
@@ -61,7 +62,7 @@ def load(
         skip_bad: go on without pictures that cannot be read: all, or those that a table of
             decisions calls by these ids.
         workers: threads that decode pictures; None: one a processor core.
-        labels: a table of decisions to apply (`eyebright.data.labels`).
+        labels: a table of decisions to apply (`eyebright.data.decisions`).
         root: the folder that a table's paths are relative to; None: the table's own.
         classless: also take a folder of pictures without classes, or of one: nothing to train on.
         stream: whether shards are read as they are asked for, and never all at once; None: where

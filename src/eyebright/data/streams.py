@@ -171,16 +171,11 @@ class Stream(View):
         self, members: Members, imgsz: int, workers: int, positions: NDArray[Any] | None = None
     ):
         self.members, self.imgsz, self.workers = members, imgsz, max(1, workers)
-        self.positions = np.arange(len(members.file)) if positions is None else positions
+        self.of_members = np.arange(len(members.file)) if positions is None else positions
+        """The positions among the members, (n,)."""
 
     def __len__(self) -> int:
         return len(self.of_members)
-
-    @property
-    def of_members(self) -> NDArray[Any]:
-        """The positions among the members, (n,)."""
-        assert self.positions is not None, "set from the beginning"
-        return self.positions
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
@@ -204,7 +199,7 @@ class Stream(View):
 
     def resized(self, imgsz: int) -> "Stream":
         """The same pictures at another size, from their files again."""
-        return Stream(self.members, imgsz, self.workers, self.positions)
+        return Stream(self.members, imgsz, self.workers, self.of_members)
 
     def walk(self, wanted: Iterable[NDArray[Any]]) -> Iterator[Pixels]:
         """The pictures at these positions, one array after the other; the next are on the way."""

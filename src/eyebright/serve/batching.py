@@ -15,8 +15,9 @@ from dataclasses import dataclass
 from time import monotonic
 
 from eyebright.errors import DataError
-from eyebright.images import JPEG, Pixels, read_header
+from eyebright.images import Pixels, read_header
 from eyebright.machine import available_cores
+from eyebright.picture_parts import JPEG
 from eyebright.serve.net import Row, read
 
 LINGER = 0.002  # seconds that the first of a batch waits for others, where the net is idle

@@ -1,0 +1,51 @@
+"""Layers that our own nets are built of; quicker kernels compute them where those can."""
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from eyebright import distributed, kernels
+
+
+class NormGelu(nn.BatchNorm2d):
+    """Batch normalisation with a bias but no scale, since the next filters learn it, and GELU."""
+
+    def __init__(self, channels: int):
+        # Short runs see few steps: statistics must follow within a few of them.
+        super().__init__(channels, eps=1e-5, momentum=0.4)
+        self.weight.requires_grad_(False)
+
+    def forward(self, x: Tensor, pool: bool = False) -> Tensor:
+        """Activations of features, each channel with mean 0 and deviation 1 over the batch.
+
+        Args:
+            x: (batch, channels, height, width).
+            pool: halve height and width first, by max-pooling, so that the rest touches a quarter
+                of the values.
+        """
+        # Sides under 7 round up, so that small pictures (8 px) never shrink to nothing.
+        up = x.shape[-1] < 7
+        several = distributed.size() > 1  # whose batch is more than what is here
+        ready = kernels.ready(x) and not (several and x.is_cuda)  # Triton's knows one rank's sums
+        if self.training and ready and not (pool and up) and (several or x.numel() > x.shape[1]):
+            return kernels.norm_gelu(x, self, pool)
+        if pool:
+            x = F.max_pool2d(x, 2, ceil_mode=up)
+        if self.training and (several or x.numel() > x.shape[1]):
+            return F.gelu(super().forward(x))
+        # One value a channel has no deviation: the running statistics stand in, as in evaluation.
+        mean, variance = self.running_mean, self.running_var
+        return F.gelu(F.batch_norm(x, mean, variance, self.weight, self.bias, eps=self.eps))
+
+
+class Conv3x3(nn.Conv2d):
+    """3×3 convolution without bias that keeps height and width."""
+
+    def __init__(self, channels_in: int, channels_out: int):
+        super().__init__(channels_in, channels_out, 3, padding=1, bias=False)
+        # The first filters pass their input on unchanged (partial Dirac), the rest are random.
+        nn.init.dirac_(self.weight[:channels_in])
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Features (batch, channels_out, height, width)."""
+        quick = not x.is_cuda and kernels.ready(x)
+        return kernels.conv3x3(x, self.weight) if quick else super().forward(x)
