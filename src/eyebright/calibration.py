@@ -203,8 +203,8 @@ def make_promises(
             if n < (least := least_pictures(risk)):
                 why = f"even if all were right, it would take {least:,}"
             raise UsageError(
-                f"no errors of at most {100 * risk:g} % can be promised from {counted(n, 'picture')} held "
-                f"out: {why}; allow more, or hold out more (--val)"
+                f"no errors of at most {100 * risk:g} % can be promised from "
+                f"{counted(n, 'picture')} held out: {why}; allow more, or hold out more (--val)"
             )
     if coverage is not None:
         if not 0 < coverage < 1:
