@@ -435,7 +435,8 @@ def test_the_browser_is_opened_where_it_should(
 def test_what_was_found_is_said_in_the_language_of_the_page(english: str, chinese: str) -> None:
     found = [Finding("label", "4", "dog", "cat", 0.9, english, None)]
     for language, said in (("en", english), ("zh", chinese)):
-        assert Review(pictures(), found, "t.csv", language).state()["findings"][0]["note"] == said
+        review = Review({"train": pictures()}, found, "t.csv", language)
+        assert review.state()["findings"][0]["note"] == said
 
 
 def test_why_a_picture_cannot_be_read_is_said_in_chinese(tmp_path: Path) -> None:
