@@ -1,31 +1,20 @@
 """The essay on cross-entropy: its drawings and its real example are what the script makes."""
 
-import importlib.util
 import json
 import re
 import shutil
 from pathlib import Path
-from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+from docs import figures, real_example
 
 DOCS = Path(__file__).parents[1] / "docs"
 SVG = "{http://www.w3.org/2000/svg}"
 PAGES = ["cross-entropy.md", "cross-entropy.zh-CN.md"]
 
 
-def script() -> Any:
-    spec = importlib.util.spec_from_file_location("figures", DOCS / "figures.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-figures = script()
 FACTS = json.loads(figures.FACTS.read_text(encoding="utf-8"))
 NAMES = [
     f"{name}{tail}" for name, made in figures.WORDS.items() for tail in ("", "-zh") if made["zh"]
@@ -113,7 +102,7 @@ def test_the_temperature_is_where_the_curve_is_lowest() -> None:
 @pytest.mark.parametrize("page", PAGES)
 def test_the_real_example_is_what_the_command_prints(page: str) -> None:
     text = (DOCS / page).read_text(encoding="utf-8")
-    assert f"```text\n{figures.output(FACTS)}```" in text
+    assert f"```text\n{real_example.output(FACTS)}```" in text
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -143,15 +132,15 @@ def test_a_run_is_asked_anew(
     shipped: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What stands in run.json and in the pages comes from the run alone."""
-    monkeypatch.setattr(figures, "FOLDER", tmp_path)
-    monkeypatch.setattr(figures, "FACTS", tmp_path / "run.json")
+    monkeypatch.setattr(real_example, "FOLDER", tmp_path)
+    monkeypatch.setattr(real_example, "FACTS", tmp_path / "run.json")
     page = tmp_path / "page.md"
     page.write_text("before\n```text\n$ eyebright explain old\nold\n```\nafter\n", "utf-8")
-    monkeypatch.setattr(figures, "PAGES", {"en": page})
+    monkeypatch.setattr(real_example, "PAGES", [page])
     run, cat = tmp_path / "r", shipped / "pets" / "cat" / "0.png"
     shutil.copytree(shipped / "runs" / "r", run)
     shutil.copy(run / "val.json", run / "test.json")
-    figures.ask(run, cat)
+    real_example.ask(run, cat)
     facts = json.loads((tmp_path / "run.json").read_text("utf-8"))
     val = json.loads((run / "val.json").read_text("utf-8"))
     assert facts["after"] == pytest.approx(val["figures"]["log loss"]["value"], abs=1e-6)

@@ -1,0 +1,1 @@
+"""The pages, and scripts that make what they show."""
