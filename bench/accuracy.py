@@ -8,7 +8,6 @@ that the command line does not have.
 """
 
 import argparse
-import ast
 import json
 import subprocess
 import sys
@@ -16,7 +15,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from bench.rows import append_row
+from bench.rows import append_row, settings_of
 from eyebright import Run
 from eyebright.machine import available_cores
 
@@ -68,13 +67,7 @@ def main() -> None:
     parser.add_argument("--set", nargs="*", default=[], metavar="SETTING=VALUE")
     parser.add_argument("--table", default="accuracy")
     arguments = parser.parse_args()
-    settings = {}
-    for word in arguments.set:
-        name, _, value = word.partition("=")
-        try:
-            settings[name] = ast.literal_eval(value)
-        except (ValueError, SyntaxError):
-            settings[name] = value
+    settings = settings_of(arguments.set)
     for seed in range(arguments.first, arguments.first + arguments.seeds):
         append_row(arguments.table, one_run(arguments.recipe, seed, settings))
 

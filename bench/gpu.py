@@ -12,7 +12,6 @@ import time
 from bench.peers import airbench, ours
 from bench.rows import append_row, settings_of
 from eyebright.console import out
-from eyebright.data import load
 from eyebright.runtime import choose_device, choose_precision
 
 PROGRAMS = ("airbench", "airbench-eager", "quick", "fast", "best")
@@ -20,15 +19,13 @@ PROGRAMS = ("airbench", "airbench-eager", "quick", "fast", "best")
 
 def main() -> None:
     """Run, a row for each program and seed."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--programs", nargs="+", choices=PROGRAMS, default=PROGRAMS)
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--set", nargs="*", default=[], metavar="SETTING=VALUE", dest="settings")
     parser.add_argument("--few", type=int, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    data, test = load("cifar10"), load("cifar10", split="test")
-    if arguments.few:
-        data, test = data.subset(range(arguments.few)), test.subset(range(arguments.few))
+    data, test = ours.load_parts(arguments.few)
     device = choose_device("auto")
     settings = settings_of(arguments.settings)
     for program in arguments.programs:

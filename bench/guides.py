@@ -43,15 +43,15 @@ CUT_OUTS = {
 
 
 @contextlib.contextmanager
-def opened(language: str, width: int, height: int) -> Iterator[Any]:
-    """A page of a browser."""
+def opened(language: str, width: int, height: int, scheme: Any = "light") -> Iterator[Any]:
+    """A page of a browser, light or dark."""
     from playwright.sync_api import sync_playwright
 
     chromium = shutil.which("chromium") or shutil.which("chromium-browser")
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
         size: Any = {"width": width, "height": height}
-        yield browser.new_page(viewport=size, color_scheme="light", locale=language)
+        yield browser.new_page(viewport=size, color_scheme=scheme, locale=language)
         browser.close()
 
 
@@ -100,7 +100,7 @@ def review(table: Path, language: str, folder: Path) -> None:
 
 def main() -> None:
     """Take the pictures."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("what", choices=("report", "review"))
     parser.add_argument("source", type=Path, help="the run, or the table of noisy labels")
     arguments = parser.parse_args()

@@ -11,58 +11,24 @@ import argparse
 import statistics
 import time
 from collections.abc import Iterator
-from typing import Any
 
 import torch
-import torch.nn as nn
-import torchvision
-import torchvision.transforms as transforms
-from torch.utils.data import DataLoader
 
+from bench.peers.lesson import create_net, train_epoch, train_loader
 from bench.rows import append_row
 from eyebright.batches import HALF
 from eyebright.config import recipe_config
 from eyebright.data import Dataset, load
-from eyebright.data.cache import data_home
 from eyebright.models import LessonNet
 from eyebright.prepare import decide
 from eyebright.runtime import choose_device, set_up
 from eyebright.training import fit
 
 
-class AnyCIFAR10(torchvision.datasets.CIFAR10):  # type: ignore[misc]
-    """torchvision's own reader, which otherwise refuses a copy with other checksums."""
-
-    def _check_integrity(self) -> bool:
-        return True
-
-    def _load_meta(self) -> None:
-        self.classes: list[str] = []
-
-
 def plain_script(steps: int) -> float:
     """Seconds that the lesson's script takes for so many mini-batches."""
-    transform = transforms.Compose(
-        [transforms.ToTensor(), transforms.Normalize((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))]
-    )
-    trainset = AnyCIFAR10(root=str(data_home()), train=True, transform=transform)
-    trainloader: DataLoader[Any] = DataLoader(trainset, batch_size=4, shuffle=True, num_workers=2)
-    net = LessonNet(10)
-    criterion = nn.CrossEntropyLoss()
-    optimizer = torch.optim.SGD(net.parameters(), lr=0.001, momentum=0.9)
-    running_loss = 0.0
-    start = time.perf_counter()
-    for i, data in enumerate(trainloader):
-        inputs, labels = data
-        optimizer.zero_grad()
-        outputs = net(inputs)
-        loss = criterion(outputs, labels)
-        loss.backward()
-        optimizer.step()
-        running_loss += loss.item()
-        if i == steps - 1:
-            break
-    return time.perf_counter() - start
+    net, optimizer = create_net()
+    return train_epoch(net, optimizer, train_loader(), steps)
 
 
 def our_recipe(data: Dataset, steps: int) -> float:

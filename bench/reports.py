@@ -7,16 +7,15 @@ Trains, opens CIFAR-10's test set (with ``--shift`` for the fast run), writes th
 """
 
 import argparse
-import shutil
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import eyebright
+from bench.guides import DOCS, opened
 from eyebright.report import write_report
 
-DOCS = Path(__file__).parents[1] / "docs"
 # run -> width and height of the screen, its colours, the language
-SHOTS: dict[str, tuple[int, int, Literal["light", "dark"], str]] = {
+SHOTS: dict[str, tuple[int, int, str, str]] = {
     "tutorial": (1140, 1300, "light", "en"),
     "fast": (1140, 1300, "dark", "en"),
     "longtail": (390, 1300, "light", "zh"),
@@ -46,29 +45,21 @@ def make_runs(longtail: Path, runs: Path) -> dict[str, eyebright.Run]:
 
 def photograph(run: eyebright.Run, name: str) -> None:
     """A screenshot of the first screens of a run's report, and one of a confusion cell opened."""
-    from playwright.sync_api import sync_playwright
-
     width, height, scheme, language = SHOTS[name]
     write_report(run, language)
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        page = browser.new_page(
-            viewport={"width": width, "height": height}, color_scheme=scheme, locale=language
-        )
+    with opened(language, width, height, scheme) as page:
         page.goto((run.path / "report.html").resolve().as_uri())
         page.screenshot(path=DOCS / f"report-{name}.png")
         if name == "fast":
             mistakes = page.locator("#confusion")
             mistakes.locator("[data-cell]").nth(3).click()
             mistakes.screenshot(path=DOCS / "report-confusion.png")
-        browser.close()
     write_report(run)
 
 
 def main() -> None:
     """Make the runs and their pictures."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("table", type=Path, help="the long-tailed CIFAR-10")
     parser.add_argument("--runs", type=Path, default=Path("runs"))
     arguments = parser.parse_args()

@@ -1,5 +1,7 @@
 """Rows of results: appended to a CSV with the machine, the versions and the command beside them."""
 
+import ast
+import contextlib
 import csv
 import os
 import platform
@@ -37,8 +39,10 @@ def settings_of(pairs: list[str]) -> dict[str, Any]:
     """Settings of a run from words such as ``epochs=3`` and ``lr=0.1``."""
     found: dict[str, Any] = {}
     for pair in pairs:
-        key, value = pair.split("=")
-        found[key] = int(value) if value.isdigit() else float(value) if "." in value else value
+        key, _, value = pair.partition("=")
+        found[key] = value
+        with contextlib.suppress(ValueError, SyntaxError):  # a word, not a number
+            found[key] = ast.literal_eval(value)
     return found
 
 

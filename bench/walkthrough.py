@@ -22,7 +22,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from bench.lesson import AnyCIFAR10
+from bench.peers import AnyCIFAR10
 from bench.rows import RESULTS, describe_here
 from eyebright.data.cache import data_home
 
@@ -89,7 +89,7 @@ def save_what_is_shown() -> None:
         plt.savefig(PAGE.parent / left.pop(0), bbox_inches="tight", dpi=80)
         plt.close()
 
-    plt.show = save  # type: ignore[assignment]
+    plt.show = save  # type: ignore[assignment]  # takes no arguments: the page gives none
     torchvision.datasets.CIFAR10 = CopyOfCIFAR10
 
 
@@ -111,7 +111,7 @@ def as_text(blocks: Blocks, where: dict[str, str]) -> str:
 
 def main() -> None:
     """Run the page."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path, help="where the runs are written")
     parser.add_argument("--only", choices=("bash", "python"), help="the others are kept")
     arguments = parser.parse_args()

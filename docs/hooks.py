@@ -9,6 +9,7 @@ import os
 import posixpath
 import re
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -18,15 +19,8 @@ from mkdocs.plugins import event_priority
 
 ROOT = Path(__file__).resolve().parents[1]
 HOMES = {"README.md": "index.md", "README.zh-CN.md": "index.zh-CN.md"}
-SHOWN = (
-    ".md",
-    ".png",
-    ".jpg",
-    ".svg",
-    ".html",
-    ".ipynb",
-    ".txt",
-)  # by browsers, or to be downloaded
+# By browsers, or to be downloaded.
+SHOWN = (".md", ".png", ".jpg", ".svg", ".html", ".ipynb", ".txt")
 FENCE = re.compile(r"^ *```.*?^ *```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r'(\]\(|src="|href=")([^)"#:]+)(?=[)"#])')
 HAN = r"[\u3000-\u303f\u4e00-\u9fff\uff00-\uffef]"
@@ -132,12 +126,12 @@ def with_links(text: str, page: str) -> tuple[str, list[str]]:
 
 def verb_pages() -> dict[str, str]:
     """The pages of the verbs, in each language, and a list of them: name -> Markdown."""
-    from typer.main import get_command
+    from typer.main import get_group
 
     from eyebright.cli import app
 
     pages = {}
-    verbs: dict[str, Any] = get_command(app).commands  # type: ignore[attr-defined]
+    verbs: Mapping[str, Any] = get_group(app).commands
     for language, words in WORDS.items():
         rows = [f"# {words['Verbs']}", "", f"| | {words['What']} |", "|---|---|"]
         for name, verb in verbs.items():

@@ -14,17 +14,19 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bench.peers import Curve, parser, report
+from bench.peers.ours import load_parts
 from eyebright.batches import Normalization, predict_logits, train_batches
 from eyebright.config import TrainConfig
-from eyebright.data import Dataset, load
+from eyebright.data import Dataset
 from eyebright.graphs import Replayed
 from eyebright.images import Pixels
-from eyebright.models import create_model
+from eyebright.models import WhiteNet, create_model
 from eyebright.optim import Muon, keep_lr_on, put_lr
 from eyebright.runtime import choose_device, choose_precision, set_up, timed_kernels
 
 EPOCHS, BIAS_EPOCHS, BATCH = 8, 3, 2000
 BIAS_LR, HEAD_LR, FILTER_LR = 0.053, 0.67, 0.24
+BIAS = 0  # the group of the whitening bias
 DECAY = 2e-6 * BATCH  # of the weights at each step, at the full learning rate
 NORMALIZATION = Normalization((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616))
 SETTINGS = (
@@ -33,9 +35,6 @@ SETTINGS = (
     "for the head, weight decay 2e-6 x batch, whitening bias for 3 epochs, label smoothing 0.2, "
     "alternating flip, translate 2; net white64, {precision}; averaged: test-time level 2"
 )
-
-
-BIAS = 0  # the group of the whitening bias
 
 
 def create_sgd(net: nn.Module) -> torch.optim.SGD:
@@ -105,7 +104,8 @@ def train(
 
     start = time.perf_counter()
     net = create_model("white64", 10).to(device)
-    net.whiten(NORMALIZATION(images[:5000]))  # type: ignore[operator]
+    assert isinstance(net, WhiteNet)
+    net.whiten(NORMALIZATION(images[:5000]))
     net.to(memory_format=torch.channels_last)
     sgd = create_sgd(net)
     [whitening_bias] = sgd.param_groups[BIAS]["params"]
@@ -162,10 +162,7 @@ def main() -> None:
     """Train and report."""
     options = parser(__doc__).parse_args()
     epochs = options.epochs or EPOCHS
-    data, test = load("cifar10"), load("cifar10", split="test")
-    if options.pictures:
-        few = range(options.pictures)
-        data, test = data.subset(few), test.subset(few)
+    data, test = load_parts(options.pictures)
     device = choose_device("auto")
     curve, averaged = train(data, test, device, options.seed, epochs)
     words = SETTINGS.format(epochs=epochs, precision=choose_precision("auto", device))

@@ -9,6 +9,7 @@ the package and would take over an hour an epoch on two cores; xresnet18 is the 
 import time
 from typing import Any
 
+# fastai is not installed everywhere; where it is not, mypy takes its parts for Any.
 from fastai.vision.all import (  # type: ignore[import-not-found,unused-ignore]
     Callback,
     CategoryBlock,
@@ -38,7 +39,7 @@ SETTINGS = (
 )
 
 
-class TrainingClock(Callback):  # type: ignore[misc,unused-ignore]
+class TrainingClock(Callback):  # type: ignore[misc,unused-ignore]  # may be Any, as said above
     """Adds up the seconds of training, without those of validation."""
 
     def __init__(self) -> None:

@@ -14,6 +14,9 @@ from torch.utils.data import DataLoader
 from bench.peers import Curve, cifar10, parser, report
 from eyebright.models import LessonNet
 
+TRANSFORM = transforms.Compose(
+    [transforms.ToTensor(), transforms.Normalize((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))]
+)
 SETTINGS = (
     "net of two 5x5 convolutions, {epochs} epochs, batch 4, SGD lr 0.001 momentum 0.9, DataLoader "
     "with 2 workers, fp32 (docs.pytorch.org/tutorials, Training a classifier; its script has 2 "
@@ -31,34 +34,49 @@ def accuracy(net: nn.Module, loader: DataLoader[Any]) -> float:
     return right / total
 
 
+def train_loader(pictures: int | None = None) -> DataLoader[Any]:
+    """Batches of four of all pictures, or of the first few."""
+    return DataLoader(cifar10(True, pictures, TRANSFORM), batch_size=4, shuffle=True, num_workers=2)
+
+
+def create_net() -> tuple[nn.Module, torch.optim.Optimizer]:
+    """The net and what moves it."""
+    net = LessonNet(10)
+    return net, torch.optim.SGD(net.parameters(), lr=0.001, momentum=0.9)
+
+
+def train_epoch(
+    net: nn.Module, optimizer: torch.optim.Optimizer, loader: DataLoader[Any], steps: int = 0
+) -> float:
+    """Seconds of an epoch, or of its first few steps."""
+    criterion = nn.CrossEntropyLoss()
+    running_loss = 0.0
+    start = time.perf_counter()
+    for step, (inputs, labels) in enumerate(loader, 1):
+        optimizer.zero_grad()
+        outputs = net(inputs)
+        loss = criterion(outputs, labels)
+        loss.backward()
+        optimizer.step()
+        running_loss += loss.item()
+        if step == steps:
+            break
+    return time.perf_counter() - start
+
+
 def main() -> None:
     """Train and report."""
     options = parser(__doc__).parse_args()
     epochs = options.epochs or 5
     torch.manual_seed(options.seed)
-    transform = transforms.Compose(
-        [transforms.ToTensor(), transforms.Normalize((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))]
-    )
-    trainset, testset = cifar10(True, options.pictures), cifar10(False, options.pictures)
-    trainset.transform = testset.transform = transform
-    trainloader: DataLoader[Any] = DataLoader(trainset, batch_size=4, shuffle=True, num_workers=2)
+    trainloader = train_loader(options.pictures)
+    testset = cifar10(False, options.pictures, TRANSFORM)
     testloader: DataLoader[Any] = DataLoader(testset, batch_size=1000, num_workers=2)
-    net = LessonNet(10)
-    criterion = nn.CrossEntropyLoss()
-    optimizer = torch.optim.SGD(net.parameters(), lr=0.001, momentum=0.9)
+    net, optimizer = create_net()
     seconds = 0.0
     curve: Curve = []
     for _ in range(epochs):
-        start = time.perf_counter()
-        running_loss = 0.0
-        for inputs, labels in trainloader:
-            optimizer.zero_grad()
-            outputs = net(inputs)
-            loss = criterion(outputs, labels)
-            loss.backward()
-            optimizer.step()
-            running_loss += loss.item()
-        seconds += time.perf_counter() - start
+        seconds += train_epoch(net, optimizer, trainloader)
         curve.append((seconds, accuracy(net, testloader)))
     report("torch torchvision", SETTINGS.format(epochs=epochs), curve)
 

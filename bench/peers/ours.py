@@ -15,6 +15,14 @@ from eyebright.runtime import choose_device, set_up
 from eyebright.training import fit
 
 
+def load_parts(pictures: int | None) -> tuple[Dataset, Dataset]:
+    """What to train on and what to test on; only so many of each, the first."""
+    data, test = load("cifar10"), load("cifar10", split="test")
+    if pictures:
+        data, test = data.subset(range(pictures)), test.subset(range(pictures))
+    return data, test
+
+
 def train(
     recipe: str, settings: dict[str, Any], data: Dataset, test: Dataset, seed: int, watched: bool
 ) -> tuple[TrainConfig, Curve, float]:
@@ -70,10 +78,7 @@ def main() -> None:
     options.add_argument("--model", help="instead of the recipe's own")
     options.add_argument("--steps", type=int, help="instead of the recipe's epochs")
     arguments = options.parse_args()
-    data, test = load("cifar10"), load("cifar10", split="test")
-    if arguments.pictures:
-        few = range(arguments.pictures)
-        data, test = data.subset(few), test.subset(few)
+    data, test = load_parts(arguments.pictures)
     config = recipe_config(arguments.recipe)
     settings = {"model": arguments.model, "max_steps": arguments.steps, "epochs": arguments.epochs}
     settings = {name: value for name, value in settings.items() if value}

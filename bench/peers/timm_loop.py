@@ -16,13 +16,12 @@ import torchvision.transforms as transforms
 from timm import create_model
 from timm.data.loader import create_loader
 from timm.loss.cross_entropy import LabelSmoothingCrossEntropy
-from timm.optim import create_optimizer_v2  # type: ignore[attr-defined]
+from timm.optim import create_optimizer_v2  # type: ignore[attr-defined]  # timm does not list it
 from timm.scheduler.scheduler_factory import create_scheduler_v2
 from timm.utils.random import random_seed
 from torch import nn
 
-from bench.lesson import AnyCIFAR10
-from bench.peers import Curve, cifar10, parser, report
+from bench.peers import AnyCIFAR10, Curve, cifar10, parser, report
 from eyebright.runtime import choose_precision
 
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
@@ -38,10 +37,11 @@ SETTINGS = (
 
 def create_net() -> nn.Module:
     """ResNet-18 with a stem for small pictures."""
-    net: Any = create_model("resnet18", num_classes=10)
-    net.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
-    nn.init.kaiming_normal_(net.conv1.weight, mode="fan_out", nonlinearity="relu")  # timm's own
-    return net.to(memory_format=torch.channels_last)  # type: ignore[no-any-return]
+    net = create_model("resnet18", num_classes=10)
+    stem = nn.Conv2d(3, 64, 3, padding=1, bias=False)
+    nn.init.kaiming_normal_(stem.weight, mode="fan_out", nonlinearity="relu")  # timm's own
+    net.conv1 = stem
+    return net.to(memory_format=torch.channels_last)
 
 
 def cifar_loader(data: AnyCIFAR10, train: bool) -> Any:
@@ -51,7 +51,7 @@ def cifar_loader(data: AnyCIFAR10, train: bool) -> Any:
         (3, 32, 32),
         128 if train else 500,
         is_training=train,
-        color_jitter=None,  # type: ignore[arg-type]
+        color_jitter=None,  # type: ignore[arg-type]  # none, which timm's type leaves out
         mean=MEAN,
         std=STD,
         crop_pct=1.0,
@@ -67,7 +67,7 @@ def main() -> None:
     """Train and report."""
     options = parser(__doc__).parse_args()
     epochs = options.epochs or 6
-    random_seed(options.seed)  # type: ignore[no-untyped-call]
+    random_seed(options.seed)  # type: ignore[no-untyped-call]  # has no types
     trainloader = cifar_loader(cifar10(True, options.pictures), train=True)
     testloader = cifar_loader(cifar10(False, options.pictures), train=False)
     precision = choose_precision("auto", torch.device("cpu"))
@@ -75,7 +75,7 @@ def main() -> None:
         torch.autocast("cpu", torch.bfloat16) if precision == "bf16" else contextlib.nullcontext()
     )
     net = create_net()
-    criterion = LabelSmoothingCrossEntropy(0.1)  # type: ignore[no-untyped-call]
+    criterion = LabelSmoothingCrossEntropy(0.1)  # type: ignore[no-untyped-call]  # no types
     optimizer = create_optimizer_v2(net, "sgd", lr=0.1, weight_decay=5e-4, momentum=0.9)
     scheduler, _ = create_scheduler_v2(
         optimizer,
