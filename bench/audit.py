@@ -89,7 +89,7 @@ def report(source: str, record: dict[str, Any], seconds: float) -> None:
 
 def main() -> None:
     """Audit, judge what was found, write rows."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("source", help="cifar10, a folder or a table")
     parser.add_argument("--clean", type=int, default=0, metavar="SEEDS")
     arguments = parser.parse_args()

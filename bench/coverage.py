@@ -9,7 +9,6 @@ intervals of Wilson and of Clopper and Pearson hold it.
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from eyebright.metrics import INTERVALS, Floats
 
@@ -18,7 +17,7 @@ SIZES = (20, 100)
 NAMES = {"wilson": ("Wilson", "#0072b2"), "exact": ("Clopper–Pearson", "#d55e00")}
 
 
-def coverage(interval: str, n: int, shares: Floats) -> NDArray[np.float64]:
+def coverage(interval: str, n: int, shares: Floats) -> Floats:
     """Probability that the interval of n trials holds the true share, for each of these shares.
 
     Args:

@@ -64,7 +64,7 @@ def fit(points: list[tuple[float, float]]) -> tuple[float, float, float]:
 
 def main() -> None:
     """Train, or fit."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--fit", action="store_true")
     if not parser.parse_args().fit:
         for net, lengths in LENGTHS.items():

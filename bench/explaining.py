@@ -95,7 +95,7 @@ MAPS: dict[str, Callable[[Classifier, Pixels], Map]] = {
 
 def main() -> None:
     """Measure every map on the same pictures."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("run", type=Path)
     parser.add_argument("pictures", type=Path, nargs="+", help="files or folders")
     parser.add_argument("--count", type=int, default=100, help="drawn by chance")

@@ -35,7 +35,7 @@ BATCHES = {"one by one": 1, "in batches": 64}
 
 def main() -> None:
     """Measure, and write the rows."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="white64")
     parser.add_argument("--imgsz", type=int, default=32)
     parser.add_argument("--repetitions", type=int, default=7)

@@ -44,7 +44,7 @@ def train(data: Path, tune: str, seed: int, runs: Path) -> tuple[Run, float]:
 
 def main() -> None:
     """Train, test, write rows."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path, help="holds train and val")
     parser.add_argument("--tune", nargs="+", default=WAYS)
     parser.add_argument("--seeds", type=int, default=5)

@@ -306,7 +306,7 @@ def read_the_largest() -> dict[str, Any]:
 
 def main() -> None:
     """Fuzz, and write the row; with ``--print`` only say it."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--count", type=int, default=100_000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--print", action="store_true", dest="only_print")

@@ -58,8 +58,8 @@ def measure(words: Sequence[str], ranks: int, cores: int) -> tuple[float, float]
 
 def main() -> None:
     """Measure, and write the row."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("run", type=Path, help="A run folder.")
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("run", type=Path, help="its folder")
     home = Path(os.environ.get("EYEBRIGHT_DATA", "data"))
     parser.add_argument("--pictures", type=Path, default=home / "cifar10-folder" / "test")
     parser.add_argument("--part-size", type=int, default=1000)

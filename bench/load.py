@@ -260,7 +260,7 @@ class Mixed:
 
 def main() -> None:
     """Measure, and write the rows."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("run")
     parser.add_argument("picture", type=Path)
     parser.add_argument("--seconds", type=int, default=15, help="of each measurement")

@@ -45,7 +45,7 @@ def row_of(run: Run, test_set: eyebright.Dataset) -> dict[str, object]:
 
 def main() -> None:
     """Train, test, write rows."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("table", type=Path, help="lies where its paths begin: beside train")
     parser.add_argument("--model", default="white16", help="fast's own is wide32")
     parser.add_argument("--balance", nargs="+", default=options())

@@ -51,7 +51,7 @@ def take(items: Iterable[object]) -> None:
 
 def main() -> None:
     """Measure, and write the row."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--imgsz", type=int, default=32)
     parser.add_argument("--model", default="wide32")
     parser.add_argument("--count", type=int, default=8000)

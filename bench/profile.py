@@ -96,7 +96,7 @@ def part_of(operation: str) -> str:
 
 def main() -> None:
     """Measure, print, write the row."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--recipe", default="fast")
     parser.add_argument("--steps", type=int, default=20)
     arguments = parser.parse_args()

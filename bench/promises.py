@@ -41,7 +41,7 @@ def splits(evaluation: Evaluation) -> list[tuple[Evaluation, Evaluation]]:
 
 def main() -> None:
     """Write the rows."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("run", type=Path, help="a run whose test set has been opened")
     arguments = parser.parse_args()
     evaluation = read_evaluation(arguments.run, "test")

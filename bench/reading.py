@@ -24,11 +24,21 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from bench.rows import append_row
+from eyebright.batches import Normalization, on_device, train_batches
+from eyebright.config import recipe_config
+from eyebright.data import Dataset, load
+from eyebright.runtime import set_up
 
 PICTURES, SMALL = 4000, 100_000
 IMGSZ, BATCH = 224, 32
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's
 SHARED = Path(__file__).parents[2] / "shared" / "data"
+
+Walk = Callable[[int], Iterator[Any]]
+"""Epoch, from 1 -> its batches: pictures and labels."""
 
 
 def copy_to(files: list[Path], count: int, folder: Path, distinct: bool) -> None:
@@ -47,59 +57,58 @@ def copy_to(files: list[Path], count: int, folder: Path, distinct: bool) -> None
         (folder / file.parent.name / f"{i}.jpg").write_bytes(file.read_bytes() + mark)
 
 
-def epochs_of(walk: Callable[[int], Iterator[Any]], epochs: int, start: float) -> list[float]:
-    """Seconds of each epoch, the first one counted from ``start``."""
+def epochs_of(walk: Walk, epochs: int, pictures: int, start: float) -> list[float]:
+    """Seconds of each epoch of so many pictures, the first one counted from ``start``."""
     seconds = []
     for epoch in range(1, epochs + 1):
         n = sum(len(labels) for _, labels in walk(epoch))
-        assert n == PICTURES, n
+        assert n == pictures, (n, pictures)
         seconds.append(time.perf_counter() - start)
         start = time.perf_counter()
     return seconds
 
 
+def transform(imgsz: int) -> Any:
+    """The steps that torchvision takes."""
+    from torchvision import transforms
+
+    return transforms.Compose([
+        transforms.Resize(imgsz),
+        transforms.CenterCrop(imgsz),
+        transforms.RandomHorizontalFlip(),
+        transforms.ToTensor(),
+        transforms.Normalize(MEAN, STD),
+    ])  # fmt: skip
+
+
 def theirs(folder: Path, epochs: int) -> list[float]:
     """ImageFolder and a DataLoader with two workers."""
     from torch.utils.data import DataLoader
-    from torchvision import transforms
     from torchvision.datasets import ImageFolder
 
     start = time.perf_counter()
-    steps = [
-        transforms.Resize(IMGSZ),
-        transforms.CenterCrop(IMGSZ),
-        transforms.RandomHorizontalFlip(),
-        transforms.ToTensor(),
-        transforms.Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]),
-    ]
-    data = ImageFolder(str(folder), transforms.Compose(steps))
+    data = ImageFolder(str(folder), transform(IMGSZ))
     loader = DataLoader(data, BATCH, shuffle=True, num_workers=2)
-    return epochs_of(lambda epoch: iter(loader), epochs, start)
+    return epochs_of(lambda epoch: iter(loader), epochs, PICTURES, start)
+
+
+def batches_of(data: Dataset) -> Walk:
+    """What a training gets of data, in batches as the others' are."""
+    images, rows = on_device(data.pixels, torch.device("cpu"))
+    labels = torch.from_numpy(data.labels)
+    config = recipe_config("fast")
+    config = config.replace(batch_size=BATCH, augment="mirror", precision="fp32", drop_last=False)
+    normalization = Normalization(MEAN, STD)
+    return lambda epoch: train_batches(
+        images, labels, config, normalization, epoch, rows, shards=data.shards
+    )
 
 
 def ours(folder: Path, epochs: int) -> list[float]:
     """`load`, and the batches that training has."""
-    import torch
-
-    from eyebright.batches import Normalization, on_device, train_batches
-    from eyebright.config import recipe_config
-    from eyebright.data import load
-    from eyebright.runtime import set_up
-
-    device = torch.device("cpu")
-    set_up(device, 0, 0)
+    set_up(torch.device("cpu"), 0, 0)
     start = time.perf_counter()
-    data = load(folder, imgsz=IMGSZ)
-    images, rows = on_device(data.pixels, device)
-    labels = torch.from_numpy(data.labels)
-    config = recipe_config("fast")
-    config = config.replace(batch_size=BATCH, augment="mirror", precision="fp32", drop_last=False)
-    normalization = Normalization((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-    return epochs_of(
-        lambda epoch: train_batches(images, labels, config, normalization, epoch, rows),
-        epochs,
-        start,
-    )
+    return epochs_of(batches_of(load(folder, imgsz=IMGSZ)), epochs, PICTURES, start)
 
 
 def private_megabytes() -> tuple[float, float]:
@@ -113,8 +122,6 @@ def private_megabytes() -> tuple[float, float]:
 
 def small(folder: Path) -> dict[str, float]:
     """Seconds of listing, checking and caching, and the peak of memory meanwhile."""
-    from eyebright.data import load
-
     peaks, over = [private_megabytes()], threading.Event()
 
     def watch() -> None:
@@ -200,7 +207,7 @@ def race_small(place: Path) -> None:
 
 def main() -> None:
     """Make the folders, run the programs in turn, write the rows."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kinds", nargs="*", default=["repeated", "distinct", "small"])
     parser.add_argument("--archive", type=Path, default=SHARED / "ants-bees.tar")
     parser.add_argument("--epochs", type=int, default=2, help="of theirs")

@@ -84,7 +84,7 @@ def measure(recipe: str, data: str, settings: dict[str, Any]) -> dict[str, Any]:
 
 def main() -> None:
     """Measure one recipe, and write the row."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("recipe")
     parser.add_argument("data")
     parser.add_argument("--set", action="append", default=[], metavar="SETTING=VALUE")

@@ -22,65 +22,31 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from bench.reading import copy_to
-from bench.rows import append_row
+import torch
 
-BATCH = 32
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+from bench.reading import BATCH, Walk, batches_of, copy_to, epochs_of, transform
+from bench.rows import append_row
+from eyebright.conversion import convert
+from eyebright.data import load
+from eyebright.machine import available_cores
+from eyebright.runtime import set_up
+
 LEAST_SHARD = 1 << 20  # bytes; of more pictures there are four shards a worker
 
 
-def best_speed(walk: Callable[[int], Iterator[Any]], epochs: int, pictures: int) -> float:
+def best_speed(walk: Walk, epochs: int, pictures: int) -> float:
     """Pictures a second of the fastest epoch."""
-    seconds = []
-    for epoch in range(1, epochs + 1):
-        start = time.perf_counter()
-        n = sum(len(labels) for _, labels in walk(epoch))
-        seconds.append(time.perf_counter() - start)
-        assert n == pictures, (n, pictures)
-    return pictures / min(seconds)
+    return pictures / min(epochs_of(walk, epochs, pictures, time.perf_counter()))
 
 
 def ours(shards: Path, imgsz: int, epochs: int, pictures: int, workers: int) -> float:
     """What a training gets of streamed shards."""
-    import torch
-
-    from eyebright.batches import Normalization, on_device, train_batches
-    from eyebright.config import recipe_config
-    from eyebright.data import load
-    from eyebright.runtime import set_up
-
-    device = torch.device("cpu")
-    set_up(device, 0, 0)
+    set_up(torch.device("cpu"), 0, 0)
     data = load(shards, imgsz=imgsz, stream=True, workers=workers)
-    images, rows = on_device(data.pixels, device)
-    labels = torch.from_numpy(data.labels)
-    config = recipe_config("fast")
-    config = config.replace(batch_size=BATCH, augment="mirror", precision="fp32", drop_last=False)
-
-    def walk(epoch: int) -> Iterator[Any]:
-        return train_batches(
-            images, labels, config, Normalization(MEAN, STD), epoch, rows, 0, data.shards
-        )
-
-    return best_speed(walk, epochs, pictures)
-
-
-def transform(imgsz: int) -> Any:
-    """The steps that the other two take."""
-    from torchvision import transforms
-
-    return transforms.Compose([
-        transforms.Resize(imgsz),
-        transforms.CenterCrop(imgsz),
-        transforms.RandomHorizontalFlip(),
-        transforms.ToTensor(),
-        transforms.Normalize(MEAN, STD),
-    ])  # fmt: skip
+    return best_speed(batches_of(data), epochs, pictures)
 
 
 def torchvision(folder: Path, imgsz: int, epochs: int, pictures: int, workers: int) -> float:
@@ -128,8 +94,6 @@ def run(program: str, place: Path, imgsz: int, epochs: int, pictures: int, worke
 
 def race(files: list[Path], imgsz: int, pictures: int, epochs: int, workers: int) -> None:
     """A row for one size of pictures."""
-    from eyebright.conversion import convert
-
     with tempfile.TemporaryDirectory(prefix="bench-shards-") as temporary:
         place = Path(temporary)
         copy_to(files, pictures, place / "files", distinct=True)
@@ -166,9 +130,7 @@ def mixed(folder: Path) -> list[Path]:
 
 def main() -> None:
     """Make the files and shards, run the programs in turn, write the rows."""
-    from eyebright.machine import available_cores
-
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--photographs", type=Path, help="class folders; none: small ones alone")
     parser.add_argument("--small", type=int, default=50_000, help="small pictures; 0: none")
     parser.add_argument("--large", type=int, default=4000, help="photographs")
@@ -183,13 +145,13 @@ def main() -> None:
         found = PROGRAMS[given.program](
             given.folder, given.imgsz, given.epochs, given.pictures, given.workers
         )
-        return print(json.dumps(found))
+        print(json.dumps(found))
+        return
     if given.small:
         home = Path(os.environ["EYEBRIGHT_DATA"]) / "cifar10-folder" / "train"
         race(mixed(home), 32, given.small, given.epochs, given.workers)
     if given.photographs:
         race(mixed(given.photographs), 224, given.large, given.epochs, given.workers)
-    return None
 
 
 if __name__ == "__main__":

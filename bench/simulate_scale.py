@@ -31,7 +31,7 @@ from eyebright.metrics import Floats
 
 DOCS = Path(__file__).parents[1] / "docs"
 PAGES = {"en": DOCS / "scaling.md", "zh": DOCS / "scaling.zh-CN.md"}
-PICTURES, JPEG_BYTES, PIXEL_BYTES, EPOCHS = 1_281_167, 110_000, 3 * 224 * 224, 90
+PICTURES, JPEG_BYTES, EPOCHS = 1_281_167, 110_000, 90
 """ImageNet's training pictures (Russakovsky et al. 2015), what one takes, and how often it is seen
 (He et al. 2016)."""
 GRADIENT_BYTES, EXCHANGES = 4 * 25_557_032, 2 * 53 + 1

@@ -169,7 +169,7 @@ def main() -> None:
     if sys.argv[1:2] == ["--victim"]:
         where, count, *command = sys.argv[2:]
         sys.exit(victim(where, int(count), command))
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=500)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()

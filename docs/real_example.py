@@ -103,7 +103,7 @@ def output(facts: dict[str, Any]) -> str:
 
 def main() -> None:
     """Ask the run."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("run", type=Path, help="on CIFAR-10, tested")
     parser.add_argument("picture", type=Path, help="in a folder that its class is called by")
     arguments = parser.parse_args()
