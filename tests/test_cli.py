@@ -54,7 +54,7 @@ def test_the_whole_way(eyebright_says: Callable, class_folders: Callable[..., Pa
     code, out, _ = eyebright_says("test", "runs/pets-fast")
     assert code == 0
     leaks, first, *_ = out.splitlines()
-    assert "also among those it was trained on" in leaks  # before any figure
+    assert "stood among those trained on too" in leaks  # before any figure
     assert first.startswith("Accuracy of the network on the 10 test images: ")
     assert "Accuracy for class: cat   is " in out
     assert "this run has opened a test set 1 time (" in out

@@ -25,7 +25,7 @@ def explain_mistake(error: Any) -> str:
     said = " ".join(error.format_message().split())
     if found := re.fullmatch(r"Option '(-[^']+)' requires an argument\.", said):
         return f"{found[1]} needs a value after it"
-    if context is None:
+    if context is None or not said:  # nothing is said where the help was printed instead
         return said
     more = f"see {_command(context)} --help"
     if kind == "NoSuchOption":
