@@ -118,6 +118,7 @@ def report(
 def _write_report(run: Any, language: str = "en", evaluation: Any = None) -> None:
     from eyebright.report import write_report
 
+    waiting_for("writing the report")
     say(f"report: {shown(write_report(run, language, evaluation))}")
 
 

@@ -26,6 +26,7 @@ def runs(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
 ) -> None:
     """List runs: data, recipe, figures, size, and whether they came to their end."""
+    waiting_for("looking at the runs")
     from eyebright.listing import (
         as_megabytes,
         describe,

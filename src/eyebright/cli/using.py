@@ -98,6 +98,7 @@ def predict(
         raise UsageError("--link and --yes go with --copy-into")
     ranks = from_environment()
     _check_parts(parts, part_size, ranks, pictures, copy_into)
+    waiting_for("loading the model")
     from eyebright.answers import predictions_table
     from eyebright.calibration import USUAL_RISK
     from eyebright.prediction import Tally, each_named, find_pictures, predict_files
