@@ -149,7 +149,11 @@ class TrainConfig:
                 raise UsageError(f"{flag(name)} must be {_bounds(name)}, not {value:.12g}{meant}")
 
     def replace(self, **settings: Any) -> "TrainConfig":
-        """A copy with some settings changed; a setting of None leaves it as it is."""
+        """A copy with some settings changed; a setting of None leaves it as it is.
+
+        Raises:
+            UsageError: an unknown setting, or an impossible value.
+        """
         unknown = settings.keys() - {field.name for field in dataclasses.fields(self)}
         if unknown:
             raise UsageError(f"there is no setting called {', '.join(sorted(unknown))}")

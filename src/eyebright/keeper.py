@@ -122,6 +122,7 @@ class Keeper:
 
         Raises:
             ModelError: it was taken of other classes, or other pictures held out.
+            StorageError: the disk refuses.
         """
         self.resumed = resumed
         if checkpoint is not None:

@@ -69,7 +69,11 @@ class Run:
 
     @property
     def config(self) -> TrainConfig:
-        """The settings it was trained with."""
+        """The settings it was trained with.
+
+        Raises:
+            ModelError: ``config.json`` is missing or damaged.
+        """
         try:
             return TrainConfig.from_json(read_within(self.path / "config.json", MOST_JSON).decode())
         except (OSError, ValueError, UsageError) as error:
@@ -77,7 +81,11 @@ class Run:
 
     @property
     def data_record(self) -> dict[str, Any]:
-        """What ``data.json`` holds: source, fingerprint, classes, counts, splits by id."""
+        """What ``data.json`` holds: source, fingerprint, classes, counts, splits by id.
+
+        Raises:
+            ModelError: it is missing, or not what training wrote.
+        """
         return read_data_record(self.path)
 
     def log(self) -> list[dict[str, str]]:

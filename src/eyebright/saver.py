@@ -87,7 +87,11 @@ def save_checkpoint(run: Path, checkpoint: Checkpoint) -> Path:
 
 
 def list_checkpoints(run: Path) -> list[tuple[int, Path]]:
-    """(step, path) of each file that is called as a checkpoint, the newest first."""
+    """(step, path) of each file that is called as a checkpoint, the newest first.
+
+    Raises:
+        StorageError: the folder cannot be read.
+    """
     folder = run / FOLDER
     try:
         found = [(p, NAME.fullmatch(p.name)) for p in folder.iterdir()] if folder.is_dir() else []
@@ -106,6 +110,7 @@ def newest_checkpoint(run: Path, most: int | None = None) -> Checkpoint | None:
 
     Raises:
         ModelError: there are some, and all are damaged.
+        StorageError: the folder cannot be read.
     """
     found = list_checkpoints(run)
     for _, path in found:

@@ -77,6 +77,10 @@ class Study:
         Args:
             record: what to write down if this is the first one; ``settings`` are those of the
                 recipe, ``own`` those of trial 0.
+
+        Raises:
+            UsageError: a study of this name that is not one of eyebright.
+            StorageError: the database, or what stands in it, is not to be used.
         """
         with self._database.explained():
             try:

@@ -66,7 +66,11 @@ def to_onnx(program: Any, card: ExportedCard) -> bytes:
 
 
 def sealed(model: Any, card: ExportedCard) -> bytes:
-    """A model of the package onnx with our metadata, and nothing that tells of this machine."""
+    """A model of the package onnx with our metadata, and nothing that tells of this machine.
+
+    Raises:
+        UsageError: it is larger than one file may be (2 GiB).
+    """
     del model.metadata_props[:]
     for part in (model.graph, *model.graph.node, *model.graph.value_info, *model.graph.initializer):
         del part.metadata_props[:]

@@ -220,6 +220,7 @@ def take_over(
 
     Raises:
         UsageError: it was begun with other data or settings; the message says which.
+        StorageError: what stands of it in the database is damaged.
     """
     try:
         was, given = known["settings"], known["given"]

@@ -11,7 +11,7 @@ from eyebright.audit.findings import NEVER_SAW, Finding
 from eyebright.batches import predict_logits
 from eyebright.calibration import fit_temperature, softmax
 from eyebright.config import fit_to_data, recipe_config
-from eyebright.console import notices, shown
+from eyebright.console import counted, notices, shown
 from eyebright.data import Dataset
 from eyebright.data.decisions import table_ids
 from eyebright.data.reading import SMALL
@@ -48,9 +48,10 @@ def can_be_judged(data: Dataset) -> bool:
     counts = data.counts()
     if counts.min() < 2:
         notices.warning(
-            "labels are not judged: the class '%s' has %d picture%s, and a model needs two",
-            shown(data.classes[int(counts.argmin())]), counts.min(), "s" * (counts.min() != 1),
-        )  # fmt: skip
+            "labels are not judged: the class '%s' has %s, and a model needs two",
+            shown(data.classes[int(counts.argmin())]),
+            counted(int(counts.min()), "picture"),
+        )
         return False
     return True
 

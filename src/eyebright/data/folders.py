@@ -100,7 +100,11 @@ def list_pictures(paths: Sequence[Path]) -> list[Path]:
 
 
 def each_picture(paths: Iterable[Path]) -> Iterator[Path]:
-    """What `list_pictures` lists, a folder at a time."""
+    """What `list_pictures` lists, a folder at a time.
+
+    Raises:
+        DataError: a path that is not there, or a folder without pictures.
+    """
     for path in paths:
         if os.path.isdir(path):  # noqa: PTH112
             nothing = True

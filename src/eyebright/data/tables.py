@@ -29,7 +29,11 @@ class Table:
     """What was named: the table itself, or the folder that has a metadata file."""
 
     def parts(self) -> dict[str, "Table"]:
-        """The rows of train, val and test; empty where no column ``split`` tells them apart."""
+        """The rows of train, val and test; empty where no column ``split`` tells them apart.
+
+        Raises:
+            DataError: a split of another name; says in which row.
+        """
         if SPLIT not in self.rows[0][1]:
             return {}
         found: dict[str, Rows] = {}

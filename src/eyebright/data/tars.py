@@ -53,6 +53,9 @@ class TarWriter:
 
         Returns:
             Its SHA-256.
+
+        Raises:
+            StorageError: the disk refuses; the message names the path.
         """
         self._write(END)
         assert self._file is not None, "open until now"
