@@ -1,6 +1,7 @@
 """What goes into a model and what comes out, whatever computes in between. No torch."""
 
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,6 +63,10 @@ class Card(Protocol):
     """What is to be known of a model beside its net."""
 
     @property
+    def classes(self) -> tuple[str, ...]:
+        """The class names, in the order of the columns of probabilities."""
+
+    @property
     def imgsz(self) -> int:
         """Side of the pictures that the net takes, in pixels."""
 
@@ -98,23 +103,32 @@ def check_claims(name: str, card: Card) -> None:
         raise ModelError(f"{name}: a temperature of {card.temperature} is out of range")
 
 
-class Predictor(Protocol):
+class Predictor(ABC):
     """A model that is ready to predict: `Classifier`, or an exported one."""
 
-    @property
-    def card(self) -> Card:
-        """What is to be known of it."""
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """The class names, in the order of the columns of `predict_proba`."""
+    card: Card
+    """What is to be known of it."""
 
     @property
     def leaves_cores_free(self) -> bool:
         """Whether pictures can be decoded meanwhile: it runs elsewhere than on the processor."""
+        return False
 
-    def predict_proba(self, pictures: Pixels) -> NDArray[np.float64]:
-        """Probabilities (n, classes) of uint8 pictures (n, imgsz, imgsz, 3)."""
+    @abstractmethod
+    def predict_proba(self, pictures: Sequence[Picture] | Pixels | View) -> NDArray[np.float64]:
+        """Probabilities (n, classes) of pictures: whatever `ready_pixels` takes."""
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The class names, in the order of the columns of `predict_proba`."""
+        return self.card.classes
+
+    def predict(self, pictures: Sequence[Picture] | Pixels | View) -> list[Prediction]:
+        """The likeliest class of each picture, with all probabilities.
+
+        Takes and raises what `predict_proba` does.
+        """
+        return [prediction_of(self.classes, row) for row in self.predict_proba(pictures)]
 
 
 def ready_pixels(pictures: Sequence[Picture] | Pixels | View, imgsz: int) -> Pixels | View:

@@ -11,7 +11,7 @@ from torch import nn
 
 from eyebright.answers import Picture as Picture
 from eyebright.answers import Prediction as Prediction
-from eyebright.answers import prediction_of, ready_pixels
+from eyebright.answers import Predictor, ready_pixels
 from eyebright.batches import predict_logits
 from eyebright.calibration import softmax
 from eyebright.checkpoint import ModelCard, check_run_folder, load_model
@@ -26,7 +26,7 @@ PART = 256  # picture files that are in memory at once
 FEWER = "name fewer pictures, or another --device"
 
 
-class Classifier:
+class Classifier(Predictor):
     """A trained net with everything it takes to use it.
 
     Args:
@@ -38,7 +38,7 @@ class Classifier:
     def __init__(self, model: nn.Module, card: ModelCard, device: str = "auto"):
         exact_fp32()
         self.model = model.to(choose_device(device)).eval()
-        self.card = card
+        self.card: ModelCard = card
 
     @classmethod
     def load(
@@ -68,13 +68,8 @@ class Classifier:
 
     @property
     def leaves_cores_free(self) -> bool:
-        """Whether pictures can be decoded meanwhile: it runs elsewhere than on the processor."""
+        """Whether pictures can be decoded meanwhile: it runs on a GPU."""
         return self.device.type == "cuda"
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """The class names, in the order of the columns of `predict_proba`."""
-        return self.card.classes
 
     def column(self, label: str) -> int:
         """Where a class stands among the columns of `predict_proba`.
@@ -133,17 +128,6 @@ class Classifier:
         images = ready_pixels(pictures, self.card.imgsz)
         with explained(lambda: FEWER):
             return compute_features(self.model, images, self.card.normalization, self.card.tta)
-
-    def predict(self, pictures: Sequence[Picture] | Pixels | View) -> list[Prediction]:
-        """The likeliest class of each picture, with all probabilities.
-
-        Takes and raises what `predict_proba` does.
-        """
-        return [self.prediction_of(row) for row in self.predict_proba(pictures)]
-
-    def prediction_of(self, probabilities: NDArray[np.float64]) -> Prediction:
-        """A row of `predict_proba` with the names of its classes."""
-        return prediction_of(self.classes, probabilities)
 
 
 def in_parts(title: str, paths: Sequence[Path]) -> Iterator[Sequence[Path]]:

@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from eyebright.answers import Picture, Prediction, prediction_of
+from eyebright.answers import Picture, Predictor
 from eyebright.answers import ready_pixels as ready
 from eyebright.calibration import Promises
 from eyebright.console import shown
 from eyebright.data.views import View
 from eyebright.errors import ModelError, StorageError, UsageError, install_command
-from eyebright.exported_card import PICTURE, card_of
+from eyebright.exported_card import PICTURE, ExportedCard, card_of
 from eyebright.files import read_within
 from eyebright.images import Pixels
 from eyebright.machine import available_cores
@@ -25,7 +25,7 @@ AT_ONCE = 64  # pictures that go through the graph together
 OUT_OF_MEMORY = re.compile(r"allocat|out of memory", re.I)
 
 
-class ExportedClassifier:
+class ExportedClassifier(Predictor):
     """An exported model, with what `Classifier` has to predict with.
 
     Args:
@@ -41,7 +41,7 @@ class ExportedClassifier:
     def __init__(self, content: bytes, name: str = "model.onnx", threads: int = 0):
         ort = load_onnxruntime()
         self.name = name
-        self.card = card_of(content, name)
+        self.card: ExportedCard = card_of(content, name)
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads or available_cores()
         options.log_severity_level = 4  # what is wrong comes as an exception
@@ -79,16 +79,6 @@ class ExportedClassifier:
             raise ModelError(f"{shown(path)}: unreadable ({error})") from None
         return cls(content, shown(path), threads)
 
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """The class names, in the order of the columns of `predict_proba`."""
-        return self.card.classes
-
-    @property
-    def leaves_cores_free(self) -> bool:
-        """Whether pictures can be decoded meanwhile."""
-        return False
-
     def predict_proba(self, pictures: Sequence[Picture] | Pixels | View) -> NDArray[np.float64]:
         """Probability of each class for each picture, as `Classifier.predict_proba`.
 
@@ -113,14 +103,6 @@ class ExportedClassifier:
         """
         assert self.card.input == PICTURE, "its graph takes pictures of one size"
         return self._run(pixels)
-
-    def predict(self, pictures: Sequence[Picture] | Pixels | View) -> list[Prediction]:
-        """The likeliest class of each picture, with all probabilities."""
-        return [self.prediction_of(row) for row in self.predict_proba(pictures)]
-
-    def prediction_of(self, probabilities: NDArray[np.float64]) -> Prediction:
-        """A row of `predict_proba` with the names of its classes."""
-        return prediction_of(self.classes, probabilities)
 
     def promises(self, risk: float | None = None, coverage: float | None = None) -> Promises:
         """When to answer, and with which set of classes: what was promised when it was exported.
