@@ -129,7 +129,7 @@ def test_pictures_are_dropped_and_relabelled(
     assert np.array_equal(new.labels, wanted)
     assert np.array_equal(new.images, np.delete(data.images, 1, axis=0))
     assert data.fingerprint == before != new.fingerprint
-    assert "1 pictures of pets dropped and 1 relabelled, 11 left" in caplog.text
+    assert "1 picture of pets dropped and 1 relabelled, 11 left" in caplog.text
     assert "1 decided that pets does not have, such as '99'" in caplog.text
     assert new.decided is not None
     assert (new.decided["dropped"], new.decided["relabelled"]) == (1, 1)
@@ -319,7 +319,7 @@ def test_the_command_line_takes_it_everywhere(
     table("cat/1.png,drop,\ncat/2.png,relabel,dog\n")
     with caplog.at_level(logging.WARNING):
         assert run_app(["look", str(folder), "--labels", "labels.csv"]) == 0
-        line = "labels.csv: 1 pictures of pets dropped and 1 relabelled, 39 left"
+        line = "labels.csv: 1 picture of pets dropped and 1 relabelled, 39 left"
         assert line in caplog.text
         settings = "--epochs 1 -b 16 --model white16 --device cpu --labels labels.csv".split()
         assert run_app(["train", str(folder), *settings, "--seeds", "2", "--name", "a"]) == 0

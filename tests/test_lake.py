@@ -142,7 +142,7 @@ def test_ranks_share_them(
     assert "its 0 of the 5 parts" in eyebright_says(*words)[1]
     as_rank(2, 3)  # three of them go on with what two have begun
     code, out, _ = eyebright_says(*words)
-    assert out.startswith("rank 2 of 3: 10 pictures, 1 parts in lake (")
+    assert out.startswith("rank 2 of 3: 10 pictures, 1 part in lake (")
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"):
         monkeypatch.delenv(name)
     code, out, _ = eyebright_says(*words)
