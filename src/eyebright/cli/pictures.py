@@ -142,10 +142,13 @@ def audit(
     else:
         out.print(found.table())
         say(f"everything found, and sheets of it: {shown(folder)}")
+        if not (review or run or drop is not None or found.found_nothing):
+            words = ["eyebright", "audit", str(source), *["--quick"] * quick, "--review"]
+            say(f"decide on each picture: {shown(shlex.join(words))}")
     if drop is not None:
         dropped = drop_suspects(found, drop, table)
         where = f": {shown(table)} (use it with --labels)" if dropped else ""
-        tell(f"{dropped:,} suspect labels dropped{where}")
+        tell(f"{counted(dropped, 'suspect label')} dropped{where}")
     if review:
         return _review(parts, found.findings(), table, port, lang)
     if strict and not found.found_nothing:
