@@ -1,19 +1,47 @@
-"""Batch norm over the whole batch, where each rank has a part of it.
+"""A net that each rank gives a part of the batch: gradients and batch norms are of all of it.
 
 torch's SyncBatchNorm does not run on processors, and would have to take the place of each layer of
 a net. Here whatever calls ``torch.nn.functional.batch_norm``, as all layers do, is answered with
 statistics of all ranks.
 """
 
+import contextlib
+import warnings
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd import Function
 from torch.overrides import TorchFunctionMode
 
 from eyebright import distributed
+
+
+def over_ranks(model: nn.Module) -> tuple[nn.Module, contextlib.AbstractContextManager[Any]]:
+    """A net whose gradients are the mean of all ranks', and what makes its norms those of all.
+
+    All begin with the weights of the first rank.
+    """
+    from torch.nn.parallel import DistributedDataParallel
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # from torch 2.15 on it has another name
+        # Norms are of all ranks, so that their statistics need not be sent around.
+        net = DistributedDataParallel(model, broadcast_buffers=False, gradient_as_bucket_view=True)
+    return net, NormsOverRanks()
+
+
+def share_of_batch(loss: Tensor, targets: Tensor, weights: Tensor | None) -> Tensor:
+    """What the mean loss of a rank's part counts, where gradients are averaged over ranks.
+
+    Args:
+        loss: that mean, a scalar.
+        targets: classes of its pictures, integers (n,).
+        weights: of the classes, float32 (classes,); None: all weigh 1.
+    """
+    weight = loss.new_tensor(len(targets)) if weights is None else weights[targets].sum()
+    return weight / distributed.average(weight)
 
 
 class NormsOverRanks(TorchFunctionMode):

@@ -3,11 +3,9 @@
 import contextlib
 import math
 import time
-import warnings
 from collections.abc import Callable, Generator, Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any
 
 import numpy as np
 import torch
@@ -28,7 +26,7 @@ from eyebright.errors import NumbersError
 from eyebright.graphs import Replayed, is_known
 from eyebright.losses import class_weights, create_loss
 from eyebright.metrics import Counts, confusion_matrix
-from eyebright.norms import NormsOverRanks
+from eyebright.norms import over_ranks, share_of_batch
 from eyebright.optim import Schedule, create_optimizers, set_lr
 from eyebright.order import derived_seed
 from eyebright.runtime import first_not_finite, memory_format, onednn_for, timed_kernels
@@ -124,9 +122,7 @@ def fit(
     steps_per_epoch = count_steps(len(train_set), config)
     schedule = schedule or plain_schedule(len(train_set), config)
     at = Position() if position is None else position
-    every = config.log_every
-    log_points = range(every, steps_per_epoch + 1, every) if every else ()
-    tell = say or (lambda line: None)
+    every, tell = config.log_every, say or (lambda line: None)
     layout = memory_format(config.batch_size, train_set.imgsz, config.precision, device)
 
     def take_step(pictures: Tensor, targets: Tensor) -> Tensor:
@@ -140,10 +136,7 @@ def fit(
             logits = net(pictures)
         loss = loss_of(logits, targets)
         if ranks > 1:  # whose gradients are averaged: a part counts by what it weighs
-            weight = (
-                torch.ones_like(loss) * len(targets) if weights is None else weights[targets].sum()
-            )
-            loss = loss * (weight / distributed.average(weight))
+            loss = loss * share_of_batch(loss, targets, weights)
         loss.backward()
         for optimizer in optimizers:
             optimizer.step()
@@ -154,47 +147,35 @@ def fit(
     step = Replayed(take_step, config.batch_size) if can_be_recorded else take_step
     with progress_bar("training", schedule.total_steps, quiet=say is None) as bar:
         while at.step < schedule.total_steps or at.batch:
-            epoch, begun = at.epoch + 1, at.batch
             set_train(model)
-            left = min(steps_per_epoch - begun, schedule.total_steps - at.step)
-            steps = begun + max(0, left)  # none, where the run has become shorter since
-            seconds, start = at.seconds, time.perf_counter()
-            looked, next_look = start, begun + 1
-            losses: list[Tensor] = []  # left on the device: asking for one waits for the device
+            epoch, watch = at.epoch + 1, Watch(at, config, schedule)
+            left = min(steps_per_epoch - at.batch, schedule.total_steps - at.step)
+            steps = at.batch + max(0, left)  # none, where the run has become shorter since
             batches = train_batches(
-                images, labels, config, normalization, epoch, rows, begun, train_set.shards
+                images, labels, config, normalization, epoch, rows, at.batch, train_set.shards
             )
             with onednn_for(layout), timed_kernels():
-                for pictures, targets in islice(batches, steps - begun):
+                for pictures, targets in islice(batches, steps - at.batch):
                     set_lr(optimizers, schedule.share(at.step))
                     if ranks > 1:  # dropout: other units in each rank, the same after a restart
                         torch.manual_seed(derived_seed(config.seed, at.step, distributed.rank()))
-                    losses.append(step(pictures, targets))
+                    watch.losses.append(step(pictures, targets))
                     at.step += 1
                     at.batch += 1
-                    now, log_now = time.perf_counter(), at.batch in log_points
+                    log_now = bool(every) and at.batch % every == 0
                     last = at.batch == steps or at.step == schedule.total_steps
-                    # Ranks must meet at the same step, whatever their clocks say.
-                    due = now - looked > REFRESH if ranks == 1 else at.batch >= next_look
-                    if log_now or last or due:
-                        at.losses += finite_losses(losses, at.step, config.lr, schedule)
-                        at.seconds = seconds + now - start
-                        losses.clear()
-                        looked = now
-                        steps_till_then = round(REFRESH * (at.batch - begun) / (now - start))
-                        next_look = at.batch + max(1, distributed.told(steps_till_then))
+                    if log_now or last or watch.is_due():
+                        watch.read()
                         if log_now:
-                            at.running.append((at.batch, mean(at.losses[-config.log_every :])))
+                            at.running.append((at.batch, mean(at.losses[-every:])))
                             tell(f"[{epoch}, {at.batch:5d}] loss: {at.running[-1][1]:.3f}")
-                        speed = (at.batch - begun) * config.batch_size / (now - start)
-                        info = f"loss {at.losses[-1]:.3f}  {speed:,.0f} images/s"
-                        bar.update(at.step, info, schedule.total_steps)
+                        bar.update(at.step, watch.info(), schedule.total_steps)
                         if look and not last:
                             look()
                     if at.step >= schedule.total_steps:
                         break
             check_weights(model.state_dict(), at.step, config.lr * schedule.share(at.step - 1))
-            at.seconds = seconds + time.perf_counter() - start
+            at.seconds = watch.seconds()
             at.under_way = False
             confusion, logits = (
                 validate(model, val_set, normalization, config.tta) if val_set else (None, None)
@@ -207,18 +188,51 @@ def fit(
             yield result
 
 
-def over_ranks(model: nn.Module) -> tuple[nn.Module, contextlib.AbstractContextManager[Any]]:
-    """A net whose gradients are the mean of all ranks', and what makes its norms those of all.
+class Watch:
+    """The losses of an epoch: they stay on the device, for asking for one waits for the device.
 
-    All begin with the weights of the first rank.
+    Args:
+        at: where the training stands; it is kept up to date.
+        config: with the size of a batch and the rate.
+        schedule: of the rate.
     """
-    from torch.nn.parallel import DistributedDataParallel
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # from torch 2.15 on it has another name
-        # Norms are of all ranks, so that their statistics need not be sent around.
-        net = DistributedDataParallel(model, broadcast_buffers=False, gradient_as_bucket_view=True)
-    return net, NormsOverRanks()
+    def __init__(self, at: Position, config: TrainConfig, schedule: Schedule):
+        self.at, self.config, self.schedule = at, config, schedule
+        self.losses: list[Tensor] = []
+        """That nobody has read yet."""
+        self._begun, self._before = at.batch, at.seconds
+        self._start = self._read = time.perf_counter()
+        self._next = at.batch + 1
+
+    def seconds(self) -> float:
+        """Of training, this epoch and those before."""
+        return self._before + time.perf_counter() - self._start
+
+    def is_due(self) -> bool:
+        """Whether they are to be read: about twice a second."""
+        if distributed.size() == 1:
+            return time.perf_counter() - self._read > REFRESH
+        return self.at.batch >= self._next  # ranks meet at a step, whatever their clocks say
+
+    def read(self) -> None:
+        """Bring losses and seconds of the position up to date.
+
+        Raises:
+            NumbersError: a loss that is not finite.
+        """
+        at, seconds, now = self.at, self.seconds(), time.perf_counter()
+        at.losses += finite_losses(self.losses, at.step, self.config.lr, self.schedule)
+        at.seconds = seconds
+        self.losses.clear()
+        steps_till_then = round(REFRESH * (at.batch - self._begun) / (now - self._start))
+        self._read, self._next = now, at.batch + max(1, distributed.told(steps_till_then))
+
+    def info(self) -> str:
+        """The last loss and the speed, to stand behind a progress bar."""
+        pictures = (self.at.batch - self._begun) * self.config.batch_size
+        speed = pictures / (self._read - self._start)
+        return f"loss {self.at.losses[-1]:.3f}  {speed:,.0f} images/s"
 
 
 def set_train(model: nn.Module) -> None:
