@@ -39,7 +39,7 @@ def one_run(recipe: str, seed: int, settings: dict[str, object]) -> dict[str, ob
         test = [sys.executable, "-m", "eyebright", "test", str(path)]
         subprocess.run(test, check=True, stdout=subprocess.DEVNULL)
         run = Run(path)
-        figures = json.loads((path / "test.json").read_text())
+        figures = json.loads((path / "test.json").read_text())["figures"]
         record = json.loads((path / "data.json").read_text())
         return {
             "data": f"CIFAR-10 {record['fingerprint'][:12]}",
