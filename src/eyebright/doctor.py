@@ -23,6 +23,7 @@ from eyebright.data.pixels import cache_folder, cache_limit
 from eyebright.errors import UsageError, install_command
 from eyebright.listing import as_megabytes, bytes_below
 from eyebright.machine import available_cores, memory
+from eyebright.nearby import RUNS
 from eyebright.runtime import choose_device, choose_precision, device_name
 
 NEEDED = (
@@ -47,7 +48,7 @@ VARIABLES = (
 )  # fmt: skip
 
 
-def examine(runs: Path = Path("runs")) -> dict[str, dict[str, str]]:
+def examine(runs: Path = RUNS) -> dict[str, dict[str, str]]:
     """All there is to say of this machine and this installation, by heading.
 
     Args:

@@ -20,7 +20,7 @@ def holds_run(path: Path) -> bool:
 def newest_runs() -> list[Path]:
     """The newest few runs of `RUNS`, the newest first."""
     with contextlib.suppress(OSError):
-        there = [file.parent for file in RUNS.glob("*/config.json")]
+        there = [folder for folder in RUNS.iterdir() if holds_run(folder)]
         return sorted(there, key=lambda run: run.stat().st_mtime, reverse=True)[:NAMED]
     return []
 

@@ -27,7 +27,7 @@ from eyebright.errors import DataError, EyebrightError, ModelError, UsageError
 from eyebright.evaluation import Evaluation, check_interval, evaluate
 from eyebright.files import MOST_JSON, append_line, read_json, read_within
 from eyebright.lock import locked
-from eyebright.nearby import runs_there
+from eyebright.nearby import holds_run, runs_there
 from eyebright.records import count_looks, read_data_record, read_evaluation, read_openings
 from eyebright.rereading import held_out_part, listing, load_again, load_held_out, load_test
 from eyebright.robustness import measure_robustness
@@ -52,7 +52,7 @@ class Run:
     def __init__(self, path: str | os.PathLike[str], model: nn.Module | None = None):
         self.path = Path(path)
         check_run_folder(self.path)
-        if not (self.path / "config.json").is_file():
+        if not holds_run(self.path):
             raise ModelError(
                 f"{shown(path)}: no run folder (config.json is missing); {runs_there()}"
             )

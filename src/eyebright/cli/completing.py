@@ -7,13 +7,15 @@ shell offers files. A tab should be answered in a third of a second, so nothing 
 from collections.abc import Callable
 from pathlib import Path
 
+from eyebright.nearby import RUNS, holds_run
+
 
 def run_folders(begun: str) -> list[str]:
     """Run folders, in runs/ or in the folder that is being typed."""
-    places = {Path("runs"), Path(f"{begun}*").parent}
+    places = {RUNS, Path(f"{begun}*").parent}
     try:
         inside = [path for place in places if place.is_dir() for path in place.iterdir()]
-        runs = [str(path) for path in inside if (path / "config.json").is_file()]
+        runs = [str(path) for path in inside if holds_run(path)]
     except OSError:
         return []  # a tab is no place to complain
     return sorted(run for run in runs if run.startswith(begun))

@@ -10,12 +10,11 @@ from eyebright.cli.completing import run_names
 from eyebright.cli.options import Runs
 from eyebright.console import counted, out, say, shown, waiting_for
 from eyebright.errors import UsageError
+from eyebright.nearby import RUNS
 
 
 def runs(
-    folder: Annotated[Path, typer.Argument(metavar="RUNS", help="The folder of runs.")] = Path(
-        "runs"
-    ),
+    folder: Annotated[Path, typer.Argument(metavar="RUNS", help="The folder of runs.")] = RUNS,
     remove: Annotated[
         str | None,
         typer.Option(
@@ -59,7 +58,7 @@ def runs(
 
 
 def doctor(
-    runs: Runs = Path("runs"),
+    runs: Runs = RUNS,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
 ) -> None:
     """Say what a report of a fault needs: versions, device, threads, caches, disk. No secrets."""

@@ -44,9 +44,8 @@ def explain_mistake(error: Any) -> str:
         )
     if found := re.match(r"No such command '(.*?)'\.", said):
         verbs = list(context.command.commands)
-        if guess := nearest(found[1], verbs):
-            return f"no command is called '{shown(found[1])}'{guess}"
-        return f"no command is called '{shown(found[1])}'; choose one of: {', '.join(verbs)}"
+        guess = nearest(found[1], verbs) or f"; choose one of: {', '.join(verbs)}"
+        return f"no command is called '{shown(found[1])}'{guess}"
     return f"{said} ({more})"
 
 

@@ -1,6 +1,5 @@
 """The verb tune."""
 
-from pathlib import Path
 from time import monotonic
 from typing import Annotated, Any
 
@@ -23,6 +22,7 @@ from eyebright.cli.options import (
     Workers,
 )
 from eyebright.console import out, say, shown, waiting_for
+from eyebright.nearby import RUNS
 
 
 def tune(
@@ -78,7 +78,7 @@ def tune(
         int | None, typer.Option(help="Of the search; fresh seeds are those after it.")
     ] = None,
     name: Annotated[str | None, typer.Option(help="Of the study and its folder.")] = None,
-    runs: Runs = Path("runs"),
+    runs: Runs = RUNS,
     lang: Lang = "en",
     labels: Labels = None,
     skip_bad: SkipBad = False,

@@ -24,6 +24,7 @@ from eyebright.cli.options import (
 )
 from eyebright.console import notices, out, say, shown, waiting_for
 from eyebright.errors import StorageError, UsageError
+from eyebright.nearby import RUNS
 
 
 def train(
@@ -137,7 +138,7 @@ def train(
         ),
     ] = False,
     name: Annotated[str | None, typer.Option(help="Of the run folder.")] = None,
-    runs: Runs = Path("runs"),
+    runs: Runs = RUNS,
     track: Annotated[
         str | None, typer.Option(help="Also send what log.csv gets to: tensorboard.")
     ] = None,
