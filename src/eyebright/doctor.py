@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from rich.table import Table
 
-from eyebright import kernels
+from eyebright import compiled
 from eyebright.console import shown
 from eyebright.data.cache import data_home
 from eyebright.data.pixels import cache_folder, cache_limit
@@ -75,7 +75,7 @@ def examine(runs: Path = RUNS) -> dict[str, dict[str, str]]:
             "CUDA": f"built for {torch.version.cuda}; {torch.cuda.device_count()} devices",
             "threads": str(torch.get_num_threads()),
             "precision": choose_precision("auto", device),
-            "compiled kernels": "yes" if kernels.library() else "no",
+            "compiled kernels": "yes" if compiled.library() else "no",
         },
         "folders": {
             "data sets": _folder(data_home()),

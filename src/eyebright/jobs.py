@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from eyebright import distributed, images, kernels
+from eyebright import compiled, distributed, images
 from eyebright.augment import parse_augment
 from eyebright.batches import Normalization
 from eyebright.config import TrainConfig, flag
@@ -275,9 +275,9 @@ def machine_differences(before: dict[str, Any], now: dict[str, Any]) -> list[str
 def describe_machine(config: TrainConfig, device: torch.device) -> dict[str, Any]:
     """What ``env.json`` holds."""
     on_cpu = config.precision == "bf16" and device.type == "cpu"
-    compiled = kernels.library() is not None if on_cpu else None
+    kernels = compiled.library() is not None if on_cpu else None
     return describe(device) | {
-        "compiled_kernels": compiled,
+        "compiled_kernels": kernels,
         "ranks": distributed.size(),
         "launch": distributed.launch(),
     }

@@ -3,7 +3,7 @@
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from eyebright import distributed, kernels
+from eyebright import convolution, distributed, kernels
 
 
 class NormGelu(nn.BatchNorm2d):
@@ -48,4 +48,4 @@ class Conv3x3(nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:
         """Features (batch, channels_out, height, width)."""
         quick = not x.is_cuda and kernels.ready(x)
-        return kernels.conv3x3(x, self.weight) if quick else super().forward(x)
+        return convolution.conv3x3(x, self.weight) if quick else super().forward(x)

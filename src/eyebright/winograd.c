@@ -1,0 +1,337 @@
+/* 3x3 convolutions of bf16 features, for processors that multiply pairs of bf16 (AVX512-BF16), by
+ * Winograd's minimal filtering F(4x4, 3x3) (Winograd 1980; Lavin and Gray 2016, arXiv:1509.09308):
+ * 36 products for the 16 pixels of a tile, where the sum itself has 144.
+ *
+ *     y = A' [(G w G') * (B' x B)] A       for each tile of 4x4 pixels of y, from 6x6 of x
+ *
+ * for the points 0, +-a, +-b and infinity. With a = 5/8 and b = 3/2 what bf16 rounds in between
+ * costs least: 1 % of y, where 2 and 1 cost 2.4 % (bench/notes.md). For all channels, what stands at
+ * one of the 36 places is a product of matrices: of tiles and channels by channels and channels.
+ *
+ * Features are (n, height, width, channels), zeros beyond their edges. Sums are float32.
+ */
+#ifdef __AVX512BF16__
+#include <immintrin.h>
+#include <stdint.h>
+#include <stdlib.h>
+
+typedef uint16_t bf16;
+
+enum {
+  PLACES = 36,
+  LANES = 16,       /* floats of a vector, and pairs of bf16 */
+  ROWS = 12,        /* of a product that is kept in registers, beside BLOCK columns */
+  BLOCK = 2 * LANES,
+  TILES = 48,       /* of which features are transformed and multiplied at once, in the cache */
+  CHUNK = 128,      /* the same for the gradient of filters */
+  APART = 32        /* of what lies between places, so that these do not share lines of the cache */
+};
+
+static const float A = 0.625f, A2 = 0.625f * 0.625f, B = 1.5f, B2 = 1.5f * 1.5f;
+static const float OF_A = 0.5f / (0.625f * 0.625f * (0.625f * 0.625f - 1.5f * 1.5f));
+static const float OF_B = 0.5f / (1.5f * 1.5f * (1.5f * 1.5f - 0.625f * 0.625f));
+
+static inline long up(long value, long multiple) {
+  return (value + multiple - 1) / multiple * multiple;
+}
+
+static inline __mmask16 lanes(long left) {
+  return left >= LANES ? 0xffff : left > 0 ? (__mmask16)((1u << left) - 1) : 0;
+}
+
+static inline __m512 load(const bf16 *from, __mmask16 mask) {
+  __m256i bits = _mm256_maskz_loadu_epi16(mask, from);
+  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16));
+}
+
+static inline void store(bf16 *to, __mmask16 mask, __m512 values) {
+  _mm256_mask_storeu_epi16(to, mask, (__m256i)_mm512_cvtneps_pbh(values));
+}
+
+/* Pairs (low, high) of bf16. */
+static inline void store_pairs(bf16 *to, __m512 low, __m512 high) {
+  const __m512i mixed = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8,
+                                         23, 7, 22, 6, 21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
+  __m512i both = (__m512i)_mm512_cvtne2ps_pbh(high, low);
+  _mm512_storeu_si512(to, _mm512_permutexvar_epi16(mixed, both));
+}
+
+/* The four transforms of a row or column, whose values lie `apart` vectors from each other. */
+
+static inline void input_row(__m512 *to, const __m512 *d, long apart) { /* B' */
+  __m512 d0 = d[0], d1 = d[apart], d2 = d[2 * apart], d3 = d[3 * apart], d4 = d[4 * apart];
+  __m512 even = d4 - B2 * d2, odd = A * (d3 - B2 * d1);
+  to[0] = A2 * B2 * d0 - (A2 + B2) * d2 + d4;
+  to[apart] = even + odd, to[2 * apart] = even - odd;
+  even = d4 - A2 * d2, odd = B * (d3 - A2 * d1);
+  to[3 * apart] = even + odd, to[4 * apart] = even - odd;
+  to[5 * apart] = A2 * B2 * d1 - (A2 + B2) * d3 + d[5 * apart];
+}
+
+static inline void filter_row(__m512 *to, const __m512 *g, long apart) { /* G */
+  __m512 g0 = g[0], g1 = g[apart], g2 = g[2 * apart];
+  __m512 even = OF_A * (g0 + A2 * g2), odd = OF_A * A * g1;
+  to[0] = g0 * (1 / (A2 * B2));
+  to[apart] = even + odd, to[2 * apart] = even - odd;
+  even = OF_B * (g0 + B2 * g2), odd = OF_B * B * g1;
+  to[3 * apart] = even + odd, to[4 * apart] = even - odd;
+  to[5 * apart] = g2;
+}
+
+static inline void output_row(__m512 *to, const __m512 *m, long apart) { /* A' */
+  __m512 even_a = m[apart] + m[2 * apart], odd_a = A * (m[apart] - m[2 * apart]);
+  __m512 even_b = m[3 * apart] + m[4 * apart], odd_b = B * (m[3 * apart] - m[4 * apart]);
+  to[0] = m[0] + even_a + even_b;
+  to[apart] = odd_a + odd_b;
+  to[2 * apart] = A2 * even_a + B2 * even_b;
+  to[3 * apart] = A2 * odd_a + B2 * odd_b + m[5 * apart];
+}
+
+static inline void gradient_row(__m512 *to, const __m512 *y, long apart) { /* A */
+  __m512 y0 = y[0], y1 = y[apart], y2 = y[2 * apart], y3 = y[3 * apart];
+  __m512 even = y0 + A2 * y2, odd = A * (y1 + A2 * y3);
+  to[0] = y0;
+  to[apart] = even + odd, to[2 * apart] = even - odd;
+  even = y0 + B2 * y2, odd = B * (y1 + B2 * y3);
+  to[3 * apart] = even + odd, to[4 * apart] = even - odd;
+  to[5 * apart] = y3;
+}
+
+static inline void filter_row_back(__m512 *to, const __m512 *u, long apart) { /* G' */
+  __m512 even_a = OF_A * (u[apart] + u[2 * apart]), odd_a = OF_A * (u[apart] - u[2 * apart]);
+  __m512 even_b = OF_B * (u[3 * apart] + u[4 * apart]), odd_b = OF_B * (u[3 * apart] - u[4 * apart]);
+  to[0] = u[0] * (1 / (A2 * B2)) + even_a + even_b;
+  to[apart] = A * odd_a + B * odd_b;
+  to[2 * apart] = A2 * even_a + B2 * even_b + u[5 * apart];
+}
+
+/* sums (ROWS x BLOCK), added to what is there if `add`: over all steps, pairs of bf16 from
+ * a[row * a_row + step * a_step], times as many from b[step * b_step + column]. */
+static inline void product(const int32_t *a, long a_row, long a_step, const int32_t *b, long b_step,
+                           float *sums, long row, long steps, int add) {
+  __m512 sum[ROWS][2];
+#pragma GCC unroll 12
+  for (int r = 0; r < ROWS; r++)
+    for (int q = 0; q < 2; q++)
+      sum[r][q] = add ? _mm512_load_ps(sums + r * row + q * LANES) : _mm512_setzero_ps();
+  for (long s = 0; s < steps; s++) {
+    __m512bh right0 = (__m512bh)_mm512_load_si512(b + s * b_step);
+    __m512bh right1 = (__m512bh)_mm512_load_si512(b + s * b_step + LANES);
+#pragma GCC unroll 12
+    for (int r = 0; r < ROWS; r++) {
+      __m512bh left = (__m512bh)_mm512_set1_epi32(a[r * a_row + s * a_step]);
+      sum[r][0] = _mm512_dpbf16_ps(sum[r][0], left, right0);
+      sum[r][1] = _mm512_dpbf16_ps(sum[r][1], left, right1);
+    }
+  }
+#pragma GCC unroll 12
+  for (int r = 0; r < ROWS; r++)
+    for (int q = 0; q < 2; q++) _mm512_store_ps(sums + r * row + q * LANES, sum[r][q]);
+}
+
+/* A tile: which picture, and where its pixels of y begin. */
+typedef struct {
+  long image, row, column;
+} Tile;
+
+static inline Tile tile_at(long index, long height, long width) {
+  long rows = (height + 3) / 4, columns = (width + 3) / 4;
+  return (Tile){index / (rows * columns), index / columns % rows * 4, index % columns * 4};
+}
+
+/* Where `side` x `side` pixels begin, `before` rows and columns before the tile; those beyond the
+ * edges of the picture, and of tiles beyond the last, are in `zeros`. */
+static inline void find_pixels(const bf16 **pixels, int side, int before, const bf16 *x,
+                               const bf16 *zeros, Tile tile, long n, long height, long width,
+                               long channels) {
+  for (int i = 0; i < side; i++)
+    for (int j = 0; j < side; j++) {
+      long r = tile.row - before + i, q = tile.column - before + j;
+      int inside = tile.image < n && r >= 0 && r < height && q >= 0 && q < width;
+      pixels[side * i + j] =
+          inside ? x + ((tile.image * height + r) * width + q) * channels : zeros;
+    }
+}
+
+/* B' x B of 16 channels. */
+static inline void transform_input(__m512 *v, const bf16 *const *pixels, long c, __mmask16 mask) {
+  __m512 d[6], t[36];
+  for (int j = 0; j < 6; j++) {
+    for (int i = 0; i < 6; i++) d[i] = load(pixels[6 * i + j] + c, mask);
+    __m512 column[6];
+    input_row(column, d, 1);
+    for (int i = 0; i < 6; i++) t[6 * i + j] = column[i];
+  }
+  for (int i = 0; i < 6; i++) input_row(v + 6 * i, t + 6 * i, 1);
+}
+
+/* A y A' of 16 channels. */
+static inline void transform_gradient(__m512 *d, const bf16 *const *pixels, long c, __mmask16 mask) {
+  __m512 y[16], t[24];
+  for (int p = 0; p < 16; p++) y[p] = load(pixels[p] + c, mask);
+  for (int j = 0; j < 4; j++) gradient_row(t + j, y + j, 4);
+  for (int i = 0; i < 6; i++) gradient_row(d + 6 * i, t + 4 * i, 1);
+}
+
+/* Filters (out, in, 3, 3) to G w G': (PLACES, blocks of BLOCK output channels, pairs of input
+ * channels, BLOCK, 2). If `back`, for the gradient of x: turned by half a turn, input and output
+ * exchanged. Returns how many bf16 these are, and writes them if there is somewhere to. */
+long winograd_filters(const float *w, bf16 *u, long in, long out, long back) {
+  long from = back ? out : in, to = back ? in : out;
+  long blocks = (to + BLOCK - 1) / BLOCK, pairs = (from + 1) / 2, place = blocks * pairs * BLOCK * 2;
+  if (!u) return PLACES * place;
+  int32_t step = back ? 9 : in * 9;
+  __m512i at = _mm512_mullo_epi32(
+      _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15),
+      _mm512_set1_epi32(step));
+#pragma omp parallel for schedule(static)
+  for (long pair = 0; pair < pairs; pair++)
+    for (long k = 0; k < blocks * BLOCK; k += LANES) {
+      __m512 v[2][PLACES];
+      for (long odd = 0; odd < 2; odd++) {
+        long c = 2 * pair + odd;
+        __mmask16 mask = c < from ? lanes(to - k) : 0;
+        const float *base = w + k * step + c * (back ? in * 9 : 9);
+        __m512 g[9], t[18];
+        for (int i = 0; i < 9; i++)
+          g[back ? 8 - i : i] = _mm512_mask_i32gather_ps(_mm512_setzero_ps(), mask, at, base + i, 4);
+        for (int j = 0; j < 3; j++) filter_row(t + j, g + j, 3);
+        for (int i = 0; i < 6; i++) filter_row(v[odd] + 6 * i, t + 3 * i, 1);
+      }
+      bf16 *first = u + ((k / BLOCK * pairs + pair) * BLOCK + k % BLOCK) * 2;
+      for (int p = 0; p < PLACES; p++) store_pairs(first + p * place, v[0][p], v[1][p]);
+    }
+  return PLACES * place;
+}
+
+/* y (n, height, width, out) of x (n, height, width, in) and filters as above. Returns 0, or -1
+ * where there is no memory. */
+long winograd(const bf16 *x, const bf16 *u, bf16 *y, long n, long height, long width, long in,
+              long out) {
+  long tiles = n * ((height + 3) / 4) * ((width + 3) / 4), depth = up(in, LANES);
+  long pairs = (in + 1) / 2, blocks = (out + BLOCK - 1) / BLOCK, failed = 0;
+  long of_x = TILES * depth + APART, of_y = TILES * BLOCK + APART;
+#pragma omp parallel reduction(| : failed)
+  {
+    bf16 *v = aligned_alloc(64, PLACES * of_x * sizeof(bf16));
+    float *m = aligned_alloc(64, PLACES * of_y * sizeof(float));
+    bf16 *zeros = calloc(depth, sizeof(bf16));
+    failed = !v || !m || !zeros;
+#pragma omp for schedule(static)
+    for (long first = 0; first < tiles; first += TILES) {
+      if (failed) continue;
+      long count = tiles - first < TILES ? tiles - first : TILES;
+      for (long t = 0; t < count; t++) {
+        const bf16 *pixels[36];
+        Tile tile = tile_at(first + t, height, width);
+        find_pixels(pixels, 6, 1, x, zeros, tile, n, height, width, in);
+        for (long c = 0; c < depth; c += LANES) {
+          __m512 values[PLACES];
+          transform_input(values, pixels, c, lanes(in - c));
+          for (int p = 0; p < PLACES; p++) store(v + p * of_x + t * depth + c, 0xffff, values[p]);
+        }
+      }
+      for (long k = 0; k < blocks; k++) {
+        for (long p = 0; p < PLACES; p++)
+          for (long t = 0; t < count; t += ROWS)
+            product((const int32_t *)(v + p * of_x + t * depth), depth / 2, 1,
+                    (const int32_t *)(u + (p * blocks + k) * pairs * BLOCK * 2), BLOCK,
+                    m + p * of_y + t * BLOCK, BLOCK, pairs, 0);
+        for (long t = 0; t < count; t++) {
+          Tile tile = tile_at(first + t, height, width);
+          bf16 *to = y + ((tile.image * height + tile.row) * width + tile.column) * out + k * BLOCK;
+          for (long c = 0; c < BLOCK && k * BLOCK + c < out; c += LANES) {
+            __m512 column[6], rows[24], pixels[16];
+            for (int j = 0; j < 6; j++) {
+              for (int i = 0; i < 6; i++)
+                column[i] = _mm512_load_ps(m + (6 * i + j) * of_y + t * BLOCK + c);
+              __m512 four[4];
+              output_row(four, column, 1);
+              for (int i = 0; i < 4; i++) rows[6 * i + j] = four[i];
+            }
+            for (int i = 0; i < 4; i++) output_row(pixels + 4 * i, rows + 6 * i, 1);
+            __mmask16 mask = lanes(out - k * BLOCK - c);
+            for (long i = 0; i < 4 && tile.row + i < height; i++)
+              for (long j = 0; j < 4 && tile.column + j < width; j++)
+                store(to + (i * width + j) * out + c, mask, pixels[4 * i + j]);
+          }
+        }
+      }
+    }
+    free(v), free(m), free(zeros);
+  }
+  return -failed;
+}
+
+/* The gradient (out, in, 3, 3) of the filters, from x and the gradient of y. The tiles are parted
+ * into `shares`, summed side by side and then added up in order. Returns as above. */
+long winograd_filters_back(const bf16 *x, const bf16 *gradient, float *of_filters, long n,
+                           long height, long width, long in, long out, long shares) {
+  long tiles = n * ((height + 3) / 4) * ((width + 3) / 4), share = (tiles + shares - 1) / shares;
+  long depth = up(in, LANES), across = up(out, BLOCK), down = up(in, ROWS);
+  /* Transforms of two tiles at a time, in pairs: (PLACES, pairs of tiles, channels, 2). */
+  long of_x = CHUNK * depth + APART, of_y = CHUNK * across + APART, of_u = PLACES * down * across, failed = 0;
+  float *u = aligned_alloc(64, shares * of_u * sizeof(float));
+  if (!u) return -1;
+#pragma omp parallel for schedule(static) reduction(| : failed)
+  for (long s = 0; s < shares; s++) {
+    /* A product's last rows may read, and leave out, a few channels more than there are. */
+    bf16 *v = aligned_alloc(64, (PLACES * of_x + 2 * LANES) * sizeof(bf16));
+    bf16 *d = aligned_alloc(64, PLACES * of_y * sizeof(bf16));
+    bf16 *zeros = calloc(depth > across ? depth : across, sizeof(bf16));
+    failed |= !v || !d || !zeros;
+    long begin = s * share, end = begin + share < tiles ? begin + share : tiles;
+    for (long first = begin; first < end && !failed; first += CHUNK) {
+      long count = end - first < CHUNK ? end - first : CHUNK, pairs = (count + 1) / 2;
+      for (long pair = 0; pair < pairs; pair++) {
+        const bf16 *of_input[2][36], *of_output[2][16];
+        for (int odd = 0; odd < 2; odd++) {
+          long index = first + 2 * pair + odd;
+          Tile tile = tile_at(index < end ? index : tiles, height, width);
+          find_pixels(of_input[odd], 6, 1, x, zeros, tile, n, height, width, in);
+          find_pixels(of_output[odd], 4, 0, gradient, zeros, tile, n, height, width, out);
+        }
+        __m512 a[PLACES], b[PLACES];
+        for (long c = 0; c < depth; c += LANES) {
+          transform_input(a, of_input[0], c, lanes(in - c));
+          transform_input(b, of_input[1], c, lanes(in - c));
+          for (int p = 0; p < PLACES; p++)
+            store_pairs(v + p * of_x + (pair * depth + c) * 2, a[p], b[p]);
+        }
+        for (long c = 0; c < across; c += LANES) {
+          transform_gradient(a, of_output[0], c, lanes(out - c));
+          transform_gradient(b, of_output[1], c, lanes(out - c));
+          for (int p = 0; p < PLACES; p++)
+            store_pairs(d + p * of_y + (pair * across + c) * 2, a[p], b[p]);
+        }
+      }
+      for (long p = 0; p < PLACES; p++)
+        for (long k = 0; k < across; k += BLOCK)
+          for (long c = 0; c < in; c += ROWS)
+            product((const int32_t *)(v + p * of_x) + c, 1, depth,
+                    (const int32_t *)(d + p * of_y) + k, across,
+                    u + s * of_u + (p * down + c) * across + k, across, pairs, first > begin);
+    }
+    free(v), free(d), free(zeros);
+  }
+  __m512i at = _mm512_mullo_epi32(
+      _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15),
+      _mm512_set1_epi32((int)in * 9));
+#pragma omp parallel for schedule(static)
+  for (long c = 0; c < in; c++)
+    for (long k = 0; k < out; k += LANES) {
+      __m512 sums[PLACES], t[18], g[9];
+      for (int p = 0; p < PLACES; p++) {
+        sums[p] = _mm512_setzero_ps();
+        for (long s = 0; s < shares && s * share < tiles; s++)
+          sums[p] += _mm512_load_ps(u + s * of_u + (p * down + c) * across + k);
+      }
+      for (int j = 0; j < 6; j++) filter_row_back(t + j, sums + j, 6);
+      for (int i = 0; i < 3; i++) filter_row_back(g + 3 * i, t + 6 * i, 1);
+      for (int i = 0; i < 9; i++)
+        _mm512_mask_i32scatter_ps(of_filters + (k * in + c) * 9 + i, lanes(out - k), at, g[i], 4);
+    }
+  free(u);
+  return -failed;
+}
+#endif
