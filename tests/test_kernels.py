@@ -1,9 +1,5 @@
 """The compiled kernels against PyTorch's functions in float64, and what happens without them."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
 from unittest.mock import patch
 
 import pytest
@@ -11,12 +7,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from eyebright import kernels
+from eyebright import compiled, convolution, kernels
 from eyebright.layers import NormGelu
 from eyebright.models import WhiteNet, create_model
 
 needs_kernels = pytest.mark.skipif(
-    kernels.library() is None, reason="no gcc, or not Linux on x86-64: no compiled kernels"
+    compiled.library() is None, reason="no gcc, or not Linux on x86-64: no compiled kernels"
 )
 
 
@@ -83,7 +79,7 @@ def test_pooling_gives_the_gradient_to_the_first_of_equals() -> None:
     x = torch.ones(1, 1, 2, 2, dtype=torch.bfloat16).contiguous(memory_format=torch.channels_last)
     pooled = torch.empty(1, 1, 1, 1, dtype=torch.bfloat16)
     which = torch.full((1, 1, 1, 1), 9, dtype=torch.int16)
-    kernels._call("pool", x, pooled, which, torch.empty(1, 2, 1), 1, 2, 2, 1)
+    compiled.call("pool", x, pooled, which, torch.empty(1, 2, 1), 1, 2, 2, 1)
     assert which.item() == 0
     assert pooled.item() == 1
 
@@ -94,7 +90,7 @@ def test_pooling_knows_negative_numbers_zeros_and_infinities() -> None:
     x = torch.stack([values, values.roll(1), values.roll(3), -values]).bfloat16()
     x = x.view(1, 2, 2, 8).permute(0, 3, 1, 2)
     pooled = torch.empty(1, 8, 1, 1, dtype=torch.bfloat16)
-    kernels._call("pool", x, pooled, torch.empty(8, dtype=torch.int16), torch.empty(16), 1, 2, 2, 8)
+    compiled.call("pool", x, pooled, torch.empty(8, dtype=torch.int16), torch.empty(16), 1, 2, 2, 8)
     assert torch.equal(pooled, F.max_pool2d(x.float(), 2).bfloat16())
 
 
@@ -160,44 +156,6 @@ def test_pictures_that_need_a_gradient_get_one() -> None:
     assert pictures.grad.any()
 
 
-@needs_kernels
-@pytest.mark.parametrize("side", [15, 7, 4, 3, 1])
-@pytest.mark.parametrize("n", [20, 7])
-def test_conv3x3_has_torchs_gradients(n: int, side: int) -> None:
-    x = features(n, 16, side, side).requires_grad_()
-    weight = (0.1 * torch.randn(32, 16, 3, 3)).requires_grad_()
-    out = kernels.conv3x3(x, weight)
-    gradient = features(*out.shape, seed=1)
-    out.backward(gradient)
-    exact, filters = x.detach().double(), weight.detach().bfloat16().double()
-    exact.requires_grad_()
-    filters.requires_grad_()
-    F.conv2d(exact, filters, padding=1).backward(gradient.double())
-    assert weight.grad is not None
-    assert x.grad is not None
-    assert (weight.grad - filters.grad).norm() < 0.01 * filters.grad.norm()
-    assert (x.grad - exact.grad).norm() < 0.01 * exact.grad.norm()
-
-
-@pytest.mark.parametrize(
-    ("n", "width", "times"),
-    [(500, 7, 4), (500, 3, 20), (125, 3, 5), (500, 15, 1), (7, 7, 1)],
-)
-def test_pictures_are_laid_side_by_side_where_rows_are_short(
-    n: int, width: int, times: int
-) -> None:
-    assert kernels._side_by_side(n, width) == times
-    x = torch.randn(n, 2, 3, width)
-    laid = kernels._lay_side_by_side(x, times)
-    if times == 1:
-        assert laid is x
-        return
-    assert laid.shape == (n // times, 2, 3, times * (width + 1))
-    pieces = laid.unflatten(3, (times, width + 1))
-    assert not pieces[..., width].any()
-    torch.testing.assert_close(pieces[..., :width].permute(0, 3, 1, 2, 4).reshape(x.shape), x)
-
-
 def train_gradients(net: WhiteNet, pictures: Tensor, compiled: bool) -> list[Tensor]:
     ready = kernels.ready if compiled else lambda features: False
     net.zero_grad()
@@ -208,8 +166,14 @@ def train_gradients(net: WhiteNet, pictures: Tensor, compiled: bool) -> list[Ten
 
 
 @needs_kernels
+@pytest.mark.parametrize("minimal", [False, True])
 @pytest.mark.parametrize("size", [32, 20, 8, 4])
-def test_a_net_has_the_same_gradients_with_and_without(size: int) -> None:
+def test_a_net_has_the_same_gradients_with_and_without(
+    size: int, minimal: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if minimal and not hasattr(compiled.library(), "winograd"):
+        pytest.skip("no AVX512-BF16")
+    monkeypatch.setattr(convolution, "winograd_pays", lambda: minimal)
     errors = []
     for seed in range(8):
         torch.manual_seed(seed)
@@ -228,9 +192,10 @@ def test_a_net_has_the_same_gradients_with_and_without(size: int) -> None:
             ]
         )
     # Both are off by bf16's roundings; ours, which rounds less often, by no more. Of a single net
-    # either may be the luckier one, so many are averaged: of each weight.
+    # either may be the luckier one, so many are averaged: of each weight. Minimal filtering rounds
+    # larger numbers.
     ours, torchs = torch.tensor(errors).mean(0).unbind(1)
-    assert (ours < 1.1 * torchs + 0.005).all()
+    assert (ours < (2.2 if minimal else 1.1) * torchs + 0.005).all()
 
 
 @needs_kernels
@@ -253,86 +218,8 @@ def test_results_do_not_depend_on_the_number_of_threads() -> None:
 
 def test_what_the_kernels_do_not_take_goes_another_way() -> None:
     x = features(2, 8, 4, 4)
-    assert kernels.ready(x) == (kernels.library() is not None)
+    assert kernels.ready(x) == (compiled.library() is not None)
     assert not kernels.ready(x.float())
     assert not kernels.ready(x.contiguous())
     with torch.no_grad():
         assert not kernels.ready(x)
-
-
-@pytest.mark.parametrize(
-    "system", [("Darwin", "arm64"), ("Linux", "aarch64"), ("Windows", "AMD64")]
-)
-def test_other_systems_do_without(system: tuple[str, str]) -> None:
-    with patch("platform.system", lambda: system[0]), patch("platform.machine", lambda: system[1]):
-        assert kernels.library.__wrapped__() is None
-
-
-TRAIN = """
-import torch
-from eyebright import kernels
-from eyebright.layers import NormGelu
-x = torch.randn(2, 8, 4, 4).bfloat16().contiguous(memory_format=torch.channels_last)
-assert NormGelu(8)(x).shape == x.shape
-print("kernels" if kernels.library() else "without")
-"""
-
-
-def run_script(cache: Path, path: str = os.environ["PATH"]) -> str:
-    """What the script says where there are such a cache folder and such programs."""
-    env = {"XDG_CACHE_HOME": str(cache), "PATH": path, "HOME": str(cache)}
-    done = subprocess.run(
-        [sys.executable, "-c", TRAIN], env=env, capture_output=True, text=True, check=True
-    )
-    assert ("no compiled kernels" in done.stderr) == (done.stdout.strip() == "without")
-    return done.stdout.strip()
-
-
-def test_without_a_compiler_torch_does_the_work(tmp_path: Path) -> None:
-    assert run_script(tmp_path, str(tmp_path)) == "without"
-    assert not list(tmp_path.rglob("*.so"))
-
-
-def test_with_a_broken_compiler_torch_does_the_work(tmp_path: Path) -> None:
-    gcc = tmp_path / "gcc"
-    gcc.write_text("#!/bin/sh\nexit 1\n")
-    gcc.chmod(0o755)
-    assert run_script(tmp_path, f"{tmp_path}:{os.environ['PATH']}") == "without"
-    assert not list(tmp_path.rglob("*.so"))
-
-
-@needs_kernels
-def test_they_are_compiled_once_and_kept(tmp_path: Path) -> None:
-    assert run_script(tmp_path) == "kernels"
-    [kept] = tmp_path.rglob("*.so")
-    before = kept.stat().st_mtime_ns
-    # No compiler is needed any more.
-    assert run_script(tmp_path, str(tmp_path)) == "kernels"
-    assert kept.stat().st_mtime_ns == before
-
-
-@needs_kernels
-def test_a_damaged_library_is_compiled_again(tmp_path: Path) -> None:
-    assert run_script(tmp_path) == "kernels"
-    [kept] = tmp_path.rglob("*.so")
-    kept.write_bytes(b"damaged")
-    assert run_script(tmp_path) == "kernels"
-    assert kept.stat().st_size > 1000
-
-
-@needs_kernels
-def test_nobody_elses_library_is_loaded(tmp_path: Path) -> None:
-    assert run_script(tmp_path) == "kernels"
-    with patch.dict(os.environ, XDG_CACHE_HOME=str(tmp_path)):
-        with patch("ctypes.CDLL") as load:
-            kernels._load()
-        assert load.call_args.args[0].startswith(str(tmp_path))
-        with patch("ctypes.CDLL") as load, patch("os.getuid", lambda: os.geteuid() + 1):
-            kernels._load()
-        assert not load.call_args.args[0].startswith(str(tmp_path))
-
-
-@needs_kernels
-def test_a_cache_that_cannot_be_written_is_no_obstacle(tmp_path: Path) -> None:
-    (tmp_path / "eyebright").write_text("a file in the folder's place")
-    assert run_script(tmp_path) == "kernels"

@@ -3,6 +3,7 @@
 import math
 from collections import Counter
 from collections.abc import Iterator
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ import torch
 import torch.nn as nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from eyebright import kernels, training
+from eyebright import compiled, convolution, training
 from eyebright.batches import HALF, measure_normalization
 from eyebright.config import TrainConfig, recipe_config
 from eyebright.data import Dataset
@@ -263,14 +264,17 @@ class CountedSteps(TorchDispatchMode):
 
 def count_a_step(model: str, steps: int) -> CountedSteps:
     """What the steps of a run do, those of the first two left out."""
-    counts = []
+    counts, call = [], compiled.call
     for total in (2, 2 + steps):
         config = TrainConfig(
             model=model, batch_size=40, max_steps=total, precision="bf16", device="cpu"
         )
         net = create_model(model, 10).to(memory_format=torch.channels_last)
         net.whiten(torch.randn(8, 3, 32, 32))
-        with CountedSteps() as counted:
+        with CountedSteps() as counted, patch.object(compiled, "call") as of_ours:
+            of_ours.side_effect = lambda name, *given, of=counted: (
+                of.names.update([name]) or call(name, *given)
+            )
             list(fit(net, made_data(400), None, config, HALF, None))
         counts.append(counted)
     difference = CountedSteps()
@@ -292,15 +296,24 @@ def test_a_step_never_waits_for_a_number(model: str, monkeypatch: pytest.MonkeyP
     assert not counted.names["is_nonzero"]
 
 
-@pytest.mark.skipif(kernels.library() is None, reason="no compiled kernels")
-def test_a_step_is_a_known_number_of_operations(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.skipif(compiled.library() is None, reason="no compiled kernels")
+@pytest.mark.parametrize("minimal", [False, True])
+def test_a_step_is_a_known_number_of_operations(
+    minimal: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if minimal and not hasattr(compiled.library(), "winograd"):
+        pytest.skip("no AVX512-BF16")
     monkeypatch.setattr(training, "REFRESH", 1e9)
+    monkeypatch.setattr(convolution, "winograd_pays", lambda: minimal)
     steps = 6
     counted = count_a_step("wide32", steps)
     per_step = {name: count / steps for name, count in counted.names.items()}
-    assert per_step["convolution"] == 7
-    # Each stage's first convolution passes its gradient on; weights have one of their own.
-    assert per_step["convolution_backward"] == 12
+    # The first layer has no gradient. Each stage's first convolution passes its gradient on;
+    # weights have one of their own.
+    assert per_step["convolution"] == (1 if minimal else 7)
+    assert per_step.get("convolution_backward", 0) == (0 if minimal else 12)
+    assert per_step.get("winograd", 0) == (12 if minimal else 0)
+    assert per_step.get("winograd_filters_back", 0) == (6 if minimal else 0)
     for slow in ("gelu", "gelu_backward", "max_pool2d_with_indices", "native_batch_norm"):
         assert slow not in per_step
     assert sum(per_step.values()) < 620

@@ -1,4 +1,4 @@
-"""The C of this package: compiled by gcc when it is first needed, kept in the user's cache folder."""
+"""The C of this package: compiled by gcc when first needed, kept in the user's cache folder."""
 
 import contextlib
 import ctypes

@@ -57,7 +57,7 @@ class _Winograd(Function):
 
 
 def _filtered(x: Tensor, weight: Tensor, back: bool) -> Tensor:
-    """The convolution of x, or (``back``) the gradient of its input where x is that of its output."""
+    """The convolution of x, or (``back``) the gradient of its input from that of its output, x."""
     channels = weight.shape[1 if back else 0]
     sizes = weight.shape[1], weight.shape[0], int(back)
     filters = torch.empty(compiled.call("winograd_filters", weight, 0, *sizes), dtype=x.dtype)

@@ -1,0 +1,165 @@
+"""3×3 convolutions against PyTorch's in float64, by oneDNN and by minimal filtering."""
+
+from collections.abc import Iterator
+from unittest.mock import patch
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from eyebright import compiled, convolution
+
+filters_minimally = pytest.mark.skipif(
+    not hasattr(compiled.library(), "winograd"), reason="no AVX512-BF16, or no gcc that knows it"
+)
+WAYS = ["onednn", pytest.param("winograd", marks=filters_minimally)]
+
+
+@pytest.fixture
+def way(request: pytest.FixtureRequest) -> Iterator[str]:
+    with patch.object(convolution, "winograd_pays", lambda: request.param == "winograd"):
+        yield request.param
+
+
+def features(*shape: int, seed: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    x = (2 * torch.randn(shape, generator=generator) + 1).bfloat16()
+    return x.contiguous(memory_format=torch.channels_last)
+
+
+def filters(out: int, channels: int) -> Tensor:
+    return 0.1 * torch.randn(out, channels, 3, 3, generator=torch.Generator().manual_seed(2))
+
+
+def error(found: Tensor | None, exact: Tensor | None) -> float:
+    """Distance of what was found, as a share of what is right."""
+    assert found is not None
+    assert exact is not None
+    return float(((found.double() - exact).norm() / exact.norm()).detach())
+
+
+SHAPES = [  # pictures, channels in and out, height and width
+    (20, 16, 32, 15, 15),
+    (7, 16, 32, 7, 7),
+    (200, 24, 40, 3, 3),  # several blocks of tiles, of which the last is not full
+    (3, 17, 35, 9, 6),  # channels that fill no vector
+    (2, 1, 1, 5, 33),
+    (1, 33, 3, 4, 3),
+    (20, 16, 32, 1, 1),
+    (5, 3, 70, 2, 8),
+]
+
+
+@pytest.mark.parametrize("way", WAYS, indirect=True)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_conv3x3_and_its_gradients(shape: tuple[int, ...], way: str) -> None:
+    n, channels, out_channels, height, width = shape
+    x = features(n, channels, height, width).requires_grad_()
+    weight = filters(out_channels, channels).requires_grad_()
+    out = convolution.conv3x3(x, weight)
+    assert out.shape == (n, out_channels, height, width)
+    assert out.is_contiguous(memory_format=torch.channels_last)
+    gradient = features(*out.shape, seed=1)
+    out.backward(gradient)
+    exact = x.detach().double().requires_grad_()
+    exact_weight = weight.detach().double().requires_grad_()
+    wanted = F.conv2d(exact, exact_weight, padding=1)
+    wanted.backward(gradient.double())
+    # What bf16 rounds: the result; or filters and features transformed, with larger factors.
+    bound = 0.02 if way == "winograd" else 0.01
+    assert error(out, wanted) < bound
+    assert error(x.grad, exact.grad) < bound
+    assert error(weight.grad, exact_weight.grad) < bound
+
+
+@filters_minimally
+@pytest.mark.parametrize("place", [(0, 0), (3, 4), (8, 5), (4, 6)], ids=str)
+def test_minimal_filtering_puts_each_filter_where_it_belongs(place: tuple[int, int]) -> None:
+    x = torch.zeros(2, 5, 9, 7).bfloat16()
+    x[1, 3, *place] = 1
+    x = x.contiguous(memory_format=torch.channels_last)
+    weight = filters(6, 5)
+    with patch.object(convolution, "winograd_pays", lambda: True):
+        out = convolution.conv3x3(x, weight)
+    torch.testing.assert_close(
+        out.float(), F.conv2d(x.float(), weight, padding=1), rtol=0.05, atol=5e-3
+    )
+    assert not out[0].any()  # the other picture
+
+
+@filters_minimally
+def test_a_picture_is_filtered_alike_in_any_company_and_by_any_number_of_threads() -> None:
+    x, weight = features(60, 24, 9, 9), filters(32, 24)
+    threads = torch.get_num_threads()
+    with patch.object(convolution, "winograd_pays", lambda: True):
+        together = convolution.conv3x3(x, weight)
+        assert torch.equal(convolution.conv3x3(x[17:30], weight), together[17:30])
+        try:
+            for count in (1, 3):
+                torch.set_num_threads(count)
+                assert torch.equal(convolution.conv3x3(x, weight), together)
+        finally:
+            torch.set_num_threads(threads)
+
+
+@filters_minimally
+def test_minimal_filtering_says_the_same_twice() -> None:
+    gradients = []
+    for _ in range(2):
+        x = features(50, 24, 15, 15).requires_grad_()
+        weight = filters(32, 24).requires_grad_()
+        with patch.object(convolution, "winograd_pays", lambda: True):
+            convolution.conv3x3(x, weight).backward(features(50, 32, 15, 15, seed=1))
+        gradients.append((x.grad, weight.grad))
+    for one, two in zip(*gradients, strict=True):
+        assert torch.equal(one, two)
+
+
+@pytest.mark.parametrize("way", WAYS, indirect=True)
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_what_is_not_finite_does_not_get_lost(value: float, way: str) -> None:
+    x = features(3, 8, 6, 6)
+    x[1, 2, 3, 3] = value
+    x.requires_grad_()
+    weight = filters(4, 8).requires_grad_()
+    out = convolution.conv3x3(x, weight)
+    assert not out[1, :, 3, 3].isfinite().any()
+    assert out[0].isfinite().all()
+    out.sum().backward()
+    assert weight.grad is not None
+    assert not weight.grad[:, 2].isfinite().all()
+
+
+@filters_minimally
+def test_no_memory_is_said() -> None:
+    x, weight = features(2, 8, 4, 4), filters(4, 8)
+
+    def call(name: str, *arguments: object) -> int:
+        return -1 if name == "winograd" else 8
+
+    with (
+        patch.object(convolution, "winograd_pays", lambda: True),
+        patch.object(compiled, "call", call),
+        pytest.raises(MemoryError, match="not enough memory"),
+    ):
+        convolution.conv3x3(x, weight)
+
+
+@pytest.mark.parametrize(
+    ("n", "width", "times"),
+    [(500, 7, 4), (500, 3, 20), (125, 3, 5), (500, 15, 1), (7, 7, 1)],
+)
+def test_pictures_are_laid_side_by_side_where_rows_are_short(
+    n: int, width: int, times: int
+) -> None:
+    assert convolution._side_by_side(n, width) == times
+    x = torch.randn(n, 2, 3, width)
+    laid = convolution._lay_side_by_side(x, times)
+    if times == 1:
+        assert laid is x
+        return
+    assert laid.shape == (n // times, 2, 3, times * (width + 1))
+    pieces = laid.unflatten(3, (times, width + 1))
+    assert not pieces[..., width].any()
+    torch.testing.assert_close(pieces[..., :width].permute(0, 3, 1, 2, 4).reshape(x.shape), x)
