@@ -74,6 +74,53 @@ def test_conv3x3_and_its_gradients(shape: tuple[int, ...], way: str) -> None:
 
 
 @filters_minimally
+@pytest.mark.parametrize("shape", [shape for shape in SHAPES if min(shape[3:]) >= 3], ids=str)
+def test_minimal_filtering_and_pooling_at_once(shape: tuple[int, ...]) -> None:
+    n, channels, out_channels, height, width = shape
+    weight = filters(out_channels, channels).requires_grad_()
+    gradient = features(n, out_channels, height // 2, width // 2, seed=1)
+    results = []
+    with patch.object(convolution, "winograd_pays", lambda: True):
+        for pool in (True, False):
+            x = features(n, channels, height, width).requires_grad_()
+            weight.grad = None
+            out = convolution.conv3x3(x, weight, pool)
+            pooled = out if pool else F.max_pool2d(out.float(), 2).bfloat16()
+            pooled.backward(gradient)
+            results.append((pooled, x.grad, weight.grad))
+    at_once, apart = results
+    assert torch.equal(at_once[0], apart[0])
+    # Of two that bf16 makes equal, either may be called the larger one.
+    assert error(at_once[1], apart[1]) < 0.1
+    assert error(at_once[2], apart[2]) < 0.1
+
+
+@filters_minimally
+def test_a_pooled_gradient_goes_where_the_largest_was() -> None:
+    x = features(2, 16, 9, 11).requires_grad_()
+    weight = torch.zeros(16, 16, 3, 3)
+    weight[:, :, 1, 1] = torch.eye(16)  # each channel as it is
+    with patch.object(convolution, "winograd_pays", lambda: True):
+        convolution.conv3x3(x, weight, pool=True).backward(features(2, 16, 4, 5, seed=1))
+    exact = x.detach().float().requires_grad_()
+    F.max_pool2d(exact, 2).backward(features(2, 16, 4, 5, seed=1).float())
+    assert x.grad is not None
+    assert error(x.grad, exact.grad) < 0.2  # a few ties, and what bf16 rounds
+
+
+@filters_minimally
+@pytest.mark.parametrize("at", [(2, 2), (3, 2), (2, 3), (3, 3)])
+def test_pooling_at_once_keeps_what_is_not_a_number(at: tuple[int, int]) -> None:
+    x = torch.zeros(1, 1, 6, 6).bfloat16()
+    x[0, 0, *at] = float("nan")
+    weight = torch.zeros(1, 1, 3, 3)
+    weight[0, 0, 1, 1] = 1
+    with patch.object(convolution, "winograd_pays", lambda: True):
+        out = convolution.conv3x3(x.contiguous(memory_format=torch.channels_last), weight, True)
+    assert out[0, 0, 1, 1].isnan()
+
+
+@filters_minimally
 @pytest.mark.parametrize("place", [(0, 0), (3, 4), (8, 5), (4, 6)], ids=str)
 def test_minimal_filtering_puts_each_filter_where_it_belongs(place: tuple[int, int]) -> None:
     x = torch.zeros(2, 5, 9, 7).bfloat16()

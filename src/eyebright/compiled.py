@@ -33,13 +33,15 @@ def library() -> ctypes.CDLL | None:
         return None
 
 
-def call(name: str, *arguments: Tensor | int) -> int:
-    """Call a function; it trusts that shapes and types are right."""
+def call(name: str, *arguments: Tensor | int | None) -> int:
+    """Call a function; it trusts that shapes and types are right. None is a null pointer."""
     function = getattr(library(), name)
     return int(
         function(
             *(
-                ctypes.c_void_p(a.data_ptr()) if isinstance(a, Tensor) else ctypes.c_long(a)
+                ctypes.c_long(a)
+                if isinstance(a, int)
+                else ctypes.c_void_p(None if a is None else a.data_ptr())
                 for a in arguments
             )
         )

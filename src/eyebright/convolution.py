@@ -17,16 +17,22 @@ from eyebright import compiled, runtime
 SMALLEST = 3  # pixels across; of a tile of 4 × 4, less would be mostly zeros
 
 
-def conv3x3(x: Tensor, weight: Tensor) -> Tensor:
-    """3×3 convolution with a border of zeros.
+def conv3x3(x: Tensor, weight: Tensor, pool: bool = False) -> Tensor:
+    """3×3 convolution with a border of zeros, then 2×2 max-pooling where ``pool`` says so.
 
     Args:
         x: bf16 (n, channels, height, width), channels last.
         weight: float32 (channels_out, channels, 3, 3).
+        pool: only where `pools` says yes; an odd last row or column is left out.
     """
-    few_products = min(x.shape[2:]) >= SMALLEST and winograd_pays()
-    result: Tensor = (_Winograd if few_products else _Direct).apply(x, weight)
-    return result
+    if pools(x):
+        return _Winograd.apply(x, weight, pool)  # type: ignore[no-any-return]
+    return _Direct.apply(x, weight)  # type: ignore[no-any-return]
+
+
+def pools(x: Tensor) -> bool:
+    """Whether a convolution of these features can be halved before it is ever written down."""
+    return min(x.shape[2:]) >= SMALLEST and winograd_pays()
 
 
 @functools.cache
@@ -38,36 +44,50 @@ def winograd_pays() -> bool:
 
 class _Winograd(Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, pool: bool) -> Tensor:
         weight = weight.contiguous()
-        ctx.save_for_backward(x, weight)
-        return _filtered(x, weight, back=False)
+        n, _, height, width = x.shape
+        sides = (height // 2, width // 2) if pool else (height, width)
+        out = _empty(n, len(weight), *sides, dtype=x.dtype)
+        which = _empty(*out.shape, dtype=torch.uint8) if pool else None
+        filters = _transformed(weight, back=False)
+        sizes = n, height, width, x.shape[1], len(weight)
+        _check(compiled.call("winograd", x, None, filters, out, which, *sizes))
+        ctx.save_for_backward(x, weight, which)
+        return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> Any:
-        x, weight = ctx.saved_tensors
+        x, weight, which = ctx.saved_tensors
         gradient = gradient.contiguous(memory_format=torch.channels_last)
-        of_x = _filtered(gradient, weight, back=True) if ctx.needs_input_grad[0] else None
-        of_weight = torch.empty_like(weight)
         n, channels, height, width = x.shape
-        sizes = n, height, width, channels, len(weight), torch.get_num_threads()
-        _check(compiled.call("winograd_filters_back", x, gradient, of_weight, *sizes))
-        return of_x, of_weight
+        of_x = None
+        if ctx.needs_input_grad[0]:
+            of_x, filters = torch.empty_like(x), _transformed(weight, back=True)
+            sizes = n, height, width, len(weight), channels
+            _check(compiled.call("winograd", gradient, which, filters, of_x, None, *sizes))
+        of_weight = torch.empty_like(weight)
+        sizes = n, height, width, channels, len(weight)
+        shares = torch.get_num_threads()
+        _check(
+            compiled.call("winograd_filters_back", x, gradient, which, of_weight, *sizes, shares)
+        )
+        return of_x, of_weight, None
 
 
-def _filtered(x: Tensor, weight: Tensor, back: bool) -> Tensor:
-    """The convolution of x, or (``back``) the gradient of its input from that of its output, x."""
-    channels = weight.shape[1 if back else 0]
+def _empty(*shape: int, dtype: torch.dtype) -> Tensor:
+    return torch.empty(shape, dtype=dtype, memory_format=torch.channels_last)
+
+
+def _transformed(weight: Tensor, back: bool) -> Tensor:
+    """Filters as ``winograd`` takes them: of the convolution, or of the gradient of its input."""
     sizes = weight.shape[1], weight.shape[0], int(back)
-    filters = torch.empty(compiled.call("winograd_filters", weight, 0, *sizes), dtype=x.dtype)
-    compiled.call("winograd_filters", weight, filters, *sizes)
-    n, channels_in, height, width = x.shape
-    out = torch.empty(
-        (n, channels, height, width), dtype=x.dtype, memory_format=torch.channels_last
+    filters = torch.empty(
+        compiled.call("winograd_filters", weight, None, *sizes), dtype=torch.bfloat16
     )
-    _check(compiled.call("winograd", x, filters, out, n, height, width, channels_in, channels))
-    return out
+    compiled.call("winograd_filters", weight, filters, *sizes)
+    return filters
 
 
 def _check(failed: int) -> None:

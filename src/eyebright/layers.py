@@ -5,6 +5,8 @@ from torch import Tensor, nn
 
 from eyebright import convolution, distributed, kernels
 
+ROUND_UP = 7  # sides under it, when they are halved: small pictures (8 px) never shrink to nothing
+
 
 class NormGelu(nn.BatchNorm2d):
     """Batch normalisation with a bias but no scale, since the next filters learn it, and GELU."""
@@ -22,8 +24,7 @@ class NormGelu(nn.BatchNorm2d):
             pool: halve height and width first, by max-pooling, so that the rest touches a quarter
                 of the values.
         """
-        # Sides under 7 round up, so that small pictures (8 px) never shrink to nothing.
-        up = x.shape[-1] < 7
+        up = x.shape[-1] < ROUND_UP
         several = distributed.size() > 1  # whose batch is more than what is here
         ready = kernels.ready(x) and not (several and x.is_cuda)  # Triton's knows one rank's sums
         if self.training and ready and not (pool and up) and (several or x.numel() > x.shape[1]):
@@ -45,7 +46,26 @@ class Conv3x3(nn.Conv2d):
         # The first filters pass their input on unchanged (partial Dirac), the rest are random.
         nn.init.dirac_(self.weight[:channels_in])
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Features (batch, channels_out, height, width)."""
+    def forward(self, x: Tensor, pool: bool = False) -> Tensor:
+        """Features (batch, channels_out, height, width), halved where ``pool`` says so.
+
+        Args:
+            x: (batch, channels_in, height, width).
+            pool: only where `eyebright.convolution.pools` says yes.
+        """
         quick = not x.is_cuda and kernels.ready(x)
-        return convolution.conv3x3(x, self.weight) if quick else super().forward(x)
+        return convolution.conv3x3(x, self.weight, pool) if quick else super().forward(x)
+
+
+def halve(x: Tensor, conv: Conv3x3, norm: NormGelu) -> Tensor:
+    """Convolution, halving by max-pooling, norm and activation.
+
+    Args:
+        x: (batch, channels_in, height, width).
+        conv: the filters.
+        norm: of their features.
+    """
+    ready = not x.is_cuda and kernels.ready(x) and x.shape[-1] >= ROUND_UP
+    if ready and convolution.pools(x):
+        return norm(conv(x, pool=True))  # type: ignore[no-any-return]
+    return norm(conv(x), pool=True)  # type: ignore[no-any-return]

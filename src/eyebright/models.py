@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from eyebright import kernels
 from eyebright.console import nearest
 from eyebright.errors import UsageError
-from eyebright.layers import Conv3x3, NormGelu
+from eyebright.layers import Conv3x3, NormGelu, halve
 
 MOST_WHITENING = 48  # filters of the first layer
 
@@ -66,7 +66,7 @@ class Stage(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Features (batch, channels_out, height / 2, width / 2)."""
-        x = self.norm1(self.conv1(x), pool=True)
+        x = halve(x, self.conv1, self.norm1)
         return self.norm2(self.conv2(x))  # type: ignore[no-any-return]
 
 
@@ -83,7 +83,7 @@ class DeepStage(Stage):
 
     def forward(self, x: Tensor) -> Tensor:
         """Features (batch, channels_out, height / 2, width / 2)."""
-        x = self.norm1(self.conv1(x), pool=True)
+        x = halve(x, self.conv1, self.norm1)
         return x + self.norm3(self.conv3(self.norm2(self.conv2(x))))  # type: ignore[no-any-return]
 
 

@@ -8,7 +8,10 @@
  * costs least: 1 % of y, where 2 and 1 cost 2.4 % (bench/notes.md). For all channels, what stands at
  * one of the 36 places is a product of matrices: of tiles and channels by channels and channels.
  *
- * Features are (n, height, width, channels), zeros beyond their edges. Sums are float32.
+ * Features are (n, height, width, channels), zeros beyond their edges. Sums are float32. Where y is
+ * halved by max-pooling at once, it is (n, height / 2, width / 2, channels), without an odd last row
+ * or column, and `which` of the same shape holds the place, 0 to 3, of the largest; so does its
+ * gradient, which is zero at the other three.
  */
 #ifdef __AVX512BF16__
 #include <immintrin.h>
@@ -139,25 +142,50 @@ static inline Tile tile_at(long index, long height, long width) {
   return (Tile){index / (rows * columns), index / columns % rows * 4, index % columns * 4};
 }
 
-/* Where `side` x `side` pixels begin, `before` rows and columns before the tile; those beyond the
- * edges of the picture, and of tiles beyond the last, are in `zeros`. */
-static inline void find_pixels(const bf16 **pixels, int side, int before, const bf16 *x,
-                               const bf16 *zeros, Tile tile, long n, long height, long width,
-                               long channels) {
+/* Features, and where they are pooled the places of the largest, else a null pointer. */
+typedef struct {
+  const bf16 *values;
+  const uint8_t *which;
+  long n, height, width, channels; /* as they are before pooling */
+} Features;
+
+/* The channels of a pixel: all of them where `which` is null, else those whose place it is. */
+typedef struct {
+  const bf16 *values;
+  const uint8_t *which;
+  int place;
+} Pixel;
+
+/* `side` x `side` pixels that begin `before` rows and columns before the tile; those beyond the edges
+ * of the picture, and of tiles beyond the last, are `zeros`. */
+static inline void find_pixels(Pixel *pixels, int side, int before, const Features *x,
+                               const bf16 *zeros, Tile tile) {
+  int pooled = x->which != 0;
+  long height = x->height >> pooled, width = x->width >> pooled;
   for (int i = 0; i < side; i++)
     for (int j = 0; j < side; j++) {
-      long r = tile.row - before + i, q = tile.column - before + j;
-      int inside = tile.image < n && r >= 0 && r < height && q >= 0 && q < width;
+      long row = tile.row - before + i, column = tile.column - before + j;
+      long r = row >> pooled, q = column >> pooled;
+      long at = ((tile.image * height + r) * width + q) * x->channels;
+      int inside = tile.image < x->n && r >= 0 && r < height && q >= 0 && q < width;
       pixels[side * i + j] =
-          inside ? x + ((tile.image * height + r) * width + q) * channels : zeros;
+          (Pixel){inside ? x->values + at : zeros, inside && pooled ? x->which + at : 0,
+                  (int)((row & 1) * 2 + (column & 1))};
     }
 }
 
+static inline __m512 load_pixel(const Pixel *pixel, long c, __mmask16 mask) {
+  if (pixel->which)
+    mask = _mm_mask_cmpeq_epi8_mask(mask, _mm_maskz_loadu_epi8(mask, pixel->which + c),
+                                    _mm_set1_epi8((char)pixel->place));
+  return load(pixel->values + c, mask);
+}
+
 /* B' x B of 16 channels. */
-static inline void transform_input(__m512 *v, const bf16 *const *pixels, long c, __mmask16 mask) {
+static inline void transform_input(__m512 *v, const Pixel *pixels, long c, __mmask16 mask) {
   __m512 d[6], t[36];
   for (int j = 0; j < 6; j++) {
-    for (int i = 0; i < 6; i++) d[i] = load(pixels[6 * i + j] + c, mask);
+    for (int i = 0; i < 6; i++) d[i] = load_pixel(pixels + 6 * i + j, c, mask);
     __m512 column[6];
     input_row(column, d, 1);
     for (int i = 0; i < 6; i++) t[6 * i + j] = column[i];
@@ -166,11 +194,34 @@ static inline void transform_input(__m512 *v, const bf16 *const *pixels, long c,
 }
 
 /* A y A' of 16 channels. */
-static inline void transform_gradient(__m512 *d, const bf16 *const *pixels, long c, __mmask16 mask) {
+static inline void transform_gradient(__m512 *d, const Pixel *pixels, long c, __mmask16 mask) {
   __m512 y[16], t[24];
-  for (int p = 0; p < 16; p++) y[p] = load(pixels[p] + c, mask);
+  for (int p = 0; p < 16; p++) y[p] = load_pixel(pixels + p, c, mask);
   for (int j = 0; j < 4; j++) gradient_row(t + j, y + j, 4);
   for (int i = 0; i < 6; i++) gradient_row(d + 6 * i, t + 4 * i, 1);
+}
+
+/* A' m A of 16 channels; m has `apart` floats from one place to the next. */
+static inline void transform_output(__m512 *y, const float *m, long apart) {
+  __m512 column[6], four[4], t[24];
+  for (int j = 0; j < 6; j++) {
+    for (int i = 0; i < 6; i++) column[i] = _mm512_load_ps(m + (6 * i + j) * apart);
+    output_row(four, column, 1);
+    for (int i = 0; i < 4; i++) t[6 * i + j] = four[i];
+  }
+  for (int i = 0; i < 4; i++) output_row(y + 4 * i, t + 6 * i, 1);
+}
+
+/* The largest of four, and which it is; what is not a number is larger than any. */
+static inline __m512 largest(const __m512 y[4], __m512i *which) {
+  __m512 best = _mm512_max_ps(_mm512_max_ps(y[0], y[1]), _mm512_max_ps(y[2], y[3]));
+  __mmask16 strange = _mm512_cmp_ps_mask(y[0], y[1], _CMP_UNORD_Q) |
+                      _mm512_cmp_ps_mask(y[2], y[3], _CMP_UNORD_Q);
+  *which = _mm512_set1_epi32(3);
+  for (int k = 2; k >= 0; k--)
+    *which = _mm512_mask_mov_epi32(*which, _mm512_cmp_ps_mask(best, y[k], _CMP_EQ_OQ),
+                                   _mm512_set1_epi32(k));
+  return _mm512_mask_add_ps(best, strange, _mm512_add_ps(y[0], y[1]), _mm512_add_ps(y[2], y[3]));
 }
 
 /* Filters (out, in, 3, 3) to G w G': (PLACES, blocks of BLOCK output channels, pairs of input
@@ -204,10 +255,11 @@ long winograd_filters(const float *w, bf16 *u, long in, long out, long back) {
   return PLACES * place;
 }
 
-/* y (n, height, width, out) of x (n, height, width, in) and filters as above. Returns 0, or -1
- * where there is no memory. */
-long winograd(const bf16 *x, const bf16 *u, bf16 *y, long n, long height, long width, long in,
-              long out) {
+/* y of x and filters as above; either may be pooled. Returns 0, or -1 where there is no memory. */
+long winograd(const bf16 *x, const uint8_t *which_x, const bf16 *u, bf16 *y, uint8_t *which_y, long n,
+              long height, long width, long in, long out) {
+  const Features features = {x, which_x, n, height, width, in};
+  const long pooled = which_y != 0, rows = height >> pooled, columns = width >> pooled;
   long tiles = n * ((height + 3) / 4) * ((width + 3) / 4), depth = up(in, LANES);
   long pairs = (in + 1) / 2, blocks = (out + BLOCK - 1) / BLOCK, failed = 0;
   long of_x = TILES * depth + APART, of_y = TILES * BLOCK + APART;
@@ -222,9 +274,8 @@ long winograd(const bf16 *x, const bf16 *u, bf16 *y, long n, long height, long w
       if (failed) continue;
       long count = tiles - first < TILES ? tiles - first : TILES;
       for (long t = 0; t < count; t++) {
-        const bf16 *pixels[36];
-        Tile tile = tile_at(first + t, height, width);
-        find_pixels(pixels, 6, 1, x, zeros, tile, n, height, width, in);
+        Pixel pixels[36];
+        find_pixels(pixels, 6, 1, &features, zeros, tile_at(first + t, height, width));
         for (long c = 0; c < depth; c += LANES) {
           __m512 values[PLACES];
           transform_input(values, pixels, c, lanes(in - c));
@@ -239,21 +290,24 @@ long winograd(const bf16 *x, const bf16 *u, bf16 *y, long n, long height, long w
                     m + p * of_y + t * BLOCK, BLOCK, pairs, 0);
         for (long t = 0; t < count; t++) {
           Tile tile = tile_at(first + t, height, width);
-          bf16 *to = y + ((tile.image * height + tile.row) * width + tile.column) * out + k * BLOCK;
+          long row = tile.row >> pooled, column = tile.column >> pooled, side = 4 >> pooled;
+          long at = ((tile.image * rows + row) * columns + column) * out + k * BLOCK;
           for (long c = 0; c < BLOCK && k * BLOCK + c < out; c += LANES) {
-            __m512 column[6], rows[24], pixels[16];
-            for (int j = 0; j < 6; j++) {
-              for (int i = 0; i < 6; i++)
-                column[i] = _mm512_load_ps(m + (6 * i + j) * of_y + t * BLOCK + c);
-              __m512 four[4];
-              output_row(four, column, 1);
-              for (int i = 0; i < 4; i++) rows[6 * i + j] = four[i];
-            }
-            for (int i = 0; i < 4; i++) output_row(pixels + 4 * i, rows + 6 * i, 1);
             __mmask16 mask = lanes(out - k * BLOCK - c);
-            for (long i = 0; i < 4 && tile.row + i < height; i++)
-              for (long j = 0; j < 4 && tile.column + j < width; j++)
-                store(to + (i * width + j) * out + c, mask, pixels[4 * i + j]);
+            __m512 pixels[16];
+            transform_output(pixels, m + t * BLOCK + c, of_y);
+            for (long i = 0; i < side && row + i < rows; i++)
+              for (long j = 0; j < side && column + j < columns; j++) {
+                long to = at + (i * columns + j) * out + c;
+                if (pooled) {
+                  const __m512 *p = pixels + 8 * i + 2 * j, four[4] = {p[0], p[1], p[4], p[5]};
+                  __m512i which;
+                  store(y + to, mask, largest(four, &which));
+                  _mm512_mask_cvtepi32_storeu_epi8(which_y + to, mask, which);
+                } else {
+                  store(y + to, mask, pixels[4 * i + j]);
+                }
+              }
           }
         }
       }
@@ -263,10 +317,13 @@ long winograd(const bf16 *x, const bf16 *u, bf16 *y, long n, long height, long w
   return -failed;
 }
 
-/* The gradient (out, in, 3, 3) of the filters, from x and the gradient of y. The tiles are parted
- * into `shares`, summed side by side and then added up in order. Returns as above. */
-long winograd_filters_back(const bf16 *x, const bf16 *gradient, float *of_filters, long n,
-                           long height, long width, long in, long out, long shares) {
+/* The gradient (out, in, 3, 3) of the filters, from x and the gradient of y, which may be pooled.
+ * Tiles are parted into `shares`, summed side by side and then added up in order. Returns as above. */
+long winograd_filters_back(const bf16 *x, const bf16 *gradient, const uint8_t *which,
+                           float *of_filters, long n, long height, long width, long in, long out,
+                           long shares) {
+  const Features input = {x, 0, n, height, width, in};
+  const Features output = {gradient, which, n, height, width, out};
   long tiles = n * ((height + 3) / 4) * ((width + 3) / 4), share = (tiles + shares - 1) / shares;
   long depth = up(in, LANES), across = up(out, BLOCK), down = up(in, ROWS);
   /* Transforms of two tiles at a time, in pairs: (PLACES, pairs of tiles, channels, 2). */
@@ -284,12 +341,12 @@ long winograd_filters_back(const bf16 *x, const bf16 *gradient, float *of_filter
     for (long first = begin; first < end && !failed; first += CHUNK) {
       long count = end - first < CHUNK ? end - first : CHUNK, pairs = (count + 1) / 2;
       for (long pair = 0; pair < pairs; pair++) {
-        const bf16 *of_input[2][36], *of_output[2][16];
+        Pixel of_input[2][36], of_output[2][16];
         for (int odd = 0; odd < 2; odd++) {
           long index = first + 2 * pair + odd;
           Tile tile = tile_at(index < end ? index : tiles, height, width);
-          find_pixels(of_input[odd], 6, 1, x, zeros, tile, n, height, width, in);
-          find_pixels(of_output[odd], 4, 0, gradient, zeros, tile, n, height, width, out);
+          find_pixels(of_input[odd], 6, 1, &input, zeros, tile);
+          find_pixels(of_output[odd], 4, 0, &output, zeros, tile);
         }
         __m512 a[PLACES], b[PLACES];
         for (long c = 0; c < depth; c += LANES) {
