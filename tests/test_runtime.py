@@ -64,10 +64,18 @@ def test_a_gpu_gets_its_own_net_and_rates(monkeypatch: pytest.MonkeyPatch) -> No
     assert (asked.model, asked.rest, asked.rest_lr) == ("wide32", "adam", 0.02)
 
 
-@pytest.mark.parametrize(("amx", "epochs", "batch"), [(True, 12, 1000), (False, 4, 500)])
-def test_matrix_hardware_gets_more_epochs_and_larger_batches(
-    monkeypatch: pytest.MonkeyPatch, amx: bool, epochs: int, batch: int
+@pytest.mark.parametrize(
+    ("amx", "pairs", "epochs", "batch", "model"),
+    [
+        (True, True, 12, 1000, "wide32"),
+        (False, True, 7, 500, "deep32"),
+        (False, False, 4, 500, "wide32"),
+    ],
+)
+def test_hardware_for_bf16_gets_more_epochs_and_its_own_settings(
+    monkeypatch: pytest.MonkeyPatch, amx: bool, pairs: bool, epochs: int, batch: int, model: str
 ) -> None:
+    monkeypatch.setattr(prepare, "winograd_pays", lambda: pairs)
     monkeypatch.setattr(
         torch.cpu, "get_capabilities", lambda: {"amx_bf16": amx, "avx512_bf16": True}
     )
@@ -79,6 +87,8 @@ def test_matrix_hardware_gets_more_epochs_and_larger_batches(
         return config.epochs, config.batch_size
 
     assert decided("fast") == (epochs, batch)
+    config = recipe_config("fast")
+    assert prepare.decide(config, {}, data, 45_000, CPU).model == model
     assert decided("fast", epochs=3) == (3, batch)
     assert decided("fast", batch_size=250) == (epochs, 250)
     assert decided("fast", time=60.0)[1] == 500  # the plan's own

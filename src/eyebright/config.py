@@ -280,7 +280,15 @@ RECIPES: dict[str, TrainConfig] = {
     ),
 }
 
-# recipe -> its settings where there is hardware for matrices: a processor with AMX, or a GPU
+# recipe -> its settings where a processor multiplies pairs of bf16 (`eyebright.convolution`)
+WITH_PAIRS: dict[str, dict[str, Any]] = {
+    "fast": {"model": "deep32", "epochs": 7, "lr": 0.12, "rest": "sgd", "rest_lr": 0.053},
+    "best": {
+        "model": "deep64", "epochs": 9, "batch_size": 500, "lr": 0.12,
+        "rest": "sgd", "rest_lr": 0.053,
+    },
+}  # fmt: skip
+# and where there is hardware for whole matrices: a processor with AMX
 WITH_MATRIX_HARDWARE: dict[str, dict[str, Any]] = {
     "fast": {"epochs": 12, "batch_size": 1000, "lr": 0.17},
     "best": {"epochs": 13, "batch_size": 1000, "lr": 0.17},

@@ -169,6 +169,8 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     "white64": partial(WhiteNet, widths=(64, 256, 256)),
     "wide32": partial(WhiteNet, widths=(32, 128, 256)),
     "wide64": partial(WhiteNet, widths=(64, 256, 512)),
+    "deep32": partial(WhiteNet, widths=(32, 96, 192), stage=DeepStage),
+    "deep64": partial(WhiteNet, widths=(64, 192, 384), stage=DeepStage),
     "deep128": partial(WhiteNet, widths=(128, 384, 512), stage=DeepStage),
 }
 

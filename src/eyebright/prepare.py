@@ -18,10 +18,12 @@ from eyebright.config import (
     UNBALANCED,
     WITH_GPU,
     WITH_MATRIX_HARDWARE,
+    WITH_PAIRS,
     TrainConfig,
     fit_to_data,
     recipe_config,
 )
+from eyebright.convolution import winograd_pays
 from eyebright.data import Dataset, load
 from eyebright.data.decisions import read
 from eyebright.data.labels import apply
@@ -65,10 +67,8 @@ def decide(
         device: where.
     """
     precision = choose_precision(config.precision, device)
-    quick = precision == "bf16" and has_matrix_hardware(device)
-    if quick and not is_to_be_planned(config, settings):
-        suited_to = WITH_GPU if device.type == "cuda" else WITH_MATRIX_HARDWARE
-        suited = suited_to.get(config.recipe, {})
+    if precision == "bf16" and not is_to_be_planned(config, settings):
+        suited = suited_to(device).get(config.recipe, {})
         if settings.keys() & OF_THE_NET or config.model != RECIPES[config.recipe].model:
             suited = {key: value for key, value in suited.items() if key not in OF_THE_NET}
         config = config.replace(**{k: v for k, v in suited.items() if k not in settings})
@@ -96,6 +96,15 @@ def decide(
         imgsz=data.imgsz,
         threads=config.threads or available_cores(),
     )
+
+
+def suited_to(device: torch.device) -> dict[str, dict[str, Any]]:
+    """The recipes' settings that suit a device whose arithmetic is bf16."""
+    if device.type == "cuda":
+        return WITH_GPU
+    if has_matrix_hardware(device):
+        return WITH_MATRIX_HARDWARE
+    return WITH_PAIRS if winograd_pays() else {}
 
 
 def nets_to_compare(
