@@ -32,8 +32,8 @@ from eyebright.training import fit
 # (channels in, channels out, side): shapes that nets for small pictures have
 PEAK_SHAPES = [(32, 128, 16), (64, 128, 16), (64, 256, 16), (128, 128, 16), (256, 256, 14)]
 PARTS = {  # which operations make up a part of the step
-    "convolutions, backward": ("aten::convolution_backward",),
-    "convolutions, forward": ("aten::mkldnn_convolution", "aten::convolution"),
+    "convolutions, backward": ("aten::convolution_backward", "_WinogradBackward"),
+    "convolutions, forward": ("aten::mkldnn_convolution", "aten::convolution", "_Winograd"),
     "pooling, norm, GELU": ("_NormGelu", "_BiasGelu", "aten::gelu", "aten::max_pool", "batch_norm"),
     "Newton-Schulz products": ("aten::bmm", "aten::baddbmm"),
     "copies and fills": ("aten::copy_", "aten::fill_", "aten::index", "aten::flip", "aten::where"),

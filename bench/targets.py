@@ -10,6 +10,8 @@ IN_THE_RACE = {
     "fast": "recipe `fast`: 88.5 % in 180 s of training",
     "best": "recipe `best`: 91 % in 600 s of training",
 }
+RACES = {"race": "The race", "race-avx512": "The recipes on a processor without AMX"}
+"""Tables of races, each of one machine."""
 ON_A_GPU = {
     "airbench": "the unit on a GPU: airbench94_muon's settings on our step",
     "airbench-eager": "the same, its steps launched one kernel after the other",
@@ -31,21 +33,23 @@ START = (
 
 def targets() -> str:
     """Each target of the project beside what was reached."""
-    raced = latest_settings(read("race"))
+    raced = {table: latest_settings(read(table)) for table in RACES}
     latest = {(row["recipe"], row["bf16"]): row for row in read("profile")}
     lines = [
-        *race_lines(raced),
+        *(line for table, programs in raced.items() for line in race_lines(table, programs)),
         *(line for row in latest.values() for step in STEPS for line in by_row([row], step)),
-        *memory_lines(raced),
+        *(line for table, programs in raced.items() for line in memory_lines(table, programs)),
         *by_row(read("start")[-1:], START),
         *gpu_lines(),
     ]
     return section("Targets", "target | reached | command | seeds | machine", lines)
 
 
-def race_lines(raced: dict[str, Rows]) -> Iterator[str]:
+def race_lines(table: str, raced: dict[str, Rows]) -> Iterator[str]:
     """Accuracy with and without averaging, seconds, and their ratio to the lesson's."""
     for program, target in IN_THE_RACE.items():
+        if program not in raced:
+            continue
         rows = raced[program]
         times = mean(rows, "times_lesson")
         of_the_lesson = f"1/{times:.3g} of" if times > 1 else f"{1 / times:.2g} times"
@@ -54,8 +58,8 @@ def race_lines(raced: dict[str, Rows]) -> Iterator[str]:
             f"**{three_digits(mean(rows, 'training_seconds'))} s**, {of_the_lesson} the lesson's "
             f"time; averaged with mirror images "
             f"{mean_and_deviation(rows, 'test_accuracy_averaged')} | "
-            f"`python -m bench.race --programs {program} --seeds {len(rows)}` | {len(rows)} | "
-            f"{rows[-1]['machine']}"
+            f"`python -m bench.race --programs {program} --seeds {len(rows)}{of_table(table)}` | "
+            f"{len(rows)} | {rows[-1]['machine']}, {rows[-1]['bf16']}"
         )
 
 
@@ -74,30 +78,39 @@ def gpu_lines() -> Iterator[str]:
         )
 
 
-def memory_lines(raced: dict[str, Rows]) -> Iterator[str]:
+def memory_lines(table: str, raced: dict[str, Rows]) -> Iterator[str]:
     """Private memory, where it was measured."""
     for recipe in ("fast", "best"):
-        if peaks := numbers(raced[recipe], "private_memory_mb"):
+        if peaks := numbers(raced.get(recipe, []), "private_memory_mb"):
             yield (
                 f"`{recipe}`: peak of private memory under 1.5 GB | "
                 f"**{max(peaks) * 1.024**2 / 1000:.2f} GB** | "
-                f"`python -m bench.race --programs {recipe}` | {len(peaks)} | "
-                f"{raced[recipe][-1]['machine']}"
+                f"`python -m bench.race --programs {recipe}{of_table(table)}` | {len(peaks)} | "
+                f"{raced[recipe][-1]['machine']}, {raced[recipe][-1]['bf16']}"
             )
 
 
+def of_table(table: str) -> str:
+    """What the command says of the table that it adds to."""
+    return "" if table == "race" else f" --table {table}"
+
+
 def race() -> str:
-    """The programs of the race."""
-    return section(
-        "The race (`race.csv`)",
-        "program | settings | seeds | test accuracy | averaged | training, s | whole process, s | "
-        "peak memory, MB",
-        (
-            f"{program} ({rows[-1]['versions']}) | {rows[-1]['settings']} | {len(rows)} | "
-            f"**{mean_and_deviation(rows, 'test_accuracy')}** | "
-            f"{mean_and_deviation(rows, 'test_accuracy_averaged')} | "
-            f"{three_digits(mean(rows, 'training_seconds'))} | "
-            f"{mean(rows, 'process_seconds'):,.0f} | {max(numbers(rows, 'peak_memory_mb')):,.0f}"
-            for program, rows in latest_settings(read("race")).items()
-        ),
+    """The programs of the races."""
+    return "\n\n".join(
+        section(
+            f"{name} (`{table}.csv`)",
+            "program | settings | seeds | test accuracy | averaged | training, s | "
+            "whole process, s | peak memory, MB",
+            (
+                f"{program} ({rows[-1]['versions']}) | {rows[-1]['settings']} | {len(rows)} | "
+                f"**{mean_and_deviation(rows, 'test_accuracy')}** | "
+                f"{mean_and_deviation(rows, 'test_accuracy_averaged')} | "
+                f"{three_digits(mean(rows, 'training_seconds'))} | "
+                f"{mean(rows, 'process_seconds'):,.0f} | "
+                f"{max(numbers(rows, 'peak_memory_mb')):,.0f}"
+                for program, rows in latest_settings(read(table)).items()
+            ),
+        )
+        for table, name in RACES.items()
     )

@@ -55,6 +55,8 @@ ORDER = [
     "eyebright.augment",
     "eyebright.order",
     "eyebright.batches",
+    "eyebright.compiled",
+    "eyebright.convolution",
     "eyebright.triton_kernels",
     "eyebright.triton_functions",
     "eyebright.kernels",

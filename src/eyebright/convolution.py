@@ -14,6 +14,7 @@ from torch.autograd.function import once_differentiable
 
 from eyebright import compiled, runtime
 
+MOST_SUMS = 2**29  # bytes of a gradient's sums, of all threads that work at it
 SMALLEST = 3  # pixels across; of a tile of 4 × 4, less would be mostly zeros
 
 
@@ -69,7 +70,7 @@ class _Winograd(Function):
             _check(compiled.call("winograd", gradient, which, filters, of_x, None, *sizes))
         of_weight = torch.empty_like(weight)
         sizes = n, height, width, channels, len(weight)
-        shares = torch.get_num_threads()
+        shares = min(torch.get_num_threads(), max(1, MOST_SUMS // (4 * weight.nbytes)))
         _check(
             compiled.call("winograd_filters_back", x, gradient, which, of_weight, *sizes, shares)
         )

@@ -31,7 +31,7 @@ from eyebright.data.reading import LARGE, SMALL
 from eyebright.errors import UsageError
 from eyebright.machine import available_cores
 from eyebright.models import MODELS, check_name, create_model, head_of, is_backbone
-from eyebright.plan import CURVES
+from eyebright.plan import CANDIDATES, CURVES
 from eyebright.pretrained import Weights, put_weights
 from eyebright.runtime import choose_device, choose_precision, has_matrix_hardware, memory_format
 
@@ -116,7 +116,7 @@ def nets_to_compare(
 ) -> Iterator[tuple[str, nn.Module]]:
     """The nets that a plan may choose from: one if the user named it, or the recipe has its own."""
     free = "model" not in settings and model is None and config.model in CURVES
-    for name in CURVES if free else [config.model]:
+    for name in CANDIDATES if free else [config.model]:
         net = choose_net(model, name, data)
         if net is model:
             check_logits(net, data, HALF)

@@ -332,8 +332,8 @@ long winograd_filters_back(const bf16 *x, const bf16 *gradient, const uint8_t *w
   if (!u) return -1;
 #pragma omp parallel for schedule(static) reduction(| : failed)
   for (long s = 0; s < shares; s++) {
-    /* A product's last rows may read, and leave out, a few channels more than there are. */
-    bf16 *v = aligned_alloc(64, (PLACES * of_x + 2 * LANES) * sizeof(bf16));
+    /* The last rows of a product read up to eleven channels more than there are: within APART. */
+    bf16 *v = aligned_alloc(64, PLACES * of_x * sizeof(bf16));
     bf16 *d = aligned_alloc(64, PLACES * of_y * sizeof(bf16));
     bf16 *zeros = calloc(depth > across ? depth : across, sizeof(bf16));
     failed |= !v || !d || !zeros;

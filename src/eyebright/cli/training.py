@@ -40,7 +40,8 @@ def train(
     model: Annotated[
         str | None,
         typer.Option(
-            help="patch48, white16, white32, wide32, white64, wide64, lesson, or any net of timm."
+            help="patch48, white16, white32, wide32, deep32, white64, wide64, deep64, lesson, or "
+            "any net of timm."
         ),
     ] = None,
     weights: Annotated[
