@@ -24,8 +24,6 @@ LENGTHS = {  # net -> steps of 500 pictures
     "white16": (50, 200, 600),
     "wide32": (100, 300),
     "wide64": (100,),
-    "deep32": (100, 300),
-    "deep64": (100,),
 }
 
 
@@ -68,21 +66,19 @@ def main() -> None:
     """Train, or fit."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--fit", action="store_true")
-    parser.add_argument("--nets", nargs="+", choices=LENGTHS, default=LENGTHS)
-    arguments = parser.parse_args()
-    if not arguments.fit:
-        for net in arguments.nets:
-            for steps in LENGTHS[net]:
+    if not parser.parse_args().fit:
+        for net, lengths in LENGTHS.items():
+            for steps in lengths:
                 append_row("curves", train(net, steps))
         return
     points: dict[str, list[tuple[float, float]]] = {}
     for row in read("curves"):
         point = float(row["epochs"]), 1 - float(row["test_accuracy"])
         points.setdefault(row["model"], []).append(point)
-    for row in read("race") + read("race-avx512"):  # the recipes' own runs
+    for row in read("race"):  # the recipes' own runs
         if found := RACED.match(row["settings"]):
             net, epochs = found.groups()
-            points.setdefault(net, []).append((float(epochs), 1 - float(row["test_accuracy"])))
+            points[net].append((float(epochs), 1 - float(row["test_accuracy"])))
     for net, of_net in points.items():
         floor, slope, power = fit(of_net)
         print(f'    "{net}": ({floor:.3f}, {slope:.3f}, {power:.2f}),')

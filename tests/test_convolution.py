@@ -179,6 +179,43 @@ def test_what_is_not_finite_does_not_get_lost(value: float, way: str) -> None:
 
 
 @filters_minimally
+@pytest.mark.parametrize("threads", [1, 3])  # each sums over its tiles, of which some have none
+@pytest.mark.parametrize("n", [1, 9])
+def test_filters_have_their_gradient_with_any_number_of_threads(threads: int, n: int) -> None:
+    x, before = features(n, 24, 4, 8), torch.get_num_threads()
+    weight = filters(40, 24).to(memory_format=torch.channels_last).requires_grad_()
+    exact = weight.detach().double().requires_grad_()
+    try:
+        torch.set_num_threads(threads)
+        with patch.object(convolution, "winograd_pays", lambda: True):
+            convolution.conv3x3(x, weight).sum().backward()
+    finally:
+        torch.set_num_threads(before)
+    F.conv2d(x.double(), exact, padding=1).sum().backward()
+    assert error(weight.grad, exact.grad) < 0.02
+
+
+@filters_minimally
+def test_filters_of_any_type_and_frozen_ones() -> None:
+    x, weight = features(3, 8, 6, 6).requires_grad_(), filters(16, 8).bfloat16()
+    exact = x.detach().double().requires_grad_()
+    with patch.object(convolution, "winograd_pays", lambda: True):
+        out = convolution.conv3x3(x, weight)
+        out.backward(features(*out.shape, seed=1))
+    wanted = F.conv2d(exact, weight.double(), padding=1)
+    wanted.backward(features(*out.shape, seed=1).double())
+    assert error(out, wanted) < 0.02
+    assert error(x.grad, exact.grad) < 0.02
+    assert weight.grad is None
+
+
+@pytest.mark.parametrize("way", WAYS, indirect=True)
+def test_filters_that_do_not_fit_are_refused(way: str) -> None:
+    with pytest.raises(ValueError, match=r"filters \(4, 7, 3, 3\) do not fit"):
+        convolution.conv3x3(features(2, 8, 6, 6), filters(4, 7))
+
+
+@filters_minimally
 def test_no_memory_is_said() -> None:
     x, weight = features(2, 8, 4, 4), filters(4, 8)
 

@@ -17,12 +17,12 @@ from eyebright.errors import UsageError
 from eyebright.models import MODELS
 from eyebright.optim import Schedule
 from eyebright.pacer import Pacer
-from eyebright.plan import CANDIDATES, CURVES, EPOCH, Candidate, Plan, expected_error, make_plan
+from eyebright.plan import CURVES, EPOCH, Candidate, Plan, expected_error, make_plan
 from eyebright.run import Run
 from eyebright.training import EpochResult, Position
 
 CONFIG = TrainConfig(batch_size=500)
-SPEEDS = [("patch48", 0.03), ("deep32", 0.15), ("deep64", 0.43)]
+SPEEDS = [("patch48", 0.03), ("wide32", 0.15), ("wide64", 0.43)]
 
 
 @pytest.mark.parametrize("net", CURVES)
@@ -59,14 +59,14 @@ def test_short_runs_get_small_nets_and_long_runs_large_ones() -> None:
             room = seconds - 3 - plan.SETTING_UP - plan.CLOSING
             assert candidate.steps == pytest.approx(room / speed, abs=2)
         best.append(made.chosen.model)
-    order = list(CANDIDATES)
+    order = list(CURVES)
     assert [order.index(name) for name in best] == sorted(order.index(name) for name in best)
     assert best[-1] == order[-1]
     assert best[0] != best[-1]
 
 
 def test_nets_that_are_too_slow_are_not_all_measured() -> None:
-    assert [c.model for c in planned(10, None).candidates] == ["patch48", "deep32"]
+    assert [c.model for c in planned(10, None).candidates] == ["patch48", "wide32"]
 
 
 def test_a_time_that_is_too_short_is_refused_with_one_that_is_not() -> None:
@@ -92,7 +92,7 @@ def test_a_target_is_aimed_at_with_the_net_that_is_there_first(target: float) ->
 
 def test_a_target_within_a_time_takes_what_reaches_it_and_else_the_best_there_is() -> None:
     made = planned(60, 0.85)  # three nets are measured, the largest is too slow
-    assert made.chosen.model == "deep32"
+    assert made.chosen.model == "wide32"
     assert (made.chosen.expected_accuracy or 0) >= 0.85
     best = planned(60, None).chosen
     out_of_reach = planned(60, 0.99)
@@ -145,7 +145,7 @@ def test_a_run_ends_in_time_though_it_is_slower_or_quicker_than_measured(
 
 def test_a_last_epoch_that_would_be_late_is_cut_short() -> None:
     clock = Clock()
-    made = Plan(60.0, None, [], Candidate("deep32", 0.1, 590, None))
+    made = Plan(60.0, None, [], Candidate("wide32", 0.1, 590, None))
     schedule = Schedule("linear", total_steps=590)  # in an only epoch
     with patch.object(time, "monotonic", clock):
         pacer = Pacer(made, clock.now + 60, schedule, steps_per_epoch=1000, position=Position())
@@ -249,7 +249,7 @@ def test_a_target_alone_is_planned_for(tmp_path: Path, capsys: pytest.CaptureFix
     assert "plan: " in capsys.readouterr().out
     record = json.loads((run.path / "plan.json").read_text())
     assert record["target"] == 0.8
-    assert [c["model"] for c in record["candidates"]] == list(CANDIDATES)
+    assert [c["model"] for c in record["candidates"]] == list(CURVES)
     assert float(run.log()[-1]["val_accuracy"]) >= 0.8
 
 

@@ -87,6 +87,9 @@ def test_hardware_for_bf16_gets_more_epochs_and_its_own_settings(
         return config.epochs, config.batch_size
 
     assert decided("fast") == (epochs, batch)
+    # Weights that are there already are of the net that they say.
+    begun = recipe_config("fast").replace(init="runs/earlier")
+    assert prepare.decide(begun, {"init": "runs/earlier"}, data, 45_000, CPU).model == "wide32"
     config = recipe_config("fast")
     assert prepare.decide(config, {}, data, 45_000, CPU).model == model
     assert decided("fast", epochs=3) == (3, batch)

@@ -29,13 +29,14 @@ def library() -> ctypes.CDLL | None:
     try:
         return _load()
     except (OSError, subprocess.SubprocessError) as error:
-        notices.warning("no compiled kernels, so training is up to a third slower: %s", error)
+        notices.warning("no compiled kernels, so training is slower: %s", error)
         return None
 
 
 def call(name: str, *arguments: Tensor | int | None) -> int:
     """Call a function; it trusts that shapes and types are right. None is a null pointer."""
     function = getattr(library(), name)
+    function.restype = ctypes.c_long
     return int(
         function(
             *(

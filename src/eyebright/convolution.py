@@ -26,8 +26,11 @@ def conv3x3(x: Tensor, weight: Tensor, pool: bool = False) -> Tensor:
         weight: float32 (channels_out, channels, 3, 3).
         pool: only where `pools` says yes; an odd last row or column is left out.
     """
+    if weight.shape[1:] != (x.shape[1], 3, 3):
+        raise ValueError(f"filters {tuple(weight.shape)} do not fit features {tuple(x.shape)}")
     if pools(x):
         return _Winograd.apply(x, weight, pool)  # type: ignore[no-any-return]
+    assert not pool, "only where features can be halved at once"
     return _Direct.apply(x, weight)  # type: ignore[no-any-return]
 
 
@@ -46,7 +49,7 @@ def winograd_pays() -> bool:
 class _Winograd(Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, pool: bool) -> Tensor:
-        weight = weight.contiguous()
+        weight = weight.float().contiguous()  # as the C takes them
         n, _, height, width = x.shape
         sides = (height // 2, width // 2) if pool else (height, width)
         out = _empty(n, len(weight), *sides, dtype=x.dtype)
@@ -63,17 +66,17 @@ class _Winograd(Function):
         x, weight, which = ctx.saved_tensors
         gradient = gradient.contiguous(memory_format=torch.channels_last)
         n, channels, height, width = x.shape
-        of_x = None
+        of_x = of_weight = None
         if ctx.needs_input_grad[0]:
             of_x, filters = torch.empty_like(x), _transformed(weight, back=True)
             sizes = n, height, width, len(weight), channels
             _check(compiled.call("winograd", gradient, which, filters, of_x, None, *sizes))
-        of_weight = torch.empty_like(weight)
-        sizes = n, height, width, channels, len(weight)
-        shares = min(torch.get_num_threads(), max(1, MOST_SUMS // (4 * weight.nbytes)))
-        _check(
-            compiled.call("winograd_filters_back", x, gradient, which, of_weight, *sizes, shares)
-        )
+        if ctx.needs_input_grad[1]:
+            of_weight = torch.empty_like(weight)
+            sizes = n, height, width, channels, len(weight)
+            shares = min(torch.get_num_threads(), max(1, MOST_SUMS // (4 * weight.nbytes)))
+            inputs = x, gradient, which
+            _check(compiled.call("winograd_filters_back", *inputs, of_weight, *sizes, shares))
         return of_x, of_weight, None
 
 

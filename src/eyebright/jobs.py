@@ -15,6 +15,7 @@ from eyebright.augment import parse_augment
 from eyebright.batches import Normalization
 from eyebright.config import TrainConfig, flag
 from eyebright.console import shown
+from eyebright.convolution import winograd_pays
 from eyebright.data import Dataset
 from eyebright.errors import ModelError, UsageError
 from eyebright.files import read_json
@@ -44,9 +45,9 @@ from eyebright.runtime import (
 from eyebright.saver import list_checkpoints, most_bytes, newest_checkpoint
 from eyebright.trained_on import TrainedOn
 
-MACHINE = ("device", "device_name", "threads", "compiled_kernels", "ranks")
+MACHINE = ("device", "device_name", "threads", "compiled_kernels", "minimal_filtering", "ranks")
 """What must be the same in ``env.json``, beside the packages, for a training to go on exactly."""
-UNSAID = {"ranks": 1}
+UNSAID = {"minimal_filtering": False, "ranks": 1}
 """What is meant where older runs do not say it."""
 BEGUN = ("command", "git", "first_weights", "settings", "asked")
 """What ``env.json`` keeps of how it began."""
@@ -278,6 +279,7 @@ def describe_machine(config: TrainConfig, device: torch.device) -> dict[str, Any
     kernels = compiled.library() is not None if on_cpu else None
     return describe(device) | {
         "compiled_kernels": kernels,
+        "minimal_filtering": on_cpu and winograd_pays(),
         "ranks": distributed.size(),
         "launch": distributed.launch(),
     }

@@ -30,7 +30,7 @@ def gpu_library() -> Any:
     try:
         from eyebright import triton_functions
     except ImportError as error:
-        notices.warning("no compiled kernels, so training is up to a third slower: %s", error)
+        notices.warning("no compiled kernels, so training is slower: %s", error)
         return None
     return triton_functions
 

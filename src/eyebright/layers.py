@@ -53,8 +53,15 @@ class Conv3x3(nn.Conv2d):
             x: (batch, channels_in, height, width).
             pool: only where `eyebright.convolution.pools` says yes.
         """
-        quick = not x.is_cuda and kernels.ready(x)
-        return convolution.conv3x3(x, self.weight, pool) if quick else super().forward(x)
+        if is_for_our_own(x):
+            return convolution.conv3x3(x, self.weight, pool)
+        assert not pool, "only where features can be halved at once"
+        return super().forward(x)
+
+
+def is_for_our_own(x: Tensor) -> bool:
+    """Whether these features are for our own convolutions: bf16 on a processor, in training."""
+    return not x.is_cuda and kernels.ready(x)
 
 
 def halve(x: Tensor, conv: Conv3x3, norm: NormGelu) -> Tensor:
@@ -65,7 +72,6 @@ def halve(x: Tensor, conv: Conv3x3, norm: NormGelu) -> Tensor:
         conv: the filters.
         norm: of their features.
     """
-    ready = not x.is_cuda and kernels.ready(x) and x.shape[-1] >= ROUND_UP
-    if ready and convolution.pools(x):
+    if is_for_our_own(x) and x.shape[-1] >= ROUND_UP and convolution.pools(x):
         return norm(conv(x, pool=True))  # type: ignore[no-any-return]
     return norm(conv(x), pool=True)  # type: ignore[no-any-return]

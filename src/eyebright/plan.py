@@ -39,7 +39,6 @@ CURVES: dict[str, tuple[float, float, float]] = {
     "wide64": (0.045, 0.186, 0.50),
 }
 EPOCH = 50_000  # pictures, of the curves
-CANDIDATES = ("patch48", "deep32", "deep64")  # the quickest first
 
 
 def expected_error(net: str, pictures: float) -> float:
@@ -162,7 +161,7 @@ def make_plan(
     """Measure nets on this machine and choose the one that is expected to be best.
 
     Args:
-        nets: (name, net on its device), the quickest first; more than one only of `CANDIDATES`.
+        nets: (name, net on its device), the quickest first; more than one only from `CURVES`.
         train_set: a few of its pictures are trained on.
         val_set: which takes its time after each epoch.
         config: has ``time``, ``target`` or both, and all else of the run but net and length.

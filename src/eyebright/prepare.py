@@ -31,7 +31,7 @@ from eyebright.data.reading import LARGE, SMALL
 from eyebright.errors import UsageError
 from eyebright.machine import available_cores
 from eyebright.models import MODELS, check_name, create_model, head_of, is_backbone
-from eyebright.plan import CANDIDATES, CURVES
+from eyebright.plan import CURVES
 from eyebright.pretrained import Weights, put_weights
 from eyebright.runtime import choose_device, choose_precision, has_matrix_hardware, memory_format
 
@@ -69,7 +69,8 @@ def decide(
     precision = choose_precision(config.precision, device)
     if precision == "bf16" and not is_to_be_planned(config, settings):
         suited = suited_to(device).get(config.recipe, {})
-        if settings.keys() & OF_THE_NET or config.model != RECIPES[config.recipe].model:
+        own = settings.keys() & OF_THE_NET or config.model != RECIPES[config.recipe].model
+        if own or has_weights(config):
             suited = {key: value for key, value in suited.items() if key not in OF_THE_NET}
         config = config.replace(**{k: v for k, v in suited.items() if k not in settings})
     batch_size = config.batch_size
@@ -98,6 +99,11 @@ def decide(
     )
 
 
+def has_weights(config: TrainConfig) -> bool:
+    """Whether the net begins with weights that are there already, and so is the net they are of."""
+    return config.init is not None or config.weights != "none"
+
+
 def suited_to(device: torch.device) -> dict[str, dict[str, Any]]:
     """The recipes' settings that suit a device whose arithmetic is bf16."""
     if device.type == "cuda":
@@ -115,8 +121,9 @@ def nets_to_compare(
     device: torch.device,
 ) -> Iterator[tuple[str, nn.Module]]:
     """The nets that a plan may choose from: one if the user named it, or the recipe has its own."""
-    free = "model" not in settings and model is None and config.model in CURVES
-    for name in CANDIDATES if free else [config.model]:
+    named = "model" in settings or model is not None or has_weights(config)
+    free = not named and config.model in CURVES
+    for name in CURVES if free else [config.model]:
         net = choose_net(model, name, data)
         if net is model:
             check_logits(net, data, HALF)

@@ -13,7 +13,7 @@
  * or column, and `which` of the same shape holds the place, 0 to 3, of the largest; so does its
  * gradient, which is zero at the other three.
  */
-#ifdef __AVX512BF16__
+#if defined(__AVX512BF16__) && defined(__AVX512BW__) && defined(__AVX512VL__)
 #include <immintrin.h>
 #include <stdint.h>
 #include <stdlib.h>
