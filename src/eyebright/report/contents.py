@@ -119,11 +119,12 @@ def figures_context(evaluation: Evaluation, t: Translate) -> dict[str, Any]:
     """Headline, figures, bars, reliability and what it may promise."""
     accuracy = evaluation.accuracy
     n = f"{accuracy.n:,}"
-    what = (
-        t("accuracy on {n} test pictures", n=n)
+    one, many = (
+        ("accuracy on one test picture", "accuracy on {n} test pictures")
         if evaluation.split == "test"
-        else t("accuracy on {n} pictures held out", n=n)
+        else ("accuracy on one picture held out", "accuracy on {n} pictures held out")
     )
+    what = t(one) if accuracy.n == 1 else t(many, n=n)
     ends = [f"{100 * (end or 0.0):.1f} %" for end in (accuracy.low, accuracy.high)]
     recalls = [(shown(c), f["recall"]) for c, f in evaluation.per_class().items()]
     value = "" if evaluation.temperature is None else f"{evaluation.temperature:.3f}"

@@ -6,6 +6,8 @@ LANGUAGES = ("en", "zh")
 
 CHINESE: dict[str, str] = {
     "Report of the run": "训练报告",
+    "accuracy on one test picture": "一张测试图片上的准确率",
+    "accuracy on one picture held out": "一张留出图片上的准确率",
     "accuracy on {n} test pictures": "{n} 张测试图片上的准确率",
     "accuracy on {n} pictures held out": "{n} 张留出图片上的准确率",
     "95 % interval: {low} to {high}": "95 % 区间：{low} 至 {high}",
