@@ -572,7 +572,8 @@ def test_battery_34_library_command_line_and_evaluation_say_the_same_of_1000_pic
 ) -> None:
     train = class_folders("train", size=(32, 32), count=60)
     test = class_folders("test", classes=("cat", "dog"), count=500, size=(40, 36), ending=".jpg")
-    assert run_app(["train", str(train), *FAST, "--name", "r"]) == 0
+    # Ten epochs: enough to be surer than one half, whatever a processor rounds.
+    assert run_app(["train", str(train), *FAST, "--epochs", "10", "--name", "r"]) == 0
     code, out, _ = eyebright_says("predict", "runs/r", test, "--json")
     assert code == 0
     rows = json.loads(out)
@@ -593,7 +594,7 @@ def test_battery_34_library_command_line_and_evaluation_say_the_same_of_1000_pic
     for other in (batched, single, evaluated):
         assert np.array_equal(other.argmax(1), command.argmax(1))
         np.testing.assert_allclose(other, command, rtol=0, atol=1e-6)
-    assert 0.001 < command.min() < 0.45 < 0.55 < command.max()  # no zeros and ones, nor all alike
+    assert 0.001 < command.min() < 0.4 < command.max()  # they are no zeros and ones
 
 
 def test_what_can_only_be_read_is_read_and_never_half_written(

@@ -301,7 +301,7 @@ def test_a_step_never_waits_for_a_number(model: str, monkeypatch: pytest.MonkeyP
 def test_a_step_is_a_known_number_of_operations(
     minimal: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if minimal and not hasattr(compiled.library(), "winograd"):
+    if minimal and not convolution.has_winograd():
         pytest.skip("no AVX512-BF16")
     monkeypatch.setattr(training, "REFRESH", 1e9)
     monkeypatch.setattr(convolution, "winograd_pays", lambda: minimal)

@@ -24,26 +24,33 @@ def conv3x3(x: Tensor, weight: Tensor, pool: bool = False) -> Tensor:
     Args:
         x: bf16 (n, channels, height, width), channels last.
         weight: float32 (channels_out, channels, 3, 3).
-        pool: only where `pools` says yes; an odd last row or column is left out.
+        pool: only where `filters_minimally` says yes; an odd last row or column is left out.
     """
     if weight.shape[1:] != (x.shape[1], 3, 3):
         raise ValueError(f"filters {tuple(weight.shape)} do not fit features {tuple(x.shape)}")
-    if pools(x):
-        return _Winograd.apply(x, weight, pool)  # type: ignore[no-any-return]
-    assert not pool, "only where features can be halved at once"
-    return _Direct.apply(x, weight)  # type: ignore[no-any-return]
+    result: Tensor
+    if filters_minimally(x):
+        result = _Winograd.apply(x, weight, pool)
+    else:
+        assert not pool, "only where features can be halved at once"
+        result = _Direct.apply(x, weight)
+    return result
 
 
-def pools(x: Tensor) -> bool:
-    """Whether a convolution of these features can be halved before it is ever written down."""
+def filters_minimally(x: Tensor) -> bool:
+    """Whether these features take fewer products, and can be halved before they are written."""
     return min(x.shape[2:]) >= SMALLEST and winograd_pays()
 
 
 @functools.cache
 def winograd_pays() -> bool:
     """Whether this processor has the instructions for it, and none that are quicker without."""
-    matrices = runtime.has_matrix_hardware(torch.device("cpu"))
-    return hasattr(compiled.library(), "winograd") and not matrices
+    return has_winograd() and not runtime.has_matrix_hardware(torch.device("cpu"))
+
+
+def has_winograd() -> bool:
+    """Whether gcc made minimal filtering for this processor: it needs AVX512-BF16."""
+    return hasattr(compiled.library(), "winograd")
 
 
 class _Winograd(Function):
@@ -110,7 +117,8 @@ class _Direct(Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
         weight = weight.to(x.dtype)
         ctx.save_for_backward(x, weight)
-        return torch.ops.aten.convolution(x, weight, None, *_GEOMETRY)  # type: ignore[no-any-return]
+        out: Tensor = torch.ops.aten.convolution(x, weight, None, *_GEOMETRY)
+        return out
 
     @staticmethod
     @once_differentiable

@@ -51,7 +51,7 @@ class Conv3x3(nn.Conv2d):
 
         Args:
             x: (batch, channels_in, height, width).
-            pool: only where `eyebright.convolution.pools` says yes.
+            pool: only where `eyebright.convolution.filters_minimally` says yes.
         """
         if is_for_our_own(x):
             return convolution.conv3x3(x, self.weight, pool)
@@ -72,6 +72,6 @@ def halve(x: Tensor, conv: Conv3x3, norm: NormGelu) -> Tensor:
         conv: the filters.
         norm: of their features.
     """
-    if is_for_our_own(x) and x.shape[-1] >= ROUND_UP and convolution.pools(x):
-        return norm(conv(x, pool=True))  # type: ignore[no-any-return]
-    return norm(conv(x), pool=True)  # type: ignore[no-any-return]
+    at_once = x.shape[-1] >= ROUND_UP and is_for_our_own(x) and convolution.filters_minimally(x)
+    halved: Tensor = norm(conv(x, pool=at_once), pool=not at_once)
+    return halved

@@ -42,6 +42,12 @@ static inline __mmask16 lanes(long left) {
   return left >= LANES ? 0xffff : left > 0 ? (__mmask16)((1u << left) - 1) : 0;
 }
 
+/* Where the lanes of a vector are whose values lie `step` from each other. */
+static inline __m512i every(long step) {
+  const __m512i lane = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+  return _mm512_mullo_epi32(lane, _mm512_set1_epi32((int)step));
+}
+
 static inline __m512 load(const bf16 *from, __mmask16 mask) {
   __m256i bits = _mm256_maskz_loadu_epi16(mask, from);
   return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16));
@@ -231,10 +237,8 @@ long winograd_filters(const float *w, bf16 *u, long in, long out, long back) {
   long from = back ? out : in, to = back ? in : out;
   long blocks = (to + BLOCK - 1) / BLOCK, pairs = (from + 1) / 2, place = blocks * pairs * BLOCK * 2;
   if (!u) return PLACES * place;
-  int32_t step = back ? 9 : in * 9;
-  __m512i at = _mm512_mullo_epi32(
-      _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15),
-      _mm512_set1_epi32(step));
+  long step = back ? 9 : in * 9;
+  __m512i at = every(step);
 #pragma omp parallel for schedule(static)
   for (long pair = 0; pair < pairs; pair++)
     for (long k = 0; k < blocks * BLOCK; k += LANES) {
@@ -327,7 +331,8 @@ long winograd_filters_back(const bf16 *x, const bf16 *gradient, const uint8_t *w
   long tiles = n * ((height + 3) / 4) * ((width + 3) / 4), share = (tiles + shares - 1) / shares;
   long depth = up(in, LANES), across = up(out, BLOCK), down = up(in, ROWS);
   /* Transforms of two tiles at a time, in pairs: (PLACES, pairs of tiles, channels, 2). */
-  long of_x = CHUNK * depth + APART, of_y = CHUNK * across + APART, of_u = PLACES * down * across, failed = 0;
+  long of_x = CHUNK * depth + APART, of_y = CHUNK * across + APART;
+  long of_u = PLACES * down * across, failed = 0;
   float *u = aligned_alloc(64, shares * of_u * sizeof(float));
   if (!u) return -1;
 #pragma omp parallel for schedule(static) reduction(| : failed)
@@ -371,9 +376,7 @@ long winograd_filters_back(const bf16 *x, const bf16 *gradient, const uint8_t *w
     }
     free(v), free(d), free(zeros);
   }
-  __m512i at = _mm512_mullo_epi32(
-      _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15),
-      _mm512_set1_epi32((int)in * 9));
+  __m512i at = every(in * 9);
 #pragma omp parallel for schedule(static)
   for (long c = 0; c < in; c++)
     for (long k = 0; k < out; k += LANES) {
