@@ -8,11 +8,8 @@ from unittest.mock import patch
 
 import pytest
 
+from bf16_kernels import needs_kernels
 from eyebright import compiled
-
-needs_kernels = pytest.mark.skipif(
-    compiled.library() is None, reason="no gcc, or not Linux on x86-64: no compiled kernels"
-)
 
 
 @pytest.mark.parametrize(

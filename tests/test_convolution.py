@@ -8,24 +8,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from bf16_kernels import features, needs_winograd
 from eyebright import compiled, convolution
 
-filters_minimally = pytest.mark.skipif(
-    not convolution.has_winograd(), reason="no AVX512-BF16, or no gcc that knows it"
-)
-WAYS = ["onednn", pytest.param("winograd", marks=filters_minimally)]
+WAYS = ["onednn", pytest.param("winograd", marks=needs_winograd)]
 
 
 @pytest.fixture
 def way(request: pytest.FixtureRequest) -> Iterator[str]:
     with patch.object(convolution, "winograd_pays", lambda: request.param == "winograd"):
         yield request.param
-
-
-def features(*shape: int, seed: int = 0) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    x = (2 * torch.randn(shape, generator=generator) + 1).bfloat16()
-    return x.contiguous(memory_format=torch.channels_last)
 
 
 def filters(out: int, channels: int) -> Tensor:
@@ -71,7 +63,7 @@ def test_conv3x3_and_its_gradients(shape: tuple[int, ...], way: str) -> None:
     assert error(weight.grad, exact_weight.grad) < bound
 
 
-@filters_minimally
+@needs_winograd
 @pytest.mark.parametrize("shape", [shape for shape in SHAPES if min(shape[3:]) >= 3], ids=str)
 def test_minimal_filtering_and_pooling_at_once(shape: tuple[int, ...]) -> None:
     n, channels, out_channels, height, width = shape
@@ -93,7 +85,7 @@ def test_minimal_filtering_and_pooling_at_once(shape: tuple[int, ...]) -> None:
     assert error(at_once[2], apart[2]) < 0.1
 
 
-@filters_minimally
+@needs_winograd
 def test_a_pooled_gradient_goes_where_the_largest_was() -> None:
     x = features(2, 16, 9, 11).requires_grad_()
     weight = torch.zeros(16, 16, 3, 3)
@@ -106,7 +98,7 @@ def test_a_pooled_gradient_goes_where_the_largest_was() -> None:
     assert error(x.grad, exact.grad) < 0.2  # a few ties, and what bf16 rounds
 
 
-@filters_minimally
+@needs_winograd
 @pytest.mark.parametrize("at", [(2, 2), (3, 2), (2, 3), (3, 3)])
 def test_pooling_at_once_keeps_what_is_not_a_number(at: tuple[int, int]) -> None:
     x = torch.zeros(1, 1, 6, 6).bfloat16()
@@ -118,7 +110,7 @@ def test_pooling_at_once_keeps_what_is_not_a_number(at: tuple[int, int]) -> None
     assert out[0, 0, 1, 1].isnan()
 
 
-@filters_minimally
+@needs_winograd
 @pytest.mark.parametrize("place", [(0, 0), (3, 4), (8, 5), (4, 6)], ids=str)
 def test_minimal_filtering_puts_each_filter_where_it_belongs(place: tuple[int, int]) -> None:
     x = torch.zeros(2, 5, 9, 7).bfloat16()
@@ -133,7 +125,7 @@ def test_minimal_filtering_puts_each_filter_where_it_belongs(place: tuple[int, i
     assert not out[0].any()  # the other picture
 
 
-@filters_minimally
+@needs_winograd
 def test_a_picture_is_filtered_alike_in_any_company_and_by_any_number_of_threads() -> None:
     x, weight = features(60, 24, 9, 9), filters(32, 24)
     threads = torch.get_num_threads()
@@ -148,7 +140,7 @@ def test_a_picture_is_filtered_alike_in_any_company_and_by_any_number_of_threads
             torch.set_num_threads(threads)
 
 
-@filters_minimally
+@needs_winograd
 def test_minimal_filtering_says_the_same_twice() -> None:
     gradients = []
     for _ in range(2):
@@ -176,7 +168,7 @@ def test_what_is_not_finite_does_not_get_lost(value: float, way: str) -> None:
     assert not weight.grad[:, 2].isfinite().all()
 
 
-@filters_minimally
+@needs_winograd
 @pytest.mark.parametrize("threads", [1, 3])  # each sums over its tiles, of which some have none
 @pytest.mark.parametrize("n", [1, 9])
 def test_filters_have_their_gradient_with_any_number_of_threads(threads: int, n: int) -> None:
@@ -193,7 +185,7 @@ def test_filters_have_their_gradient_with_any_number_of_threads(threads: int, n:
     assert error(weight.grad, exact.grad) < 0.02
 
 
-@filters_minimally
+@needs_winograd
 def test_filters_of_any_type_and_frozen_ones() -> None:
     x, weight = features(3, 8, 6, 6).requires_grad_(), filters(16, 8).bfloat16()
     exact = x.detach().double().requires_grad_()
@@ -213,7 +205,7 @@ def test_filters_that_do_not_fit_are_refused(way: str) -> None:
         convolution.conv3x3(features(2, 8, 6, 6), filters(4, 7))
 
 
-@filters_minimally
+@needs_winograd
 def test_no_memory_is_said() -> None:
     x, weight = features(2, 8, 4, 4), filters(4, 8)
 

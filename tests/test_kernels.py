@@ -7,19 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from bf16_kernels import features, needs_kernels, with_and_without_winograd
 from eyebright import compiled, convolution, kernels
 from eyebright.layers import NormGelu
 from eyebright.models import WhiteNet, create_model
-
-needs_kernels = pytest.mark.skipif(
-    compiled.library() is None, reason="no gcc, or not Linux on x86-64: no compiled kernels"
-)
-
-
-def features(*shape: int, seed: int = 0) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    x = (2 * torch.randn(shape, generator=generator) + 1).bfloat16()
-    return x.contiguous(memory_format=torch.channels_last)
 
 
 def reference(x: Tensor, bias: Tensor, pool: bool) -> Tensor:
@@ -166,13 +157,11 @@ def train_gradients(net: WhiteNet, pictures: Tensor, compiled: bool) -> list[Ten
 
 
 @needs_kernels
-@pytest.mark.parametrize("minimal", [False, True])
+@with_and_without_winograd
 @pytest.mark.parametrize("size", [32, 20, 8, 4])
 def test_a_net_has_the_same_gradients_with_and_without(
     size: int, minimal: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if minimal and not convolution.has_winograd():
-        pytest.skip("no AVX512-BF16")
     monkeypatch.setattr(convolution, "winograd_pays", lambda: minimal)
     errors = []
     for seed in range(8):

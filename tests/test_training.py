@@ -11,6 +11,7 @@ import torch
 import torch.nn as nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from bf16_kernels import needs_kernels, with_and_without_winograd
 from eyebright import compiled, convolution, training
 from eyebright.batches import HALF, measure_normalization
 from eyebright.config import TrainConfig, recipe_config
@@ -296,13 +297,11 @@ def test_a_step_never_waits_for_a_number(model: str, monkeypatch: pytest.MonkeyP
     assert not counted.names["is_nonzero"]
 
 
-@pytest.mark.skipif(compiled.library() is None, reason="no compiled kernels")
-@pytest.mark.parametrize("minimal", [False, True])
+@needs_kernels
+@with_and_without_winograd
 def test_a_step_is_a_known_number_of_operations(
     minimal: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if minimal and not convolution.has_winograd():
-        pytest.skip("no AVX512-BF16")
     monkeypatch.setattr(training, "REFRESH", 1e9)
     monkeypatch.setattr(convolution, "winograd_pays", lambda: minimal)
     steps = 6
