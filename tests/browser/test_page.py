@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from PIL import Image
 from tests.browser.served import Served
+from tests.browser.waiting import until
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="needs the package playwright")
 
@@ -565,13 +566,13 @@ def test_a_photo_from_the_camera(browser: Any, visit: Visit) -> None:
     page.click("#shoot")
     sync_api.expect(page.locator("#live")).to_contain_text("Camera")
     assert page.locator("#picture").evaluate("image => image.naturalWidth") > 300
-    page.wait_for_function("window.track.readyState === 'ended'")
+    until(page, "window.track.readyState === 'ended'")
     page.click("#camera")
     sync_api.expect(page.locator("#shoot")).to_be_enabled()
     page.evaluate("window.track = document.getElementById('video').srcObject.getTracks()[0]")
     page.keyboard.press("Escape")
     sync_api.expect(page.locator("#lens")).to_be_hidden()
-    page.wait_for_function("window.track.readyState === 'ended'")
+    until(page, "window.track.readyState === 'ended'")
     with_camera.close()
 
     refused = browser.browser_type.launch(

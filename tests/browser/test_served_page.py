@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from tests.browser.waiting import until
 
 import eyebright
 from serving import Served, served
@@ -68,7 +69,7 @@ def test_a_picture_is_answered_and_explained_where_the_patch_is(page: Any) -> No
     choose(page, light=patch(250))
     page.get_by_text("The model says").wait_for()
     assert page.locator("#one").get_by_text("light", exact=True).first.is_visible()
-    page.wait_for_function("() => document.querySelector('#heat').naturalWidth === 16")
+    until(page, "document.querySelector('#heat').naturalWidth === 16")
     encoded = page.evaluate(
         """() => {
           const heat = document.querySelector('#heat');
