@@ -26,10 +26,12 @@ enum {
   ROWS = 12,        /* of a product that is kept in registers, beside BLOCK columns */
   BLOCK = 2 * LANES,
   TILES = 48,       /* of which features are transformed and multiplied at once, in the cache */
-  CHUNK = 128,      /* the same for the gradient of filters */
+  CHUNK = 128,      /* the same for the gradient of filters, and twice as many */
+  MANY = 1 << 15,   /* where filters are so many that adding to their sums takes its time */
   APART = 32        /* of what lies between places, so that these do not share lines of the cache */
 };
 
+static const __mmask32 EACH = 0xffffffff; /* lane */
 static const float A = 0.625f, A2 = 0.625f * 0.625f, B = 1.5f, B2 = 1.5f * 1.5f;
 static const float OF_A = 0.5f / (0.625f * 0.625f * (0.625f * 0.625f - 1.5f * 1.5f));
 static const float OF_B = 0.5f / (1.5f * 1.5f * (1.5f * 1.5f - 0.625f * 0.625f));
@@ -42,87 +44,84 @@ static inline __mmask16 lanes(long left) {
   return left >= LANES ? 0xffff : left > 0 ? (__mmask16)((1u << left) - 1) : 0;
 }
 
+static inline __mmask32 lanes_of_block(long left) {
+  return left >= BLOCK ? EACH : left > 0 ? (1u << left) - 1 : 0;
+}
+
 /* Where the lanes of a vector are whose values lie `step` from each other. */
 static inline __m512i every(long step) {
   const __m512i lane = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
   return _mm512_mullo_epi32(lane, _mm512_set1_epi32((int)step));
 }
 
-static inline __m512 load(const bf16 *from, __mmask16 mask) {
-  __m256i bits = _mm256_maskz_loadu_epi16(mask, from);
-  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16));
-}
-
-static inline void store(bf16 *to, __mmask16 mask, __m512 values) {
-  _mm256_mask_storeu_epi16(to, mask, (__m256i)_mm512_cvtneps_pbh(values));
-}
 
 /* Pairs (low, high) of bf16. */
-static inline void store_pairs(bf16 *to, __m512 low, __m512 high) {
+static inline void store_pairs(bf16 *to, __mmask32 mask, __m512 low, __m512 high) {
   const __m512i mixed = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8,
                                          23, 7, 22, 6, 21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
   __m512i both = (__m512i)_mm512_cvtne2ps_pbh(high, low);
-  _mm512_storeu_si512(to, _mm512_permutexvar_epi16(mixed, both));
+  _mm512_mask_storeu_epi16(to, mask, _mm512_permutexvar_epi16(mixed, both));
 }
 
-/* The four transforms of a row or column, whose values lie `apart` vectors from each other. */
+/* The transforms of a row or column, whose values lie `apart` vectors from each other, and `to_apart`
+ * where they go. */
 
-static inline void input_row(__m512 *to, const __m512 *d, long apart) { /* B' */
+static inline void input_row(__m512 *to, const __m512 *d, long apart, long to_apart) { /* B' */
   __m512 d0 = d[0], d1 = d[apart], d2 = d[2 * apart], d3 = d[3 * apart], d4 = d[4 * apart];
   __m512 even = d4 - B2 * d2, odd = A * (d3 - B2 * d1);
   to[0] = A2 * B2 * d0 - (A2 + B2) * d2 + d4;
-  to[apart] = even + odd, to[2 * apart] = even - odd;
+  to[to_apart] = even + odd, to[2 * to_apart] = even - odd;
   even = d4 - A2 * d2, odd = B * (d3 - A2 * d1);
-  to[3 * apart] = even + odd, to[4 * apart] = even - odd;
-  to[5 * apart] = A2 * B2 * d1 - (A2 + B2) * d3 + d[5 * apart];
+  to[3 * to_apart] = even + odd, to[4 * to_apart] = even - odd;
+  to[5 * to_apart] = A2 * B2 * d1 - (A2 + B2) * d3 + d[5 * apart];
 }
 
-static inline void filter_row(__m512 *to, const __m512 *g, long apart) { /* G */
+static inline void filter_row(__m512 *to, const __m512 *g, long apart, long to_apart) { /* G */
   __m512 g0 = g[0], g1 = g[apart], g2 = g[2 * apart];
   __m512 even = OF_A * (g0 + A2 * g2), odd = OF_A * A * g1;
   to[0] = g0 * (1 / (A2 * B2));
-  to[apart] = even + odd, to[2 * apart] = even - odd;
+  to[to_apart] = even + odd, to[2 * to_apart] = even - odd;
   even = OF_B * (g0 + B2 * g2), odd = OF_B * B * g1;
-  to[3 * apart] = even + odd, to[4 * apart] = even - odd;
-  to[5 * apart] = g2;
+  to[3 * to_apart] = even + odd, to[4 * to_apart] = even - odd;
+  to[5 * to_apart] = g2;
 }
 
-static inline void output_row(__m512 *to, const __m512 *m, long apart) { /* A' */
+static inline void output_row(__m512 *to, const __m512 *m, long apart, long to_apart) { /* A' */
   __m512 even_a = m[apart] + m[2 * apart], odd_a = A * (m[apart] - m[2 * apart]);
   __m512 even_b = m[3 * apart] + m[4 * apart], odd_b = B * (m[3 * apart] - m[4 * apart]);
   to[0] = m[0] + even_a + even_b;
-  to[apart] = odd_a + odd_b;
-  to[2 * apart] = A2 * even_a + B2 * even_b;
-  to[3 * apart] = A2 * odd_a + B2 * odd_b + m[5 * apart];
+  to[to_apart] = odd_a + odd_b;
+  to[2 * to_apart] = A2 * even_a + B2 * even_b;
+  to[3 * to_apart] = A2 * odd_a + B2 * odd_b + m[5 * apart];
 }
 
-static inline void gradient_row(__m512 *to, const __m512 *y, long apart) { /* A */
+static inline void gradient_row(__m512 *to, const __m512 *y, long apart, long to_apart) { /* A */
   __m512 y0 = y[0], y1 = y[apart], y2 = y[2 * apart], y3 = y[3 * apart];
   __m512 even = y0 + A2 * y2, odd = A * (y1 + A2 * y3);
   to[0] = y0;
-  to[apart] = even + odd, to[2 * apart] = even - odd;
+  to[to_apart] = even + odd, to[2 * to_apart] = even - odd;
   even = y0 + B2 * y2, odd = B * (y1 + B2 * y3);
-  to[3 * apart] = even + odd, to[4 * apart] = even - odd;
-  to[5 * apart] = y3;
+  to[3 * to_apart] = even + odd, to[4 * to_apart] = even - odd;
+  to[5 * to_apart] = y3;
 }
 
-static inline void filter_row_back(__m512 *to, const __m512 *u, long apart) { /* G' */
+static inline void filter_row_back(__m512 *to, const __m512 *u, long apart, long to_apart) { /* G' */
   __m512 even_a = OF_A * (u[apart] + u[2 * apart]), odd_a = OF_A * (u[apart] - u[2 * apart]);
   __m512 even_b = OF_B * (u[3 * apart] + u[4 * apart]), odd_b = OF_B * (u[3 * apart] - u[4 * apart]);
   to[0] = u[0] * (1 / (A2 * B2)) + even_a + even_b;
-  to[apart] = A * odd_a + B * odd_b;
-  to[2 * apart] = A2 * even_a + B2 * even_b + u[5 * apart];
+  to[to_apart] = A * odd_a + B * odd_b;
+  to[2 * to_apart] = A2 * even_a + B2 * even_b + u[5 * apart];
 }
 
 /* sums (ROWS x BLOCK), added to what is there if `add`: over all steps, pairs of bf16 from
  * a[row * a_row + step * a_step], times as many from b[step * b_step + column]. */
 static inline void product(const int32_t *a, long a_row, long a_step, const int32_t *b, long b_step,
-                           float *sums, long row, long steps, int add) {
+                           float *sums, long steps, int add) {
   __m512 sum[ROWS][2];
 #pragma GCC unroll 12
   for (int r = 0; r < ROWS; r++)
     for (int q = 0; q < 2; q++)
-      sum[r][q] = add ? _mm512_load_ps(sums + r * row + q * LANES) : _mm512_setzero_ps();
+      sum[r][q] = add ? _mm512_load_ps(sums + r * BLOCK + q * LANES) : _mm512_setzero_ps();
   for (long s = 0; s < steps; s++) {
     __m512bh right0 = (__m512bh)_mm512_load_si512(b + s * b_step);
     __m512bh right1 = (__m512bh)_mm512_load_si512(b + s * b_step + LANES);
@@ -135,7 +134,7 @@ static inline void product(const int32_t *a, long a_row, long a_step, const int3
   }
 #pragma GCC unroll 12
   for (int r = 0; r < ROWS; r++)
-    for (int q = 0; q < 2; q++) _mm512_store_ps(sums + r * row + q * LANES, sum[r][q]);
+    for (int q = 0; q < 2; q++) _mm512_store_ps(sums + r * BLOCK + q * LANES, sum[r][q]);
 }
 
 /* A tile: which picture, and where its pixels of y begin. */
@@ -168,93 +167,137 @@ static inline void find_pixels(Pixel *pixels, int side, int before, const Featur
                                const bf16 *zeros, Tile tile) {
   int pooled = x->which != 0;
   long height = x->height >> pooled, width = x->width >> pooled;
-  for (int i = 0; i < side; i++)
+  for (int i = 0; i < side; i++) {
+    long row = tile.row - before + i, r = row >> pooled;
+    int inside = tile.image < x->n && r >= 0 && r < height;
+    long at = (tile.image * height + r) * width * x->channels;
     for (int j = 0; j < side; j++) {
-      long row = tile.row - before + i, column = tile.column - before + j;
-      long r = row >> pooled, q = column >> pooled;
-      long at = ((tile.image * height + r) * width + q) * x->channels;
-      int inside = tile.image < x->n && r >= 0 && r < height && q >= 0 && q < width;
-      pixels[side * i + j] =
-          (Pixel){inside ? x->values + at : zeros, inside && pooled ? x->which + at : 0,
-                  (int)((row & 1) * 2 + (column & 1))};
+      long column = tile.column - before + j, q = column >> pooled;
+      int there = inside && q >= 0 && q < width;
+      *pixels++ = (Pixel){there ? x->values + at + q * x->channels : zeros,
+                          there && pooled ? x->which + at + q * x->channels : 0,
+                          (int)((row & 1) * 2 + (column & 1))};
     }
+  }
 }
 
-static inline __m512 load_pixel(const Pixel *pixel, long c, __mmask16 mask) {
+/* 16 channels of a pixel. */
+static inline __m512 load(const Pixel *pixel, long c, __mmask16 mask) {
   if (pixel->which)
     mask = _mm_mask_cmpeq_epi8_mask(mask, _mm_maskz_loadu_epi8(mask, pixel->which + c),
                                     _mm_set1_epi8((char)pixel->place));
-  return load(pixel->values + c, mask);
+  __m256i bits = _mm256_maskz_loadu_epi16(mask, pixel->values + c);
+  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16));
 }
 
-/* B' x B of 16 channels. */
-static inline void transform_input(__m512 *v, const Pixel *pixels, long c, __mmask16 mask) {
-  __m512 d[6], t[36];
+/* 32 channels of a pixel, even and odd ones apart, as they come without being moved. */
+static inline void load_pairs(__m512 *even, __m512 *odd, const Pixel *pixel, long c, __mmask32 mask) {
+  if (pixel->which)
+    mask = _mm256_mask_cmpeq_epi8_mask(mask, _mm256_maskz_loadu_epi8(mask, pixel->which + c),
+                                       _mm256_set1_epi8((char)pixel->place));
+  __m512i bits = _mm512_maskz_loadu_epi16(mask, pixel->values + c);
+  *even = _mm512_castsi512_ps(_mm512_slli_epi32(bits, 16));
+  *odd = _mm512_castsi512_ps(_mm512_and_si512(bits, _mm512_set1_epi32((int)0xffff0000)));
+}
+
+/* The transforms of two things at once, in two steps: first the columns, of each; then the rows, of
+ * which both are stored as pairs, `apart` values from one place to the next. */
+
+/* B' x B of 16 channels: B' x. */
+static inline void input_columns(__m512 *t, const Pixel *pixels, long c, __mmask16 mask) {
   for (int j = 0; j < 6; j++) {
-    for (int i = 0; i < 6; i++) d[i] = load_pixel(pixels + 6 * i + j, c, mask);
-    __m512 column[6];
-    input_row(column, d, 1);
-    for (int i = 0; i < 6; i++) t[6 * i + j] = column[i];
+    __m512 d[6];
+    for (int i = 0; i < 6; i++) d[i] = load(pixels + 6 * i + j, c, mask);
+    input_row(t + j, d, 1, 6);
   }
-  for (int i = 0; i < 6; i++) input_row(v + 6 * i, t + 6 * i, 1);
 }
 
-/* A y A' of 16 channels. */
-static inline void transform_gradient(__m512 *d, const Pixel *pixels, long c, __mmask16 mask) {
-  __m512 y[16], t[24];
-  for (int p = 0; p < 16; p++) y[p] = load_pixel(pixels + p, c, mask);
-  for (int j = 0; j < 4; j++) gradient_row(t + j, y + j, 4);
-  for (int i = 0; i < 6; i++) gradient_row(d + 6 * i, t + 4 * i, 1);
-}
-
-/* A' m A of 16 channels; m has `apart` floats from one place to the next. */
-static inline void transform_output(__m512 *y, const float *m, long apart) {
-  __m512 column[6], four[4], t[24];
+/* The same of even and of odd ones of 32. */
+static inline void input_columns_of_pairs(__m512 *even, __m512 *odd, const Pixel *pixels, long c,
+                                          __mmask32 mask) {
   for (int j = 0; j < 6; j++) {
-    for (int i = 0; i < 6; i++) column[i] = _mm512_load_ps(m + (6 * i + j) * apart);
-    output_row(four, column, 1);
-    for (int i = 0; i < 4; i++) t[6 * i + j] = four[i];
+    __m512 d[6], e[6];
+    for (int i = 0; i < 6; i++) load_pairs(d + i, e + i, pixels + 6 * i + j, c, mask);
+    input_row(even + j, d, 1, 6);
+    input_row(odd + j, e, 1, 6);
   }
-  for (int i = 0; i < 4; i++) output_row(y + 4 * i, t + 6 * i, 1);
 }
 
-/* The largest of four, and which it is; what is not a number is larger than any. */
-static inline __m512 largest(const __m512 y[4], __m512i *which) {
-  __m512 best = _mm512_max_ps(_mm512_max_ps(y[0], y[1]), _mm512_max_ps(y[2], y[3]));
+static inline void store_input_rows(bf16 *to, long apart, const __m512 *low, const __m512 *high) {
+  for (int i = 0; i < 6; i++) {
+    __m512 a[6], b[6];
+    input_row(a, low + 6 * i, 1, 1);
+    input_row(b, high + 6 * i, 1, 1);
+    for (int j = 0; j < 6; j++) store_pairs(to + (6 * i + j) * apart, EACH, a[j], b[j]);
+  }
+}
+
+/* A y A' of 16 channels: A y. */
+static inline void gradient_columns(__m512 *t, const Pixel *pixels, long c, __mmask16 mask) {
+  for (int j = 0; j < 4; j++) {
+    __m512 y[4];
+    for (int i = 0; i < 4; i++) y[i] = load(pixels + 4 * i + j, c, mask);
+    gradient_row(t + j, y, 1, 4);
+  }
+}
+
+static inline void store_gradient_rows(bf16 *to, long apart, const __m512 *low, const __m512 *high) {
+  for (int i = 0; i < 6; i++) {
+    __m512 a[6], b[6];
+    gradient_row(a, low + 4 * i, 1, 1);
+    gradient_row(b, high + 4 * i, 1, 1);
+    for (int j = 0; j < 6; j++) store_pairs(to + (6 * i + j) * apart, EACH, a[j], b[j]);
+  }
+}
+
+/* A' m A of 16 channels: A' m; m has `apart` floats from one place to the next. */
+static inline void output_columns(__m512 *t, const float *m, long apart) {
+  for (int j = 0; j < 6; j++) {
+    __m512 d[6];
+    for (int i = 0; i < 6; i++) d[i] = _mm512_load_ps(m + (6 * i + j) * apart);
+    output_row(t + j, d, 1, 6);
+  }
+}
+
+/* The largest of two by two, of rows of four, and which it is; what is not a number is larger than
+ * any. */
+static inline __m512 largest(const __m512 *y, __m512i *which) {
+  __m512 best = _mm512_max_ps(_mm512_max_ps(y[0], y[1]), _mm512_max_ps(y[4], y[5]));
   __mmask16 strange = _mm512_cmp_ps_mask(y[0], y[1], _CMP_UNORD_Q) |
-                      _mm512_cmp_ps_mask(y[2], y[3], _CMP_UNORD_Q);
+                      _mm512_cmp_ps_mask(y[4], y[5], _CMP_UNORD_Q);
   *which = _mm512_set1_epi32(3);
   for (int k = 2; k >= 0; k--)
-    *which = _mm512_mask_mov_epi32(*which, _mm512_cmp_ps_mask(best, y[k], _CMP_EQ_OQ),
+    *which = _mm512_mask_mov_epi32(*which, _mm512_cmp_ps_mask(best, y[k / 2 * 4 + k % 2], _CMP_EQ_OQ),
                                    _mm512_set1_epi32(k));
-  return _mm512_mask_add_ps(best, strange, _mm512_add_ps(y[0], y[1]), _mm512_add_ps(y[2], y[3]));
+  return _mm512_mask_add_ps(best, strange, _mm512_add_ps(y[0], y[1]), _mm512_add_ps(y[4], y[5]));
 }
 
 /* Filters (out, in, 3, 3) to G w G': (PLACES, blocks of BLOCK output channels, pairs of input
- * channels, BLOCK, 2). If `back`, for the gradient of x: turned by half a turn, input and output
+ * channels, BLOCK, 2); of a block, even channels before odd ones. If `back`, for the gradient of x: turned by half a turn, input and output
  * exchanged. Returns how many bf16 these are, and writes them if there is somewhere to. */
 long winograd_filters(const float *w, bf16 *u, long in, long out, long back) {
   long from = back ? out : in, to = back ? in : out;
   long blocks = (to + BLOCK - 1) / BLOCK, pairs = (from + 1) / 2, place = blocks * pairs * BLOCK * 2;
   if (!u) return PLACES * place;
   long step = back ? 9 : in * 9;
-  __m512i at = every(step);
+  __m512i at = every(2 * step);
 #pragma omp parallel for schedule(static)
   for (long pair = 0; pair < pairs; pair++)
     for (long k = 0; k < blocks * BLOCK; k += LANES) {
+      const long column = k % BLOCK ? k - LANES + 1 : k;
       __m512 v[2][PLACES];
       for (long odd = 0; odd < 2; odd++) {
         long c = 2 * pair + odd;
-        __mmask16 mask = c < from ? lanes(to - k) : 0;
-        const float *base = w + k * step + c * (back ? in * 9 : 9);
+        __mmask16 mask = c < from ? lanes((to - column + 1) / 2) : 0;
+        const float *base = w + column * step + c * (back ? in * 9 : 9);
         __m512 g[9], t[18];
         for (int i = 0; i < 9; i++)
           g[back ? 8 - i : i] = _mm512_mask_i32gather_ps(_mm512_setzero_ps(), mask, at, base + i, 4);
-        for (int j = 0; j < 3; j++) filter_row(t + j, g + j, 3);
-        for (int i = 0; i < 6; i++) filter_row(v[odd] + 6 * i, t + 3 * i, 1);
+        for (int j = 0; j < 3; j++) filter_row(t + j, g + j, 3, 3);
+        for (int i = 0; i < 6; i++) filter_row(v[odd] + 6 * i, t + 3 * i, 1, 1);
       }
       bf16 *first = u + ((k / BLOCK * pairs + pair) * BLOCK + k % BLOCK) * 2;
-      for (int p = 0; p < PLACES; p++) store_pairs(first + p * place, v[0][p], v[1][p]);
+      for (int p = 0; p < PLACES; p++) store_pairs(first + p * place, EACH, v[0][p], v[1][p]);
     }
   return PLACES * place;
 }
@@ -264,7 +307,7 @@ long winograd(const bf16 *x, const uint8_t *which_x, const bf16 *u, bf16 *y, uin
               long height, long width, long in, long out) {
   const Features features = {x, which_x, n, height, width, in};
   const long pooled = which_y != 0, rows = height >> pooled, columns = width >> pooled;
-  long tiles = n * ((height + 3) / 4) * ((width + 3) / 4), depth = up(in, LANES);
+  long tiles = n * ((height + 3) / 4) * ((width + 3) / 4), depth = up(in, BLOCK);
   long pairs = (in + 1) / 2, blocks = (out + BLOCK - 1) / BLOCK, failed = 0;
   long of_x = TILES * depth + APART, of_y = TILES * BLOCK + APART;
 #pragma omp parallel reduction(| : failed)
@@ -280,10 +323,10 @@ long winograd(const bf16 *x, const uint8_t *which_x, const bf16 *u, bf16 *y, uin
       for (long t = 0; t < count; t++) {
         Pixel pixels[36];
         find_pixels(pixels, 6, 1, &features, zeros, tile_at(first + t, height, width));
-        for (long c = 0; c < depth; c += LANES) {
-          __m512 values[PLACES];
-          transform_input(values, pixels, c, lanes(in - c));
-          for (int p = 0; p < PLACES; p++) store(v + p * of_x + t * depth + c, 0xffff, values[p]);
+        for (long c = 0; c < depth; c += BLOCK) {
+          __m512 even[PLACES], odd[PLACES];
+          input_columns_of_pairs(even, odd, pixels, c, lanes_of_block(in - c));
+          store_input_rows(v + t * depth + c, of_x, even, odd);
         }
       }
       for (long k = 0; k < blocks; k++) {
@@ -291,27 +334,33 @@ long winograd(const bf16 *x, const uint8_t *which_x, const bf16 *u, bf16 *y, uin
           for (long t = 0; t < count; t += ROWS)
             product((const int32_t *)(v + p * of_x + t * depth), depth / 2, 1,
                     (const int32_t *)(u + (p * blocks + k) * pairs * BLOCK * 2), BLOCK,
-                    m + p * of_y + t * BLOCK, BLOCK, pairs, 0);
+                    m + p * of_y + t * BLOCK, pairs, 0);
         for (long t = 0; t < count; t++) {
           Tile tile = tile_at(first + t, height, width);
           long row = tile.row >> pooled, column = tile.column >> pooled, side = 4 >> pooled;
           long at = ((tile.image * rows + row) * columns + column) * out + k * BLOCK;
-          for (long c = 0; c < BLOCK && k * BLOCK + c < out; c += LANES) {
-            __mmask16 mask = lanes(out - k * BLOCK - c);
-            __m512 pixels[16];
-            transform_output(pixels, m + t * BLOCK + c, of_y);
-            for (long i = 0; i < side && row + i < rows; i++)
-              for (long j = 0; j < side && column + j < columns; j++) {
-                long to = at + (i * columns + j) * out + c;
-                if (pooled) {
-                  const __m512 *p = pixels + 8 * i + 2 * j, four[4] = {p[0], p[1], p[4], p[5]};
-                  __m512i which;
-                  store(y + to, mask, largest(four, &which));
-                  _mm512_mask_cvtepi32_storeu_epi8(which_y + to, mask, which);
-                } else {
-                  store(y + to, mask, pixels[4 * i + j]);
-                }
+          __mmask32 mask = lanes_of_block(out - k * BLOCK);
+          __m512 even[24], odd[24];
+          output_columns(even, m + t * BLOCK, of_y);
+          output_columns(odd, m + t * BLOCK + LANES, of_y);
+          for (long i = 0; i < side && row + i < rows; i++) {
+            __m512 a[8], b[8];
+            for (long half = 0; half <= pooled; half++) {
+              output_row(a + 4 * half, even + 6 * (i + pooled * i + half), 1, 1);
+              output_row(b + 4 * half, odd + 6 * (i + pooled * i + half), 1, 1);
+            }
+            for (long j = 0; j < side && column + j < columns; j++) {
+              long to = at + (i * columns + j) * out;
+              if (pooled) {
+                __m512i which_a, which_b;
+                __m512 best_a = largest(a + 2 * j, &which_a), best_b = largest(b + 2 * j, &which_b);
+                store_pairs(y + to, mask, best_a, best_b);
+                _mm512_mask_cvtepi16_storeu_epi8(which_y + to, mask,
+                                                 which_a | _mm512_slli_epi32(which_b, 16));
+              } else {
+                store_pairs(y + to, mask, a[j], b[j]);
               }
+            }
           }
         }
       }
@@ -319,6 +368,12 @@ long winograd(const bf16 *x, const uint8_t *which_x, const bf16 *u, bf16 *y, uin
     free(v), free(m), free(zeros);
   }
   return -failed;
+}
+
+/* Where the sum is of a place, an input and an output channel: what a product sums lies together, so
+ * that the next ones are fetched ahead. */
+static inline long sum_at(long p, long c, long k, long down, long across) {
+  return (p * across + k / BLOCK * BLOCK) * down + c * BLOCK + k % BLOCK;
 }
 
 /* The gradient (out, in, 3, 3) of the filters, from x and the gradient of y, which may be pooled.
@@ -330,8 +385,9 @@ long winograd_filters_back(const bf16 *x, const bf16 *gradient, const uint8_t *w
   const Features output = {gradient, which, n, height, width, out};
   long tiles = n * ((height + 3) / 4) * ((width + 3) / 4), share = (tiles + shares - 1) / shares;
   long depth = up(in, LANES), across = up(out, BLOCK), down = up(in, ROWS);
+  const long chunk = in * out < MANY ? CHUNK : 2 * CHUNK;
   /* Transforms of two tiles at a time, in pairs: (PLACES, pairs of tiles, channels, 2). */
-  long of_x = CHUNK * depth + APART, of_y = CHUNK * across + APART;
+  long of_x = chunk * depth + APART, of_y = chunk * across + APART;
   long of_u = PLACES * down * across, failed = 0;
   float *u = aligned_alloc(64, shares * of_u * sizeof(float));
   if (!u) return -1;
@@ -343,8 +399,8 @@ long winograd_filters_back(const bf16 *x, const bf16 *gradient, const uint8_t *w
     bf16 *zeros = calloc(depth > across ? depth : across, sizeof(bf16));
     failed |= !v || !d || !zeros;
     long begin = s * share, end = begin + share < tiles ? begin + share : tiles;
-    for (long first = begin; first < end && !failed; first += CHUNK) {
-      long count = end - first < CHUNK ? end - first : CHUNK, pairs = (count + 1) / 2;
+    for (long first = begin; first < end && !failed; first += chunk) {
+      long count = end - first < chunk ? end - first : chunk, pairs = (count + 1) / 2;
       for (long pair = 0; pair < pairs; pair++) {
         Pixel of_input[2][36], of_output[2][16];
         for (int odd = 0; odd < 2; odd++) {
@@ -355,24 +411,22 @@ long winograd_filters_back(const bf16 *x, const bf16 *gradient, const uint8_t *w
         }
         __m512 a[PLACES], b[PLACES];
         for (long c = 0; c < depth; c += LANES) {
-          transform_input(a, of_input[0], c, lanes(in - c));
-          transform_input(b, of_input[1], c, lanes(in - c));
-          for (int p = 0; p < PLACES; p++)
-            store_pairs(v + p * of_x + (pair * depth + c) * 2, a[p], b[p]);
+          input_columns(a, of_input[0], c, lanes(in - c));
+          input_columns(b, of_input[1], c, lanes(in - c));
+          store_input_rows(v + (pair * depth + c) * 2, of_x, a, b);
         }
         for (long c = 0; c < across; c += LANES) {
-          transform_gradient(a, of_output[0], c, lanes(out - c));
-          transform_gradient(b, of_output[1], c, lanes(out - c));
-          for (int p = 0; p < PLACES; p++)
-            store_pairs(d + p * of_y + (pair * across + c) * 2, a[p], b[p]);
+          gradient_columns(a, of_output[0], c, lanes(out - c));
+          gradient_columns(b, of_output[1], c, lanes(out - c));
+          store_gradient_rows(d + (pair * across + c) * 2, of_y, a, b);
         }
       }
+      float *sums = u + s * of_u;
       for (long p = 0; p < PLACES; p++)
         for (long k = 0; k < across; k += BLOCK)
-          for (long c = 0; c < in; c += ROWS)
+          for (long c = 0; c < in; c += ROWS, sums += ROWS * BLOCK)
             product((const int32_t *)(v + p * of_x) + c, 1, depth,
-                    (const int32_t *)(d + p * of_y) + k, across,
-                    u + s * of_u + (p * down + c) * across + k, across, pairs, first > begin);
+                    (const int32_t *)(d + p * of_y) + k, across, sums, pairs, first > begin);
     }
     free(v), free(d), free(zeros);
   }
@@ -384,10 +438,10 @@ long winograd_filters_back(const bf16 *x, const bf16 *gradient, const uint8_t *w
       for (int p = 0; p < PLACES; p++) {
         sums[p] = _mm512_setzero_ps();
         for (long s = 0; s < shares && s * share < tiles; s++)
-          sums[p] += _mm512_load_ps(u + s * of_u + (p * down + c) * across + k);
+          sums[p] += _mm512_load_ps(u + s * of_u + sum_at(p, c, k, down, across));
       }
-      for (int j = 0; j < 6; j++) filter_row_back(t + j, sums + j, 6);
-      for (int i = 0; i < 3; i++) filter_row_back(g + 3 * i, t + 6 * i, 1);
+      for (int j = 0; j < 6; j++) filter_row_back(t + j, sums + j, 6, 6);
+      for (int i = 0; i < 3; i++) filter_row_back(g + 3 * i, t + 6 * i, 1, 1);
       for (int i = 0; i < 9; i++)
         _mm512_mask_i32scatter_ps(of_filters + (k * in + c) * 9 + i, lanes(out - k), at, g[i], 4);
     }
