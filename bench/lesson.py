@@ -17,10 +17,10 @@ import torch
 from bench.peers.lesson import create_net, train_epoch, train_loader
 from bench.rows import append_row
 from eyebright.batches import HALF
-from eyebright.config import recipe_config
+from eyebright.choices import decide
 from eyebright.data import Dataset, load
 from eyebright.models import LessonNet
-from eyebright.prepare import decide
+from eyebright.recipes import recipe_config
 from eyebright.runtime import choose_device, set_up
 from eyebright.training import fit
 

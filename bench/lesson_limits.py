@@ -11,9 +11,10 @@ import argparse
 
 from bench.rows import append_row
 from eyebright.batches import predict_logits
-from eyebright.config import recipe_config
+from eyebright.choices import decide
 from eyebright.data import load
-from eyebright.prepare import decide, prepare_net
+from eyebright.prepare import prepare_net
+from eyebright.recipes import recipe_config
 from eyebright.runtime import choose_device, set_up
 from eyebright.training import fit
 

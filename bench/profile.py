@@ -21,11 +21,13 @@ from torch.utils.flop_counter import FlopCounterMode
 from bench.rows import append_row
 from eyebright import kernels
 from eyebright.batches import Normalization, train_batches
-from eyebright.config import TrainConfig, recipe_config
+from eyebright.choices import decide
+from eyebright.config import TrainConfig
 from eyebright.console import out
 from eyebright.data import Dataset, load
 from eyebright.losses import cross_entropy
-from eyebright.prepare import decide, prepare_net
+from eyebright.prepare import prepare_net
+from eyebright.recipes import recipe_config
 from eyebright.runtime import choose_device, set_up
 from eyebright.training import fit
 

@@ -28,8 +28,8 @@ import torch
 
 from bench.rows import append_row
 from eyebright.batches import Normalization, on_device, train_batches
-from eyebright.config import recipe_config
 from eyebright.data import Dataset, load
+from eyebright.recipes import recipe_config
 from eyebright.runtime import set_up
 
 PICTURES, SMALL = 4000, 100_000

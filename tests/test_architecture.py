@@ -24,6 +24,7 @@ ORDER = [
     "eyebright.nearby",
     "eyebright.files",
     "eyebright.config",
+    "eyebright.recipes",
     "eyebright.distributed",
     "eyebright.runtime",
     "eyebright.picture_parts",
@@ -116,6 +117,7 @@ ORDER = [
     "eyebright.doctor",
     "eyebright.plan",
     "eyebright.pacer",
+    "eyebright.choices",
     "eyebright.prepare",
     "eyebright.memory",
     "eyebright.jobs",
@@ -407,7 +409,7 @@ def test_public_names_are_few_sorted_and_there() -> None:
 @pytest.mark.parametrize("name", eyebright.__all__)
 def test_each_public_name_is_the_one_of_its_module(name: str) -> None:
     thing = getattr(eyebright, name)
-    home = getattr(thing, "__module__", "eyebright.config")  # RECIPES is a dict
+    home = getattr(thing, "__module__", "eyebright.recipes")  # RECIPES is a dict
     assert getattr(importlib.import_module(home), name) is thing
     assert home.startswith("eyebright.")
 

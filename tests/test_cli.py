@@ -164,10 +164,10 @@ def test_a_flat_folder_can_be_named_as_test_set(
 def test_tutorial_prints_like_the_lesson(
     eyebright_says: Callable, class_folders: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from eyebright import config
+    from eyebright import recipes
 
-    few = config.RECIPES["tutorial"].replace(log_every=5)
-    monkeypatch.setitem(config.RECIPES, "tutorial", few)
+    few = recipes.RECIPES["tutorial"].replace(log_every=5)
+    monkeypatch.setitem(recipes.RECIPES, "tutorial", few)
     code, out, _ = eyebright_says("train", class_folders(), "--recipe", "tutorial", "--epochs", 2)
     assert code == 0
     lines = out.splitlines()

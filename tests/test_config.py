@@ -9,17 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from eyebright.config import (
-    BATCH_PIXELS,
-    RECIPES,
-    TrainConfig,
-    fit_to_data,
-    flag,
-    parse_time,
-    recipe_config,
-)
+from eyebright.config import BATCH_PIXELS, TrainConfig, fit_to_data, flag, parse_time
 from eyebright.errors import UsageError
 from eyebright.models import check_name
+from eyebright.recipes import RECIPES, recipe_config
 
 BY_KIND: dict[Any, st.SearchStrategy[Any]] = {
     str | None: st.none() | st.text(max_size=5),

@@ -18,6 +18,7 @@ from eyebright import (
     Dataset,
     Run,
     TrainConfig,
+    choices,
     drive,
     jobs,
     keeper,
@@ -346,7 +347,7 @@ def test_a_named_folder_is_not_tested_on_its_training_part(
 
 def test_the_batch_a_user_asks_for_keeps_the_number_of_steps(brightness: Dataset) -> None:
     config = TrainConfig(device="cpu")
-    wide = prepare.decide(config, {"batch_size": 60}, brightness, 120, torch.device("cpu"))
+    wide = choices.decide(config, {"batch_size": 60}, brightness, 120, torch.device("cpu"))
     assert wide.batch_size == 60
     assert wide.epochs * (120 // 60) >= config.min_steps
 

@@ -16,12 +16,12 @@ import torch
 from PIL import Image
 
 from eyebright.batches import Normalization, on_device, predict_logits, train_batches
-from eyebright.config import recipe_config
 from eyebright.console import notices
 from eyebright.data import Dataset, decoding, load, pixels, views
 from eyebright.data.views import View
 from eyebright.errors import DataError, UsageError
 from eyebright.images import read_image
+from eyebright.recipes import recipe_config
 from eyebright.trained_on import TrainedOn
 
 Make = Callable[..., Path]

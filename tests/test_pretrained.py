@@ -18,7 +18,6 @@ import torch
 from safetensors.torch import save, save_file
 
 from eyebright import pretrained
-from eyebright.config import recipe_config
 from eyebright.console import notices
 from eyebright.errors import ModelError, StorageError, UsageError
 from eyebright.models import check_name, create_model, head_of
@@ -31,6 +30,7 @@ from eyebright.pretrained import (
     read_tensors,
     timm_names,
 )
+from eyebright.recipes import recipe_config
 from tampering import Canary
 
 TINY = "test_efficientnet"  # 0.4 million weights, which timm keeps for tests
@@ -187,7 +187,7 @@ def hub() -> Iterator[ThreadingHTTPServer]:
 def test_weights_come_from_a_hub_once(hub: ThreadingHTTPServer, tmp_path: Path) -> None:
     code = (
         "import torch\n"
-        "from eyebright.config import recipe_config\n"
+        "from eyebright.recipes import recipe_config\n"
         "from eyebright.pretrained import find_weights\n"
         f"found = find_weights(recipe_config('finetune').replace(model='{TINY}'), 64)\n"
         "print(found.model, '|', found.source)\n"

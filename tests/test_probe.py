@@ -20,16 +20,18 @@ import eyebright.keeper
 from eyebright import features as features_module
 from eyebright import probe, regression
 from eyebright.batches import HALF, predict_logits
+from eyebright.choices import begin, check_tuning
 from eyebright.cli import run_app
-from eyebright.config import TrainConfig, recipe_config
+from eyebright.config import TrainConfig
 from eyebright.data import Dataset
 from eyebright.errors import ModelError, UsageError
 from eyebright.features import cached_features, compute_features
 from eyebright.keeper import Keeper
 from eyebright.models import create_model, head_of
 from eyebright.optim import create_optimizers
-from eyebright.prepare import begin, check_tuning, freeze
+from eyebright.prepare import freeze
 from eyebright.probe import fit_probe
+from eyebright.recipes import recipe_config
 from eyebright.training import EpochResult, set_train
 
 TINY = "test_efficientnet"

@@ -17,7 +17,7 @@ from bench.rows import read
 from bench.walkthrough import SHOWN, CopyOfCIFAR10, blocks_of
 from PIL import Image
 
-from eyebright import config
+from eyebright import recipes
 from eyebright.audit import suspects
 from eyebright.cli import run_app
 
@@ -57,9 +57,9 @@ def _a_slice_of_everything(
     small_cifar10: Path, class_folders: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Short recipes, few pictures, and the plain lesson on the same few."""
-    for name, recipe in config.RECIPES.items():
+    for name, recipe in recipes.RECIPES.items():
         short = recipe.replace(epochs=1, min_steps=0, log_every=recipe.log_every and 20)
-        monkeypatch.setitem(config.RECIPES, name, short)
+        monkeypatch.setitem(recipes.RECIPES, name, short)
     monkeypatch.setattr(suspects, "LENGTH", {"epochs": 1, "min_steps": 0})
     class_folders("my-pictures/train")
     class_folders("my-pictures/test", count=3)

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from eyebright import prepare, runtime
-from eyebright.config import TrainConfig, recipe_config
+from eyebright import choices, runtime
+from eyebright.config import TrainConfig
 from eyebright.data import Dataset
 from eyebright.errors import StorageError, UsageError
+from eyebright.recipes import recipe_config
 
 CPU = torch.device("cpu")
 
@@ -47,7 +48,7 @@ def decided_on_a_gpu(n: int, monkeypatch: pytest.MonkeyPatch, **settings: Any) -
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: True)
     data = Dataset(np.zeros((8, 32, 32, 3), np.uint8), [0, 1] * 4, ("a", "b"))
     config = recipe_config("fast").replace(**settings)
-    return prepare.decide(config, settings, data, n, torch.device("cuda:0"))
+    return choices.decide(config, settings, data, n, torch.device("cuda:0"))
 
 
 def test_a_gpu_gets_its_own_net_and_rates(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -75,7 +76,7 @@ def test_a_gpu_gets_its_own_net_and_rates(monkeypatch: pytest.MonkeyPatch) -> No
 def test_hardware_for_bf16_gets_more_epochs_and_its_own_settings(
     monkeypatch: pytest.MonkeyPatch, amx: bool, pairs: bool, epochs: int, batch: int, model: str
 ) -> None:
-    monkeypatch.setattr(prepare, "winograd_pays", lambda: pairs)
+    monkeypatch.setattr(choices, "winograd_pays", lambda: pairs)
     monkeypatch.setattr(
         torch.cpu, "get_capabilities", lambda: {"amx_bf16": amx, "avx512_bf16": True}
     )
@@ -83,15 +84,15 @@ def test_hardware_for_bf16_gets_more_epochs_and_its_own_settings(
 
     def decided(recipe: str, n: int = 45_000, **settings: Any) -> tuple[int, int]:
         config = recipe_config(recipe).replace(**settings)
-        config = prepare.decide(config, settings, data, n, CPU)
+        config = choices.decide(config, settings, data, n, CPU)
         return config.epochs, config.batch_size
 
     assert decided("fast") == (epochs, batch)
     # Weights that are there already are of the net that they say.
     begun = recipe_config("fast").replace(init="runs/earlier")
-    assert prepare.decide(begun, {"init": "runs/earlier"}, data, 45_000, CPU).model == "wide32"
+    assert choices.decide(begun, {"init": "runs/earlier"}, data, 45_000, CPU).model == "wide32"
     config = recipe_config("fast")
-    assert prepare.decide(config, {}, data, 45_000, CPU).model == model
+    assert choices.decide(config, {}, data, 45_000, CPU).model == model
     assert decided("fast", epochs=3) == (3, batch)
     assert decided("fast", batch_size=250) == (epochs, 250)
     assert decided("fast", time=60.0)[1] == 500  # the plan's own

@@ -23,7 +23,7 @@ from safetensors.numpy import save as save_arrays
 from eyebright import batches, conversion, convert, order, packing, train
 from eyebright.batches import Normalization, on_device, train_batches
 from eyebright.classifier import Classifier
-from eyebright.config import TrainConfig, recipe_config
+from eyebright.config import TrainConfig
 from eyebright.data import Dataset, index, load, shards, streams
 from eyebright.data.contents import numbers_file
 from eyebright.data.index import INDEX
@@ -33,6 +33,7 @@ from eyebright.errors import DataError, EyebrightError, StorageError, UsageError
 from eyebright.holdout import hold_out
 from eyebright.images import read_image
 from eyebright.order import epoch_order, order_by_windows
+from eyebright.recipes import recipe_config
 
 Make = Callable[..., Path]
 Says = Callable[..., tuple[int, str, str]]

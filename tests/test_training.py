@@ -14,12 +14,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from bf16_kernels import needs_kernels, with_and_without_winograd
 from eyebright import compiled, convolution, training
 from eyebright.batches import HALF, measure_normalization
-from eyebright.config import TrainConfig, recipe_config
+from eyebright.config import TrainConfig
 from eyebright.data import Dataset
 from eyebright.errors import NumbersError
 from eyebright.models import LessonNet, create_model
 from eyebright.optim import Schedule
 from eyebright.order import epoch_order
+from eyebright.recipes import recipe_config
 from eyebright.training import EpochResult, Position, count_steps, fit
 
 

@@ -443,7 +443,7 @@ def test_other_data_or_settings_are_another_study(tmp_path: Path) -> None:
 
 
 def test_every_recipe_has_a_space_that_holds_its_own_settings() -> None:
-    from eyebright.config import RECIPES
+    from eyebright.recipes import RECIPES
 
     assert set(SPACE) == set(RECIPES)
     for name, config in RECIPES.items():
@@ -464,7 +464,7 @@ def test_every_recipe_has_a_space_that_holds_its_own_settings() -> None:
 
 
 def test_a_linear_probe_is_searched_with_what_could_follow_it() -> None:
-    from eyebright.config import RECIPES
+    from eyebright.recipes import RECIPES
 
     config = RECIPES["finetune"]
     ranges = space_of(config, set())

@@ -8,9 +8,11 @@ from typing import Any
 
 from bench.peers import Curve, parser, report
 from eyebright.batches import predict_logits
-from eyebright.config import TrainConfig, recipe_config
+from eyebright.choices import decide
+from eyebright.config import TrainConfig
 from eyebright.data import Dataset, load
-from eyebright.prepare import decide, prepare_net
+from eyebright.prepare import prepare_net
+from eyebright.recipes import recipe_config
 from eyebright.runtime import choose_device, set_up
 from eyebright.training import fit
 

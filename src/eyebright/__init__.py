@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from eyebright.classifier import Classifier
-    from eyebright.config import RECIPES, TrainConfig
+    from eyebright.config import TrainConfig
     from eyebright.conversion import convert
     from eyebright.data import Dataset, load
     from eyebright.errors import EyebrightError
     from eyebright.evaluation import evaluate
     from eyebright.launch import train
     from eyebright.models import create_model
+    from eyebright.recipes import RECIPES
     from eyebright.run import Run
 
 __version__ = version("eyebright")
@@ -39,7 +40,7 @@ __all__ = [
 ]
 
 _HOME = {
-    "RECIPES": "config",
+    "RECIPES": "recipes",
     "Classifier": "classifier",
     "Dataset": "data",
     "EyebrightError": "errors",

@@ -13,6 +13,7 @@ from torch import nn
 from eyebright import compiled, distributed, images
 from eyebright.augment import parse_augment
 from eyebright.batches import Normalization
+from eyebright.choices import begin, check_tuning, decide, is_to_be_planned
 from eyebright.config import TrainConfig, flag
 from eyebright.console import shown
 from eyebright.convolution import winograd_pays
@@ -23,14 +24,7 @@ from eyebright.holdout import hold_out
 from eyebright.memory import advice
 from eyebright.plan import FILE as PLAN
 from eyebright.plan import Plan, make_plan
-from eyebright.prepare import (
-    begin,
-    check_tuning,
-    decide,
-    is_to_be_planned,
-    nets_to_compare,
-    prepare_net,
-)
+from eyebright.prepare import nets_to_compare, prepare_net
 from eyebright.pretrained import find_weights
 from eyebright.records import describe_data
 from eyebright.rereading import read_pictures_again

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from eyebright.choices import begin, decide
 from eyebright.config import TrainConfig, flag, parse_time
 from eyebright.console import shown
 from eyebright.data import Dataset
@@ -21,7 +22,7 @@ from eyebright.holdout import hold_out
 from eyebright.hunt import Hunt, Parts
 from eyebright.launch import default_name
 from eyebright.lock import locked
-from eyebright.prepare import begin, decide, read_data
+from eyebright.prepare import read_data
 from eyebright.ranks import from_environment
 from eyebright.report.search import write_search
 from eyebright.report.words import LANGUAGES

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from eyebright.audit.findings import NEVER_SAW, Finding
 from eyebright.batches import predict_logits
 from eyebright.calibration import fit_temperature, softmax
-from eyebright.config import fit_to_data, recipe_config
+from eyebright.choices import decide
+from eyebright.config import fit_to_data
 from eyebright.console import counted, notices, shown
 from eyebright.data import Dataset
 from eyebright.data.decisions import table_ids
@@ -19,9 +20,10 @@ from eyebright.data.splits import stratified_folds
 from eyebright.errors import ModelError, StorageError, UsageError, install_command
 from eyebright.features import cached_features
 from eyebright.metrics import Floats
-from eyebright.prepare import decide, prepare_net
+from eyebright.prepare import prepare_net
 from eyebright.pretrained import find_weights
 from eyebright.probe import out_of_fold_logits
+from eyebright.recipes import recipe_config
 from eyebright.runtime import choose_device, explained, set_up
 from eyebright.training import fit
 

@@ -28,7 +28,7 @@ def run_names(begun: str) -> list[str]:
 
 def recipes(begun: str) -> list[str]:
     """Names of recipes."""
-    from eyebright.config import RECIPES
+    from eyebright.recipes import RECIPES
 
     return [name for name in RECIPES if name.startswith(begun)]
 

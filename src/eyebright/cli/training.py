@@ -151,11 +151,11 @@ def train(
 ) -> None:
     """Train a classifier: hold out a tenth, train, keep the best, write a run folder."""
     waiting_for("reading the pictures")
+    from eyebright.choices import begin
     from eyebright.config import parse_time
     from eyebright.distributed import is_first
     from eyebright.launch import train as train_run
     from eyebright.machine import process_age
-    from eyebright.prepare import begin
     from eyebright.ranks import from_environment
 
     if no_pretrained and weights:
