@@ -1,5 +1,8 @@
 """Layers that our own nets are built of; quicker kernels compute them where those can."""
 
+from collections.abc import Iterable
+
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -75,3 +78,28 @@ def halve(x: Tensor, conv: Conv3x3, norm: NormGelu) -> Tensor:
     at_once = x.shape[-1] >= ROUND_UP and is_for_our_own(x) and convolution.filters_minimally(x)
     halved: Tensor = norm(conv(x, pool=at_once), pool=not at_once)
     return halved
+
+
+@torch.no_grad()
+def measure_norms(model: nn.Module, batches: Iterable[Tensor]) -> None:
+    """Measure the statistics by which norms go in evaluation, now that the net is what it will be.
+
+    While it learns they must follow it within a few batches, and so are those of a few; after the
+    last step they are worth more pictures (Wu and Johnson 2021, "Rethinking 'Batch' in BatchNorm",
+    arXiv:2105.07576).
+
+    Args:
+        model: in training mode; only its `NormGelu` layers that are learning too are measured.
+        batches: pictures as in training; each counts as much as any other. Without any, nothing is
+            changed.
+    """
+    norms = [m for m in model.modules() if isinstance(m, NormGelu) and m.training]
+    followed = [norm.momentum for norm in norms]
+    try:
+        for number, pictures in enumerate(batches, 1):
+            for norm in norms:
+                norm.momentum = 1 / number  # the mean of all so far
+            model(pictures)
+    finally:
+        for norm, momentum in zip(norms, followed, strict=True):
+            norm.momentum = momentum

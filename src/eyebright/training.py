@@ -3,7 +3,7 @@
 import contextlib
 import math
 import time
-from collections.abc import Callable, Generator, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 
@@ -24,6 +24,7 @@ from eyebright.console import progress_bar
 from eyebright.data import Dataset
 from eyebright.errors import NumbersError
 from eyebright.graphs import Replayed, is_known
+from eyebright.layers import measure_norms
 from eyebright.losses import class_weights, create_loss
 from eyebright.metrics import Counts, confusion_matrix
 from eyebright.norms import over_ranks, share_of_batch
@@ -32,6 +33,8 @@ from eyebright.order import derived_seed
 from eyebright.runtime import first_not_finite, memory_format, onednn_for, timed_kernels
 
 REFRESH = 0.5  # seconds between looks at the losses, where no other rhythm is asked for
+MEASURED = 10_000  # pictures whose statistics stand for those of all,
+SHARE_MEASURED = 0.1  # and at most this share of all that went into training
 
 
 @dataclass(frozen=True)
@@ -125,14 +128,17 @@ def fit(
     every, tell = config.log_every, say or (lambda line: None)
     layout = memory_format(config.batch_size, train_set.imgsz, config.precision, device)
 
+    def batches_of(epoch: int, first: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+        shards = train_set.shards
+        return train_batches(images, labels, config, normalization, epoch, rows, first, shards)
+
+    def autocast() -> torch.autocast:
+        # A recorded step must cast its weights each time, so they must not be kept.
+        is_bf16 = config.precision == "bf16"
+        return torch.autocast(device.type, torch.bfloat16, is_bf16, cache_enabled=not is_cuda)
+
     def take_step(pictures: Tensor, targets: Tensor) -> Tensor:
-        # A recorded step must cast its weights each time, so autocast must not keep them.
-        with (
-            torch.autocast(
-                device.type, torch.bfloat16, config.precision == "bf16", cache_enabled=not is_cuda
-            ),
-            norms,
-        ):
+        with autocast(), norms:
             logits = net(pictures)
         loss = loss_of(logits, targets)
         if ranks > 1:  # whose gradients are averaged: a part counts by what it weighs
@@ -151,9 +157,7 @@ def fit(
             epoch, watch = at.epoch + 1, Watch(at, config, schedule)
             left = min(steps_per_epoch - at.batch, schedule.total_steps - at.step)
             steps = at.batch + max(0, left)  # none, where the run has become shorter since
-            batches = train_batches(
-                images, labels, config, normalization, epoch, rows, at.batch, train_set.shards
-            )
+            batches = batches_of(epoch, at.batch)
             with onednn_for(layout), timed_kernels():
                 for pictures, targets in islice(batches, steps - at.batch):
                     set_lr(optimizers, schedule.share(at.step))
@@ -174,6 +178,10 @@ def fit(
                             look()
                     if at.step >= schedule.total_steps:
                         break
+            if at.step >= schedule.total_steps:
+                few = islice(batches_of(epoch + 1), count_measured(at.step, config.batch_size))
+                with autocast(), norms:
+                    measure_norms(net, (pictures for pictures, _ in few))
             check_weights(model.state_dict(), at.step, config.lr * schedule.share(at.step - 1))
             at.seconds = watch.seconds()
             at.under_way = False
@@ -246,6 +254,11 @@ def set_train(model: nn.Module) -> None:
 def count_steps(n: int, config: TrainConfig) -> int:
     """Mini-batches in an epoch of n pictures."""
     return n // config.batch_size if config.drop_last else math.ceil(n / config.batch_size)
+
+
+def count_measured(steps: int, batch_size: int) -> int:
+    """Mini-batches that a net's norms are measured on after its last step."""
+    return min(math.ceil(MEASURED / batch_size), int(SHARE_MEASURED * steps))
 
 
 def plain_schedule(
