@@ -37,8 +37,10 @@ def test_nothing_is_measured_without_batches_or_where_nothing_is_learned() -> No
     before = net.running_mean.clone()
     measure_norms(net, [])
     assert torch.equal(net.running_mean, before)
-    measure_norms(net.eval(), batches)
+    untouched = iter(batches)
+    measure_norms(net.eval(), untouched)
     assert torch.equal(net.running_mean, before)
+    assert next(untouched) is batches[0]  # no picture goes through the net
 
 
 def test_they_follow_again_after_a_failure() -> None:

@@ -96,7 +96,7 @@ def measure_norms(model: nn.Module, batches: Iterable[Tensor]) -> None:
     norms = [m for m in model.modules() if isinstance(m, NormGelu) and m.training]
     followed = [norm.momentum for norm in norms]
     try:
-        for number, pictures in enumerate(batches, 1):
+        for number, pictures in enumerate(batches if norms else (), 1):
             for norm in norms:
                 norm.momentum = 1 / number  # the mean of all so far
             model(pictures)
