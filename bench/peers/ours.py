@@ -69,7 +69,7 @@ def words_of(config: TrainConfig) -> str:
         f"recipe {config.recipe}: {config.model}, {length}, "
         f"batch {config.batch_size}, {config.optimizer} lr {config.lr:g}{rest}, augment "
         f"{config.augment}, label smoothing {config.label_smoothing:g}, {config.precision}, "
-        "nothing held out; averaged: with mirror images"
+        "norms measured at the end, nothing held out; averaged: with mirror images"
     )
 
 
