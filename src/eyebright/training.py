@@ -179,6 +179,7 @@ def fit(
                     if at.step >= schedule.total_steps:
                         break
             if at.step >= schedule.total_steps:
+                bar.update(at.step, "measuring norms", schedule.total_steps)
                 few = islice(batches_of(epoch + 1), count_measured(at.step, config.batch_size))
                 with autocast(), norms:
                     measure_norms(net, (pictures for pictures, _ in few))
