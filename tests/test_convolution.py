@@ -38,7 +38,7 @@ SHAPES = [  # pictures, channels in and out, height and width
     (2, 1, 1, 5, 33),
     (1, 33, 3, 4, 3),
     (5, 3, 70, 2, 8),
-    (150, 192, 176, 5, 5),  # filters so many that their gradient takes larger blocks
+    (400, 192, 176, 5, 5),  # filters so many that their gradient takes larger blocks
 ]
 
 

@@ -5,7 +5,7 @@ is a function of (seed, epoch, position): there is no state to keep.
 """
 
 import functools
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 
@@ -90,7 +90,7 @@ def train_batches(
     rows: Tensor | None = None,
     first: int = 0,
     shards: NDArray[np.int32] | None = None,
-) -> Iterator[tuple[Tensor, Tensor]]:
+) -> Generator[tuple[Tensor, Tensor]]:
     """The batches of one epoch: each a function of (seed, epoch, its number).
 
     Of several ranks each gets its part of every batch; what is drawn for a picture does not depend

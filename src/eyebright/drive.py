@@ -36,6 +36,7 @@ from eyebright.training import (
     count_steps,
     fit,
     plain_schedule,
+    steps_to_measure,
 )
 
 
@@ -79,7 +80,9 @@ def carry_out(
     steps_per_epoch = count_steps(len(train_set), config)
     pacer = None
     if plan and config.time:
-        pacer = Pacer(plan, started + config.time, schedule, steps_per_epoch, position)
+        measuring = steps_to_measure(schedule.total_steps, config.batch_size)
+        deadline = started + config.time
+        pacer = Pacer(plan, deadline, schedule, steps_per_epoch, position, measuring)
 
     def save() -> None:
         # The loss of the last step, seen already, was that of the weights before it.

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -80,7 +79,6 @@ def halve(x: Tensor, conv: Conv3x3, norm: NormGelu) -> Tensor:
     return halved
 
 
-@torch.no_grad()
 def measure_norms(model: nn.Module, batches: Iterable[Tensor]) -> None:
     """Measure the statistics by which norms go in evaluation, now that the net is what it will be.
 
@@ -89,17 +87,20 @@ def measure_norms(model: nn.Module, batches: Iterable[Tensor]) -> None:
     arXiv:2105.07576).
 
     Args:
-        model: in training mode; only its `NormGelu` layers that are learning too are measured.
-        batches: pictures as in training; each counts as much as any other. Without any, nothing is
-            changed.
+        model: in training mode; its `NormGelu` layers that are learning too are measured.
+        batches: pictures as in training. None of them is looked at where there is nothing to
+            measure.
     """
     norms = [m for m in model.modules() if isinstance(m, NormGelu) and m.training]
-    followed = [norm.momentum for norm in norms]
+    kept = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
+    seen = 0
     try:
-        for number, pictures in enumerate(batches if norms else (), 1):
+        for pictures in batches if norms else ():
+            seen += len(pictures)
             for norm in norms:
-                norm.momentum = 1 / number  # the mean of all so far
-            model(pictures)
+                norm.momentum = len(pictures) / seen  # the mean of all so far
+                norm.num_batches_tracked = None  # to measure twice must be to measure once
+            model(pictures)  # with gradients, that nobody asks for: so it is done as in training
     finally:
-        for norm, momentum in zip(norms, followed, strict=True):
-            norm.momentum = momentum
+        for norm, (momentum, batches_tracked) in zip(norms, kept, strict=True):
+            norm.momentum, norm.num_batches_tracked = momentum, batches_tracked

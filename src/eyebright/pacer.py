@@ -22,6 +22,8 @@ class Pacer:
         schedule: of the run, which is changed.
         steps_per_epoch: of the run.
         position: where it begins.
+        measuring: steps' time, for what is measured after the last one
+            (`eyebright.training.steps_to_measure`).
     """
 
     def __init__(
@@ -31,8 +33,9 @@ class Pacer:
         schedule: Schedule,
         steps_per_epoch: int,
         position: Position,
+        measuring: float = 0.0,
     ):
-        self.plan = plan
+        self.plan, self.measuring = plan, measuring
         self.deadline, self.schedule, self.steps_per_epoch = deadline, schedule, steps_per_epoch
         # Step and clock at the beginning of the epoch, or where it was gone on with.
         self._begun = (position.step, time.monotonic())
@@ -46,7 +49,7 @@ class Pacer:
         if step - first < SURE or now - begun < SURE:
             return False
         left = self.deadline - now - CLOSING - self._pause
-        steps = max(0, int(left * (step - first) / (now - begun)))
+        steps = max(0, int(left * (step - first) / (now - begun) - self.measuring))
         late = steps < (1 - LATE) * (self.schedule.total_steps - step)
         return late and self._change(step, steps)
 
@@ -61,7 +64,7 @@ class Pacer:
             return
         step_seconds = trained / (result.step - first) + self._pause / self.steps_per_epoch
         left = self.deadline - now - CLOSING - self._pause
-        steps = max(0, int(left / step_seconds))
+        steps = max(0, int(left / step_seconds - self.measuring))
         if self.plan.target is None or steps < self.schedule.total_steps - result.step:
             self._change(result.step, steps)
 

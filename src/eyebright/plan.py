@@ -22,7 +22,7 @@ from eyebright.console import shown
 from eyebright.data import Dataset
 from eyebright.errors import ModelError, UsageError
 from eyebright.files import count, number, read_json, write_json
-from eyebright.training import count_steps, fit, validate
+from eyebright.training import count_steps, fit, steps_to_measure, validate
 
 FILE = "plan.json"
 CLOSING = 2.0  # seconds from the last step to the end of the command: report, exit; not validation
@@ -180,6 +180,7 @@ def make_plan(
             spent = time.monotonic() - started + SETTING_UP + CLOSING + pause
             spent = distributed.told(spent)
             most = int((config.time - spent) / step_seconds)
+            most -= math.ceil(steps_to_measure(most, config.batch_size))
             if not candidates and most < FEWEST_STEPS:
                 needed = math.ceil(spent + FEWEST_STEPS * step_seconds)
                 raise UsageError(

@@ -3,7 +3,7 @@
 import contextlib
 import math
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 
@@ -33,8 +33,10 @@ from eyebright.order import derived_seed
 from eyebright.runtime import first_not_finite, memory_format, onednn_for, timed_kernels
 
 REFRESH = 0.5  # seconds between looks at the losses, where no other rhythm is asked for
-MEASURED = 10_000  # pictures whose statistics stand for those of all,
-SHARE_MEASURED = 0.1  # and at most this share of all that went into training
+MEASURED = 10_000  # pictures, whose statistics stand for those of all, ...
+SHARE_MEASURED = 0.1  # ... and at most this share of all that went into training, ...
+FEWEST_MEASURED = 5  # ... in more batches than the statistics at hand are of
+FORWARD = 0.35  # of the time of a step, for a batch that nothing is learned from
 
 
 @dataclass(frozen=True)
@@ -128,7 +130,7 @@ def fit(
     every, tell = config.log_every, say or (lambda line: None)
     layout = memory_format(config.batch_size, train_set.imgsz, config.precision, device)
 
-    def batches_of(epoch: int, first: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+    def batches_of(epoch: int, first: int = 0) -> Generator[tuple[Tensor, Tensor]]:
         shards = train_set.shards
         return train_batches(images, labels, config, normalization, epoch, rows, first, shards)
 
@@ -180,9 +182,12 @@ def fit(
                         break
             if at.step >= schedule.total_steps:
                 bar.update(at.step, "measuring norms", schedule.total_steps)
-                few = islice(batches_of(epoch + 1), count_measured(at.step, config.batch_size))
-                with autocast(), norms:
-                    measure_norms(net, (pictures for pictures, _ in few))
+                few = count_measured(at.step, config.batch_size)
+                with (
+                    contextlib.closing(batches_of(epoch + 1)) as batches,
+                    onednn_for(layout), autocast(), norms,
+                ):  # fmt: skip
+                    measure_norms(model, (pictures for pictures, _ in islice(batches, few)))
             check_weights(model.state_dict(), at.step, config.lr * schedule.share(at.step - 1))
             at.seconds = watch.seconds()
             at.under_way = False
@@ -259,7 +264,13 @@ def count_steps(n: int, config: TrainConfig) -> int:
 
 def count_measured(steps: int, batch_size: int) -> int:
     """Mini-batches that a net's norms are measured on after its last step."""
-    return min(math.ceil(MEASURED / batch_size), int(SHARE_MEASURED * steps))
+    batches = min(math.ceil(MEASURED / batch_size), int(SHARE_MEASURED * steps))
+    return batches if batches >= FEWEST_MEASURED else 0
+
+
+def steps_to_measure(steps: int, batch_size: int) -> float:
+    """As many steps would take the time that measuring takes after so many steps."""
+    return FORWARD * count_measured(steps, batch_size)
 
 
 def plain_schedule(

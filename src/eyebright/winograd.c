@@ -54,7 +54,6 @@ static inline __m512i every(long step) {
   return _mm512_mullo_epi32(lane, _mm512_set1_epi32((int)step));
 }
 
-
 /* Pairs (low, high) of bf16. */
 static inline void store_pairs(bf16 *to, __mmask32 mask, __m512 low, __m512 high) {
   const __m512i mixed = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8,
@@ -273,8 +272,9 @@ static inline __m512 largest(const __m512 *y, __m512i *which) {
 }
 
 /* Filters (out, in, 3, 3) to G w G': (PLACES, blocks of BLOCK output channels, pairs of input
- * channels, BLOCK, 2); of a block, even channels before odd ones. If `back`, for the gradient of x: turned by half a turn, input and output
- * exchanged. Returns how many bf16 these are, and writes them if there is somewhere to. */
+ * channels, BLOCK, 2); of a block, even channels before odd ones. If `back`, for the gradient of x:
+ * turned by half a turn, input and output exchanged. Returns how many bf16 these are, and writes them
+ * if there is somewhere to. */
 long winograd_filters(const float *w, bf16 *u, long in, long out, long back) {
   long from = back ? out : in, to = back ? in : out;
   long blocks = (to + BLOCK - 1) / BLOCK, pairs = (from + 1) / 2, place = blocks * pairs * BLOCK * 2;
@@ -421,12 +421,12 @@ long winograd_filters_back(const bf16 *x, const bf16 *gradient, const uint8_t *w
           store_gradient_rows(d + (pair * across + c) * 2, of_y, a, b);
         }
       }
-      float *sums = u + s * of_u;
       for (long p = 0; p < PLACES; p++)
         for (long k = 0; k < across; k += BLOCK)
-          for (long c = 0; c < in; c += ROWS, sums += ROWS * BLOCK)
+          for (long c = 0; c < in; c += ROWS)
             product((const int32_t *)(v + p * of_x) + c, 1, depth,
-                    (const int32_t *)(d + p * of_y) + k, across, sums, pairs, first > begin);
+                    (const int32_t *)(d + p * of_y) + k, across,
+                    u + s * of_u + sum_at(p, c, k, down, across), pairs, first > begin);
     }
     free(v), free(d), free(zeros);
   }
