@@ -7,6 +7,8 @@
  * for the points 0, +-a, +-b and infinity. With a = 5/8 and b = 3/2 what bf16 rounds in between
  * costs least: 1 % of y, where 2 and 1 cost 2.4 % (bench/notes.md). For all channels, what stands at
  * one of the 36 places is a product of matrices: of tiles and channels by channels and channels.
+ * The point at infinity serves the fourth row of pixels alone, and the fourth column: a tile at the
+ * edge of a picture that has none takes 30 or 25 products.
  *
  * Features are (n, height, width, channels), zeros beyond their edges. Sums are float32. Where y is
  * halved by max-pooling at once, it is (n, height / 2, width / 2, channels), without an odd last row
@@ -141,17 +143,52 @@ typedef struct {
   long image, row, column;
 } Tile;
 
-static inline Tile tile_at(long index, long height, long width) {
-  long rows = (height + 3) / 4, columns = (width + 3) / 4;
-  return (Tile){index / (rows * columns), index / columns % rows * 4, index % columns * 4};
-}
-
 /* Features, and where they are pooled the places of the largest, else a null pointer. */
 typedef struct {
   const bf16 *values;
   const uint8_t *which;
   long n, height, width, channels; /* as they are before pooling */
 } Features;
+
+/* Up to `count` tiles that take the same places, from the `first` of their kind: whether these have a
+ * fourth row and column of pixels, where the first of a picture begins, and how many that has. */
+typedef struct {
+  int tall, wide;
+  long row, column, rows, columns, first, count;
+} Chunk;
+
+static inline int takes(const Chunk *chunk, long place) {
+  return (place / 6 < 5 || chunk->tall) && (place % 6 < 5 || chunk->wide);
+}
+
+static inline Tile tile_at(long index, const Chunk *chunk) {
+  return (Tile){index / (chunk->rows * chunk->columns),
+                chunk->row + index / chunk->columns % chunk->rows * 4,
+                chunk->column + index % chunk->columns * 4};
+}
+
+static inline long tiles_of(const Features *x) {
+  return ((x->height + 3) / 4) * ((x->width + 3) / 4);
+}
+
+/* Chunks of `size` tiles, some of them fewer or none: all that `size` pictures have, then the next. */
+static inline long chunks_of(const Features *x, long size) {
+  return (x->n + size - 1) / size * tiles_of(x);
+}
+
+static inline Chunk chunk_at(long index, long size, const Features *x) {
+  long group = index / tiles_of(x), rest = index % tiles_of(x);
+  for (int kind = 0;; kind++) {
+    int tall = !(kind & 2), wide = !(kind & 1);
+    long row = tall ? 0 : x->height / 4 * 4, rows = tall ? x->height / 4 : x->height % 4 > 0;
+    long column = wide ? 0 : x->width / 4 * 4, columns = wide ? x->width / 4 : x->width % 4 > 0;
+    if (rest < rows * columns) {
+      long first = (group * rows * columns + rest) * size, left = x->n * rows * columns - first;
+      return (Chunk){tall, wide, row, column, rows, columns, first, left < size ? left : size};
+    }
+    rest -= rows * columns;
+  }
+}
 
 /* The channels of a pixel: all of them where `which` is null, else those whose place it is. */
 typedef struct {
@@ -203,8 +240,9 @@ static inline void load_pairs(__m512 *even, __m512 *odd, const Pixel *pixel, lon
  * which both are stored as pairs, `apart` values from one place to the next. */
 
 /* B' x B of 16 channels: B' x. */
-static inline void input_columns(__m512 *t, const Pixel *pixels, long c, __mmask16 mask) {
-  for (int j = 0; j < 6; j++) {
+static inline void input_columns(__m512 *t, const Pixel *pixels, long c, __mmask16 mask,
+                                 const Chunk *chunk) {
+  for (int j = 0; j < 5 + chunk->wide; j++) {
     __m512 d[6];
     for (int i = 0; i < 6; i++) d[i] = load(pixels + 6 * i + j, c, mask);
     input_row(t + j, d, 1, 6);
@@ -213,21 +251,12 @@ static inline void input_columns(__m512 *t, const Pixel *pixels, long c, __mmask
 
 /* The same of even and of odd ones of 32. */
 static inline void input_columns_of_pairs(__m512 *even, __m512 *odd, const Pixel *pixels, long c,
-                                          __mmask32 mask) {
-  for (int j = 0; j < 6; j++) {
+                                          __mmask32 mask, const Chunk *chunk) {
+  for (int j = 0; j < 5 + chunk->wide; j++) {
     __m512 d[6], e[6];
     for (int i = 0; i < 6; i++) load_pairs(d + i, e + i, pixels + 6 * i + j, c, mask);
     input_row(even + j, d, 1, 6);
     input_row(odd + j, e, 1, 6);
-  }
-}
-
-static inline void store_input_rows(bf16 *to, long apart, const __m512 *low, const __m512 *high) {
-  for (int i = 0; i < 6; i++) {
-    __m512 a[6], b[6];
-    input_row(a, low + 6 * i, 1, 1);
-    input_row(b, high + 6 * i, 1, 1);
-    for (int j = 0; j < 6; j++) store_pairs(to + (6 * i + j) * apart, EACH, a[j], b[j]);
   }
 }
 
@@ -240,20 +269,26 @@ static inline void gradient_columns(__m512 *t, const Pixel *pixels, long c, __mm
   }
 }
 
-static inline void store_gradient_rows(bf16 *to, long apart, const __m512 *low, const __m512 *high) {
-  for (int i = 0; i < 6; i++) {
+typedef void Row(__m512 *to, const __m512 *from, long apart, long to_apart);
+
+static inline __attribute__((always_inline)) void store_rows(bf16 *to, long apart, Row *row, int side,
+                                                             const __m512 *low, const __m512 *high,
+                                                             const Chunk *chunk) {
+  for (int i = 0; i < 5 + chunk->tall; i++) {
     __m512 a[6], b[6];
-    gradient_row(a, low + 4 * i, 1, 1);
-    gradient_row(b, high + 4 * i, 1, 1);
-    for (int j = 0; j < 6; j++) store_pairs(to + (6 * i + j) * apart, EACH, a[j], b[j]);
+    row(a, low + side * i, 1, 1);
+    row(b, high + side * i, 1, 1);
+    for (int j = 0; j < 6; j++)
+      if (j < 5 || chunk->wide) store_pairs(to + (6 * i + j) * apart, EACH, a[j], b[j]);
   }
 }
 
 /* A' m A of 16 channels: A' m; m has `apart` floats from one place to the next. */
-static inline void output_columns(__m512 *t, const float *m, long apart) {
-  for (int j = 0; j < 6; j++) {
-    __m512 d[6];
-    for (int i = 0; i < 6; i++) d[i] = _mm512_load_ps(m + (6 * i + j) * apart);
+static inline void output_columns(__m512 *t, const float *m, long apart, const Chunk *chunk) {
+  for (int j = 0; j < 5 + chunk->wide; j++) {
+    __m512 d[6] = {0};
+    for (int i = 0; i < 6; i++)
+      if (i < 5 || chunk->tall) d[i] = _mm512_load_ps(m + (6 * i + j) * apart);
     output_row(t + j, d, 1, 6);
   }
 }
@@ -307,8 +342,8 @@ long winograd(const bf16 *x, const uint8_t *which_x, const bf16 *u, bf16 *y, uin
               long height, long width, long in, long out) {
   const Features features = {x, which_x, n, height, width, in};
   const long pooled = which_y != 0, rows = height >> pooled, columns = width >> pooled;
-  long tiles = n * ((height + 3) / 4) * ((width + 3) / 4), depth = up(in, BLOCK);
-  long pairs = (in + 1) / 2, blocks = (out + BLOCK - 1) / BLOCK, failed = 0;
+  long depth = up(in, BLOCK), pairs = (in + 1) / 2, blocks = (out + BLOCK - 1) / BLOCK, failed = 0;
+  long chunks = chunks_of(&features, TILES);
   long of_x = TILES * depth + APART, of_y = TILES * BLOCK + APART;
 #pragma omp parallel reduction(| : failed)
   {
@@ -316,33 +351,32 @@ long winograd(const bf16 *x, const uint8_t *which_x, const bf16 *u, bf16 *y, uin
     float *m = aligned_alloc(64, PLACES * of_y * sizeof(float));
     bf16 *zeros = calloc(depth, sizeof(bf16));
     failed = !v || !m || !zeros;
-#pragma omp for schedule(static)
-    for (long first = 0; first < tiles; first += TILES) {
+    __m512 even[PLACES] = {0}, odd[PLACES] = {0}; /* of places that are not taken, anything */
+#pragma omp for schedule(dynamic)
+    for (long index = 0; index < chunks; index++) {
+      const Chunk chunk = chunk_at(index, TILES, &features);
       if (failed) continue;
-      long count = tiles - first < TILES ? tiles - first : TILES;
-      for (long t = 0; t < count; t++) {
+      for (long t = 0; t < chunk.count; t++) {
         Pixel pixels[36];
-        find_pixels(pixels, 6, 1, &features, zeros, tile_at(first + t, height, width));
+        find_pixels(pixels, 6, 1, &features, zeros, tile_at(chunk.first + t, &chunk));
         for (long c = 0; c < depth; c += BLOCK) {
-          __m512 even[PLACES], odd[PLACES];
-          input_columns_of_pairs(even, odd, pixels, c, lanes_of_block(in - c));
-          store_input_rows(v + t * depth + c, of_x, even, odd);
+          input_columns_of_pairs(even, odd, pixels, c, lanes_of_block(in - c), &chunk);
+          store_rows(v + t * depth + c, of_x, input_row, 6, even, odd, &chunk);
         }
       }
       for (long k = 0; k < blocks; k++) {
         for (long p = 0; p < PLACES; p++)
-          for (long t = 0; t < count; t += ROWS)
+          for (long t = 0; takes(&chunk, p) && t < chunk.count; t += ROWS)
             product((const int32_t *)(v + p * of_x + t * depth), depth / 2, 1,
                     (const int32_t *)(u + (p * blocks + k) * pairs * BLOCK * 2), BLOCK,
                     m + p * of_y + t * BLOCK, pairs, 0);
-        for (long t = 0; t < count; t++) {
-          Tile tile = tile_at(first + t, height, width);
+        for (long t = 0; t < chunk.count; t++) {
+          Tile tile = tile_at(chunk.first + t, &chunk);
           long row = tile.row >> pooled, column = tile.column >> pooled, side = 4 >> pooled;
           long at = ((tile.image * rows + row) * columns + column) * out + k * BLOCK;
           __mmask32 mask = lanes_of_block(out - k * BLOCK);
-          __m512 even[24], odd[24];
-          output_columns(even, m + t * BLOCK, of_y);
-          output_columns(odd, m + t * BLOCK + LANES, of_y);
+          output_columns(even, m + t * BLOCK, of_y, &chunk);
+          output_columns(odd, m + t * BLOCK + LANES, of_y, &chunk);
           for (long i = 0; i < side && row + i < rows; i++) {
             __m512 a[8], b[8];
             for (long half = 0; half <= pooled; half++) {
@@ -377,20 +411,19 @@ static inline long sum_at(long p, long c, long k, long down, long across) {
 }
 
 /* The gradient (out, in, 3, 3) of the filters, from x and the gradient of y, which may be pooled.
- * Tiles are parted into `shares`, summed side by side and then added up in order. Returns as above. */
+ * Pictures are parted into `shares`, summed side by side and then added up in order. Returns as above. */
 long winograd_filters_back(const bf16 *x, const bf16 *gradient, const uint8_t *which,
                            float *of_filters, long n, long height, long width, long in, long out,
                            long shares) {
-  const Features input = {x, 0, n, height, width, in};
-  const Features output = {gradient, which, n, height, width, out};
-  long tiles = n * ((height + 3) / 4) * ((width + 3) / 4), share = (tiles + shares - 1) / shares;
   long depth = up(in, LANES), across = up(out, BLOCK), down = up(in, ROWS);
-  const long chunk = in * out < MANY ? CHUNK : 2 * CHUNK;
+  const long size = in * out < MANY ? CHUNK : 2 * CHUNK, pooled = which != 0;
+  const long of_picture = (height >> pooled) * (width >> pooled) * out;
   /* Transforms of two tiles at a time, in pairs: (PLACES, pairs of tiles, channels, 2). */
-  long of_x = chunk * depth + APART, of_y = chunk * across + APART;
+  long of_x = size * depth + APART, of_y = size * across + APART;
   long of_u = PLACES * down * across, failed = 0;
   float *u = aligned_alloc(64, shares * of_u * sizeof(float));
-  if (!u) return -1;
+  char *begun = calloc(shares, PLACES); /* sums of a share at a place */
+  if (!u || !begun) return free(u), free(begun), -1;
 #pragma omp parallel for schedule(static) reduction(| : failed)
   for (long s = 0; s < shares; s++) {
     /* The last rows of a product read up to eleven channels more than there are: within APART. */
@@ -398,35 +431,42 @@ long winograd_filters_back(const bf16 *x, const bf16 *gradient, const uint8_t *w
     bf16 *d = aligned_alloc(64, PLACES * of_y * sizeof(bf16));
     bf16 *zeros = calloc(depth > across ? depth : across, sizeof(bf16));
     failed |= !v || !d || !zeros;
-    long begin = s * share, end = begin + share < tiles ? begin + share : tiles;
-    for (long first = begin; first < end && !failed; first += chunk) {
-      long count = end - first < chunk ? end - first : chunk, pairs = (count + 1) / 2;
+    __m512 a[PLACES] = {0}, b[PLACES] = {0}; /* of places that are not taken, anything */
+    const long begin = n * s / shares, count = n * (s + 1) / shares - begin;
+    const Features input = {x + begin * height * width * in, 0, count, height, width, in};
+    const Features output = {gradient + begin * of_picture, pooled ? which + begin * of_picture : 0,
+                             count, height, width, out};
+    for (long index = 0; index < chunks_of(&input, size) && !failed; index++) {
+      const Chunk chunk = chunk_at(index, size, &input);
+      const long pairs = (chunk.count + 1) / 2;
       for (long pair = 0; pair < pairs; pair++) {
         Pixel of_input[2][36], of_output[2][16];
-        for (int odd = 0; odd < 2; odd++) {
-          long index = first + 2 * pair + odd;
-          Tile tile = tile_at(index < end ? index : tiles, height, width);
+        for (int odd = 0; odd < 2; odd++) { /* after the last, one of a picture after the last */
+          Tile tile = tile_at(chunk.first + 2 * pair + odd, &chunk);
           find_pixels(of_input[odd], 6, 1, &input, zeros, tile);
           find_pixels(of_output[odd], 4, 0, &output, zeros, tile);
         }
-        __m512 a[PLACES], b[PLACES];
         for (long c = 0; c < depth; c += LANES) {
-          input_columns(a, of_input[0], c, lanes(in - c));
-          input_columns(b, of_input[1], c, lanes(in - c));
-          store_input_rows(v + (pair * depth + c) * 2, of_x, a, b);
+          input_columns(a, of_input[0], c, lanes(in - c), &chunk);
+          input_columns(b, of_input[1], c, lanes(in - c), &chunk);
+          store_rows(v + (pair * depth + c) * 2, of_x, input_row, 6, a, b, &chunk);
         }
         for (long c = 0; c < across; c += LANES) {
           gradient_columns(a, of_output[0], c, lanes(out - c));
           gradient_columns(b, of_output[1], c, lanes(out - c));
-          store_gradient_rows(d + (pair * across + c) * 2, of_y, a, b);
+          store_rows(d + (pair * across + c) * 2, of_y, gradient_row, 4, a, b, &chunk);
         }
       }
-      for (long p = 0; p < PLACES; p++)
+      for (long p = 0; p < PLACES; p++) {
+        if (chunk.count < 1 || !takes(&chunk, p)) continue;
+        char *added = begun + s * PLACES + p;
         for (long k = 0; k < across; k += BLOCK)
           for (long c = 0; c < in; c += ROWS)
             product((const int32_t *)(v + p * of_x) + c, 1, depth,
                     (const int32_t *)(d + p * of_y) + k, across,
-                    u + s * of_u + sum_at(p, c, k, down, across), pairs, first > begin);
+                    u + s * of_u + sum_at(p, c, k, down, across), pairs, *added);
+        *added = 1;
+      }
     }
     free(v), free(d), free(zeros);
   }
@@ -437,15 +477,16 @@ long winograd_filters_back(const bf16 *x, const bf16 *gradient, const uint8_t *w
       __m512 sums[PLACES], t[18], g[9];
       for (int p = 0; p < PLACES; p++) {
         sums[p] = _mm512_setzero_ps();
-        for (long s = 0; s < shares && s * share < tiles; s++)
-          sums[p] += _mm512_load_ps(u + s * of_u + sum_at(p, c, k, down, across));
+        for (long s = 0; s < shares; s++)
+          if (begun[s * PLACES + p])
+            sums[p] += _mm512_load_ps(u + s * of_u + sum_at(p, c, k, down, across));
       }
       for (int j = 0; j < 6; j++) filter_row_back(t + j, sums + j, 6, 6);
       for (int i = 0; i < 3; i++) filter_row_back(g + 3 * i, t + 6 * i, 1, 1);
       for (int i = 0; i < 9; i++)
         _mm512_mask_i32scatter_ps(of_filters + (k * in + c) * 9 + i, lanes(out - k), at, g[i], 4);
     }
-  free(u);
+  free(u), free(begun);
   return -failed;
 }
 #endif
