@@ -27,7 +27,7 @@ enum {
   LANES = 16,       /* floats of a vector, and pairs of bf16 */
   ROWS = 12,        /* of a product that is kept in registers, beside BLOCK columns */
   BLOCK = 2 * LANES,
-  TILES = 48,       /* of which features are transformed and multiplied at once, in the cache */
+  TILES = 24,       /* of which features are transformed and multiplied at once, in the cache */
   CHUNK = 128,      /* the same for the gradient of filters, and twice as many */
   MANY = 1 << 15,   /* where filters are so many that adding to their sums takes its time */
   APART = 32        /* of what lies between places, so that these do not share lines of the cache */
@@ -217,6 +217,13 @@ static inline void find_pixels(Pixel *pixels, int side, int before, const Featur
   }
 }
 
+static inline void fetch_ahead(const Pixel *pixels, int count, long c) {
+  for (int i = 0; i < count; i++) {
+    _mm_prefetch((const char *)(pixels[i].values + c), _MM_HINT_T0);
+    if (pixels[i].which) _mm_prefetch((const char *)(pixels[i].which + c), _MM_HINT_T0);
+  }
+}
+
 /* 16 channels of a pixel. */
 static inline __m512 load(const Pixel *pixel, long c, __mmask16 mask) {
   if (pixel->which)
@@ -356,11 +363,13 @@ long winograd(const bf16 *x, const uint8_t *which_x, const bf16 *u, bf16 *y, uin
     for (long index = 0; index < chunks; index++) {
       const Chunk chunk = chunk_at(index, TILES, &features);
       if (failed) continue;
+      Pixel pixels[2][36];
+      find_pixels(pixels[0], 6, 1, &features, zeros, tile_at(chunk.first, &chunk));
       for (long t = 0; t < chunk.count; t++) {
-        Pixel pixels[36];
-        find_pixels(pixels, 6, 1, &features, zeros, tile_at(chunk.first + t, &chunk));
+        find_pixels(pixels[(t + 1) % 2], 6, 1, &features, zeros, tile_at(chunk.first + t + 1, &chunk));
         for (long c = 0; c < depth; c += BLOCK) {
-          input_columns_of_pairs(even, odd, pixels, c, lanes_of_block(in - c), &chunk);
+          fetch_ahead(pixels[(t + 1) % 2], 36, c);
+          input_columns_of_pairs(even, odd, pixels[t % 2], c, lanes_of_block(in - c), &chunk);
           store_rows(v + t * depth + c, of_x, input_row, 6, even, odd, &chunk);
         }
       }
@@ -419,7 +428,7 @@ long winograd_filters_back(const bf16 *x, const bf16 *gradient, const uint8_t *w
   const long size = in * out < MANY ? CHUNK : 2 * CHUNK, pooled = which != 0;
   const long of_picture = (height >> pooled) * (width >> pooled) * out;
   /* Transforms of two tiles at a time, in pairs: (PLACES, pairs of tiles, channels, 2). */
-  long of_x = size * depth + APART, of_y = size * across + APART;
+  long apart_x = size * depth + APART, apart_y = size * across + APART;
   long of_u = PLACES * down * across, failed = 0;
   float *u = aligned_alloc(64, shares * of_u * sizeof(float));
   char *begun = calloc(shares, PLACES); /* sums of a share at a place */
@@ -427,8 +436,8 @@ long winograd_filters_back(const bf16 *x, const bf16 *gradient, const uint8_t *w
 #pragma omp parallel for schedule(static) reduction(| : failed)
   for (long s = 0; s < shares; s++) {
     /* The last rows of a product read up to eleven channels more than there are: within APART. */
-    bf16 *v = aligned_alloc(64, PLACES * of_x * sizeof(bf16));
-    bf16 *d = aligned_alloc(64, PLACES * of_y * sizeof(bf16));
+    bf16 *v = aligned_alloc(64, PLACES * apart_x * sizeof(bf16));
+    bf16 *d = aligned_alloc(64, PLACES * apart_y * sizeof(bf16));
     bf16 *zeros = calloc(depth > across ? depth : across, sizeof(bf16));
     failed |= !v || !d || !zeros;
     __m512 a[PLACES] = {0}, b[PLACES] = {0}; /* of places that are not taken, anything */
@@ -439,22 +448,27 @@ long winograd_filters_back(const bf16 *x, const bf16 *gradient, const uint8_t *w
     for (long index = 0; index < chunks_of(&input, size) && !failed; index++) {
       const Chunk chunk = chunk_at(index, size, &input);
       const long pairs = (chunk.count + 1) / 2;
-      for (long pair = 0; pair < pairs; pair++) {
-        Pixel of_input[2][36], of_output[2][16];
+      Pixel of_input[2][2][36], of_output[2][2][16]; /* of this pair and of the next, in turn */
+      for (long pair = -1; pair < pairs; pair++) {
+        Pixel(*next_x)[36] = of_input[(pair + 1) % 2], (*next_y)[16] = of_output[(pair + 1) % 2];
         for (int odd = 0; odd < 2; odd++) { /* after the last, one of a picture after the last */
-          Tile tile = tile_at(chunk.first + 2 * pair + odd, &chunk);
-          find_pixels(of_input[odd], 6, 1, &input, zeros, tile);
-          find_pixels(of_output[odd], 4, 0, &output, zeros, tile);
+          Tile tile = tile_at(chunk.first + 2 * pair + 2 + odd, &chunk);
+          find_pixels(next_x[odd], 6, 1, &input, zeros, tile);
+          find_pixels(next_y[odd], 4, 0, &output, zeros, tile);
         }
+        if (pair < 0) continue;
+        Pixel(*of_x)[36] = of_input[pair % 2], (*of_y)[16] = of_output[pair % 2];
         for (long c = 0; c < depth; c += LANES) {
-          input_columns(a, of_input[0], c, lanes(in - c), &chunk);
-          input_columns(b, of_input[1], c, lanes(in - c), &chunk);
-          store_rows(v + (pair * depth + c) * 2, of_x, input_row, 6, a, b, &chunk);
+          if (c % BLOCK == 0) fetch_ahead(next_x[0], 2 * 36, c);
+          input_columns(a, of_x[0], c, lanes(in - c), &chunk);
+          input_columns(b, of_x[1], c, lanes(in - c), &chunk);
+          store_rows(v + (pair * depth + c) * 2, apart_x, input_row, 6, a, b, &chunk);
         }
         for (long c = 0; c < across; c += LANES) {
-          gradient_columns(a, of_output[0], c, lanes(out - c));
-          gradient_columns(b, of_output[1], c, lanes(out - c));
-          store_rows(d + (pair * across + c) * 2, of_y, gradient_row, 4, a, b, &chunk);
+          if (c % BLOCK == 0) fetch_ahead(next_y[0], 2 * 16, c);
+          gradient_columns(a, of_y[0], c, lanes(out - c));
+          gradient_columns(b, of_y[1], c, lanes(out - c));
+          store_rows(d + (pair * across + c) * 2, apart_y, gradient_row, 4, a, b, &chunk);
         }
       }
       for (long p = 0; p < PLACES; p++) {
@@ -462,8 +476,8 @@ long winograd_filters_back(const bf16 *x, const bf16 *gradient, const uint8_t *w
         char *added = begun + s * PLACES + p;
         for (long k = 0; k < across; k += BLOCK)
           for (long c = 0; c < in; c += ROWS)
-            product((const int32_t *)(v + p * of_x) + c, 1, depth,
-                    (const int32_t *)(d + p * of_y) + k, across,
+            product((const int32_t *)(v + p * apart_x) + c, 1, depth,
+                    (const int32_t *)(d + p * apart_y) + k, across,
                     u + s * of_u + sum_at(p, c, k, down, across), pairs, *added);
         *added = 1;
       }
