@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 import eyebright
-from eyebright import plan, training
+from eyebright import measuring, plan
 from eyebright.config import TrainConfig
 from eyebright.errors import UsageError
 from eyebright.models import MODELS
@@ -58,7 +58,7 @@ def test_short_runs_get_small_nets_and_long_runs_large_ones() -> None:
             speed = dict(SPEEDS)[candidate.model]
             room = seconds - 3 - plan.SETTING_UP - plan.CLOSING
             steps = room / speed
-            steps -= training.steps_to_measure(int(steps), CONFIG.batch_size)
+            steps -= measuring.steps_to_measure(int(steps), CONFIG.batch_size)
             assert candidate.steps == pytest.approx(steps, abs=2)
         best.append(made.chosen.model)
     order = list(CURVES)

@@ -29,7 +29,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 import eyebright
-from eyebright import drive, images, keeper, saver, signals, training
+from eyebright import drive, images, keeper, measuring, saver, signals, training
 from eyebright.checkpoint import load_model
 from eyebright.cli import run_app
 from eyebright.config import TrainConfig
@@ -47,8 +47,8 @@ from tampering import Canary, disk, honest, power_cuts
 # disk while a checkpoint is saved: making the folder, opening, writing, syncing and renaming the
 # file, opening and syncing the folder, and (8, 16) removing an old one.
 KILLS = [
-    *(("step", n % 5 + 1) for n in range(10)),
-    *(("save", n) for n in (2, 3, 4, 5, 7, 8, 10, 16, 22, 23)),
+    *(("step", n) for n in (1, 2, 5)),
+    *(("save", n) for n in (2, 3, 4, 5, 7, 8, 16)),
 ]
 
 
@@ -671,7 +671,7 @@ def test_ctrl_c_before_a_run_has_been_taken_up_changes_nothing(
 def test_ctrl_c_while_pictures_held_out_are_looked_at_loses_nothing(
     after: int, class_folders: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(training, "FEWEST_MEASURED", 1)  # after the last step, and again
+    monkeypatch.setattr(measuring, "FEWEST_MEASURED", 1)  # after the last step, and again
     words = ["train", str(class_folders()), *RECIPES["fast"].split(), "--name"]
     assert run_app([*words, "whole"]) == 0
     monkeypatch.setattr(saver, "LEAST", 1e9)

@@ -17,7 +17,7 @@ from eyebright.batches import HALF, measure_normalization, predict_logits
 from eyebright.config import TrainConfig
 from eyebright.data import Dataset
 from eyebright.errors import NumbersError
-from eyebright.layers import measure_norms
+from eyebright.measuring import measure_norms
 from eyebright.models import LessonNet, create_model
 from eyebright.optim import Schedule
 from eyebright.order import epoch_order
@@ -186,15 +186,6 @@ def test_norms_are_measured_when_no_step_comes_after() -> None:
     measure_norms(net.train(), [pictures for pictures, _ in batches][:6])
     torch.testing.assert_close(norm.running_var, found)
     torch.testing.assert_close(predict_logits(net, data.images, HALF), logits)  # what is judged
-
-
-@pytest.mark.parametrize(
-    ("steps", "batch_size", "batches"), [(700, 500, 20), (450, 1000, 10), (56, 200, 5), (49, 16, 0)]
-)
-def test_measuring_norms_takes_a_small_part_of_a_run(
-    steps: int, batch_size: int, batches: int
-) -> None:
-    assert training.count_measured(steps, batch_size) == batches
 
 
 def test_the_first_bad_step_is_named_exactly() -> None:

@@ -24,10 +24,10 @@ from eyebright.batches import Normalization
 from eyebright.console import shown
 from eyebright.errors import ModelError, UsageError
 from eyebright.files import read_json, read_safetensors, write_file, write_json
+from eyebright.finite import first_not_finite
 from eyebright.images import POLICY
 from eyebright.models import MODELS, create_model, is_backbone
 from eyebright.nearby import nearest_run, runs_there
-from eyebright.runtime import first_not_finite
 
 FORMAT = 2
 WEIGHTS, CARD = "model.safetensors", "model.json"

@@ -81,7 +81,8 @@ class _Winograd(Function):
         if ctx.needs_input_grad[1]:
             of_weight = torch.empty_like(weight)
             sizes = n, height, width, channels, len(weight)
-            shares = min(torch.get_num_threads(), max(1, MOST_SUMS // (4 * weight.nbytes)))
+            most = max(1, MOST_SUMS // (4 * weight.nbytes))
+            shares = min(torch.get_num_threads(), most, max(1, n))  # a picture is in one of them
             inputs = x, gradient, which
             _check(compiled.call("winograd_filters_back", *inputs, of_weight, *sizes, shares))
         return of_x, of_weight, None

@@ -15,8 +15,10 @@ from eyebright import distributed, metrics
 from eyebright.console import counted, out, say, shown
 from eyebright.errors import ModelError, NumbersError
 from eyebright.files import write_file, write_json
+from eyebright.finite import check_weights
 from eyebright.jobs import Job
 from eyebright.keeper import Keeper
+from eyebright.measuring import steps_to_measure
 from eyebright.memory import advice
 from eyebright.optim import Schedule, create_optimizers
 from eyebright.pacer import Pacer
@@ -32,11 +34,9 @@ from eyebright.tracking import Tracker
 from eyebright.training import (
     EpochResult,
     Position,
-    check_weights,
     count_steps,
     fit,
     plain_schedule,
-    steps_to_measure,
 )
 
 

@@ -22,12 +22,13 @@ from eyebright.epochs import log_row
 from eyebright.errors import ModelError, NumbersError, StorageError
 from eyebright.evaluation import Evaluation
 from eyebright.files import append_line, write_file
+from eyebright.finite import check_weights
 from eyebright.losses import EVEN
 from eyebright.metrics import Floats
 from eyebright.resume import Checkpoint, collect_generators, collect_state
 from eyebright.saver import list_checkpoints
 from eyebright.tracking import Tracker
-from eyebright.training import EpochResult, Position, check_weights
+from eyebright.training import EpochResult, Position
 
 BEST = "kept."  # before the names of the kept model's weights in a checkpoint
 BY_CHANCE = 0.05  # probability that an epoch which is no better than a probe takes its place

@@ -1,7 +1,5 @@
 """Layers that our own nets are built of; quicker kernels compute them where those can."""
 
-from collections.abc import Iterable
-
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -77,30 +75,3 @@ def halve(x: Tensor, conv: Conv3x3, norm: NormGelu) -> Tensor:
     at_once = x.shape[-1] >= ROUND_UP and is_for_our_own(x) and convolution.filters_minimally(x)
     halved: Tensor = norm(conv(x, pool=at_once), pool=not at_once)
     return halved
-
-
-def measure_norms(model: nn.Module, batches: Iterable[Tensor]) -> None:
-    """Measure the statistics by which norms go in evaluation, now that the net is what it will be.
-
-    While it learns they must follow it within a few batches, and so are those of a few; after the
-    last step they are worth more pictures (Wu and Johnson 2021, "Rethinking 'Batch' in BatchNorm",
-    arXiv:2105.07576).
-
-    Args:
-        model: in training mode; its `NormGelu` layers that are learning too are measured.
-        batches: pictures as in training. None of them is looked at where there is nothing to
-            measure.
-    """
-    norms = [m for m in model.modules() if isinstance(m, NormGelu) and m.training]
-    kept = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
-    seen = 0
-    try:
-        for pictures in batches if norms else ():
-            seen += len(pictures)
-            for norm in norms:
-                norm.momentum = len(pictures) / seen  # the mean of all so far
-                norm.num_batches_tracked = None  # to measure twice must be to measure once
-            model(pictures)  # with gradients, that nobody asks for: so it is done as in training
-    finally:
-        for norm, (momentum, batches_tracked) in zip(norms, kept, strict=True):
-            norm.momentum, norm.num_batches_tracked = momentum, batches_tracked

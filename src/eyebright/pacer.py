@@ -23,7 +23,7 @@ class Pacer:
         steps_per_epoch: of the run.
         position: where it begins.
         measuring: steps' time, for what is measured after the last one
-            (`eyebright.training.steps_to_measure`).
+            (`eyebright.measuring.steps_to_measure`).
     """
 
     def __init__(

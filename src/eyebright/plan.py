@@ -22,7 +22,8 @@ from eyebright.console import shown
 from eyebright.data import Dataset
 from eyebright.errors import ModelError, UsageError
 from eyebright.files import count, number, read_json, write_json
-from eyebright.training import count_steps, fit, steps_to_measure, validate
+from eyebright.measuring import steps_to_measure
+from eyebright.training import count_steps, fit, validate
 
 FILE = "plan.json"
 CLOSING = 2.0  # seconds from the last step to the end of the command: report, exit; not validation

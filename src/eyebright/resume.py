@@ -32,7 +32,7 @@ from eyebright.epochs import (
 )
 from eyebright.errors import ModelError
 from eyebright.files import count, number
-from eyebright.runtime import first_not_finite
+from eyebright.finite import first_not_finite
 from eyebright.training import EpochResult, Position
 
 STATE = "state"

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import traceback
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from typing import Any, Literal
 
@@ -221,20 +221,6 @@ def onednn_for(layout: torch.memory_format) -> Iterator[None]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             switch.__exit__(None, None, None)
-
-
-def first_not_finite(tensors: Mapping[str, torch.Tensor]) -> str | None:
-    """The name of the first of these tensors that is not all finite numbers; None: all are.
-
-    Wherever they lie, they are waited for once.
-    """
-    floats = {name: t for name, t in tensors.items() if t.is_floating_point() and t.numel()}
-    if not floats:
-        return None
-    # Eight-bit floats do not say whether they are finite.
-    wide = [t.float() if t.element_size() == 1 else t for t in floats.values()]
-    finite = torch.stack([torch.isfinite(t).all() for t in wide]).tolist()
-    return next((name for name, fine in zip(floats, finite, strict=True) if not fine), None)
 
 
 def describe(device: torch.device) -> dict[str, Any]:

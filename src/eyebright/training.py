@@ -3,7 +3,7 @@
 import contextlib
 import math
 import time
-from collections.abc import Callable, Generator, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass, field
 from itertools import islice
 
@@ -22,21 +22,17 @@ from eyebright.batches import (
 from eyebright.config import TrainConfig
 from eyebright.console import progress_bar
 from eyebright.data import Dataset
-from eyebright.errors import NumbersError
+from eyebright.finite import check_weights, finite_losses
 from eyebright.graphs import Replayed, is_known
-from eyebright.layers import measure_norms
 from eyebright.losses import class_weights, create_loss
+from eyebright.measuring import count_measured, measure_norms
 from eyebright.metrics import Counts, confusion_matrix
 from eyebright.norms import over_ranks, share_of_batch
 from eyebright.optim import Schedule, create_optimizers, set_lr
 from eyebright.order import derived_seed
-from eyebright.runtime import first_not_finite, memory_format, onednn_for, timed_kernels
+from eyebright.runtime import memory_format, onednn_for, timed_kernels
 
 REFRESH = 0.5  # seconds between looks at the losses, where no other rhythm is asked for
-MEASURED = 10_000  # pictures, whose statistics stand for those of all, ...
-SHARE_MEASURED = 0.1  # ... and at most this share of all that went into training, ...
-FEWEST_MEASURED = 5  # ... in more batches than the statistics at hand are of
-FORWARD = 0.35  # of the time of a step, for a batch that nothing is learned from
 
 
 @dataclass(frozen=True)
@@ -262,17 +258,6 @@ def count_steps(n: int, config: TrainConfig) -> int:
     return n // config.batch_size if config.drop_last else math.ceil(n / config.batch_size)
 
 
-def count_measured(steps: int, batch_size: int) -> int:
-    """Mini-batches that a net's norms are measured on after its last step."""
-    batches = min(math.ceil(MEASURED / batch_size), int(SHARE_MEASURED * steps))
-    return batches if batches >= FEWEST_MEASURED else 0
-
-
-def steps_to_measure(steps: int, batch_size: int) -> float:
-    """As many steps would take the time that measuring takes after so many steps."""
-    return FORWARD * count_measured(steps, batch_size)
-
-
 def plain_schedule(
     n: int, config: TrainConfig, changes: Iterable[tuple[int, int]] = ()
 ) -> Schedule:
@@ -284,43 +269,6 @@ def plain_schedule(
 def mean(values: list[float]) -> float:
     """Arithmetic mean, without rounding errors that add up."""
     return math.fsum(values) / len(values)
-
-
-def finite_losses(
-    losses: list[Tensor], step: int, full_lr: float, schedule: Schedule
-) -> list[float]:
-    """The losses of the last steps as numbers.
-
-    Raises:
-        NumbersError: names the first step whose loss is not finite, and its learning rate.
-    """
-    values: list[float] = distributed.average(torch.stack(losses)).tolist()
-    for i, value in enumerate(values):
-        if not math.isfinite(value):
-            bad_step = step - len(values) + i
-            lr = full_lr * schedule.share(bad_step)
-            raise NumbersError(
-                f"the loss is {value} at step {bad_step + 1} (learning rate {lr:.3g}); lower --lr"
-            )
-    return values
-
-
-def check_weights(weights: Mapping[str, Tensor], step: int, lr: float) -> None:
-    """See that the last step, whose loss nobody has looked at, left finite weights.
-
-    Args:
-        weights: a net's ``state_dict``.
-        step: the number of that step.
-        lr: its learning rate.
-
-    Raises:
-        NumbersError: it did not.
-    """
-    if name := first_not_finite(weights):
-        raise NumbersError(
-            f"the weights {name} are not finite after step {step} (learning rate {lr:.3g}); "
-            "lower --lr"
-        )
 
 
 def validate(

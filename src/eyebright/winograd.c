@@ -33,6 +33,8 @@ enum {
   APART = 32        /* of what lies between places, so that these do not share lines of the cache */
 };
 
+_Static_assert(TILES % ROWS == 0 && CHUNK % 2 == 0, "whole products, and whole pairs of tiles");
+
 static const __mmask32 EACH = 0xffffffff; /* lane */
 static const float A = 0.625f, A2 = 0.625f * 0.625f, B = 1.5f, B2 = 1.5f * 1.5f;
 static const float OF_A = 0.5f / (0.625f * 0.625f * (0.625f * 0.625f - 1.5f * 1.5f));
@@ -217,6 +219,7 @@ static inline void find_pixels(Pixel *pixels, int side, int before, const Featur
   }
 }
 
+/* Where 32 channels of these pixels begin, into the cache. */
 static inline void fetch_ahead(const Pixel *pixels, int count, long c) {
   for (int i = 0; i < count; i++) {
     _mm_prefetch((const char *)(pixels[i].values + c), _MM_HINT_T0);
@@ -282,7 +285,7 @@ static inline __attribute__((always_inline)) void store_rows(bf16 *to, long apar
                                                              const __m512 *low, const __m512 *high,
                                                              const Chunk *chunk) {
   for (int i = 0; i < 5 + chunk->tall; i++) {
-    __m512 a[6], b[6];
+    __m512 a[6], b[6]; /* in registers, as long as the loops over them are of known length */
     row(a, low + side * i, 1, 1);
     row(b, high + side * i, 1, 1);
     for (int j = 0; j < 6; j++)
@@ -351,18 +354,18 @@ long winograd(const bf16 *x, const uint8_t *which_x, const bf16 *u, bf16 *y, uin
   const long pooled = which_y != 0, rows = height >> pooled, columns = width >> pooled;
   long depth = up(in, BLOCK), pairs = (in + 1) / 2, blocks = (out + BLOCK - 1) / BLOCK, failed = 0;
   long chunks = chunks_of(&features, TILES);
-  long of_x = TILES * depth + APART, of_y = TILES * BLOCK + APART;
+  long apart_x = TILES * depth + APART, apart_y = TILES * BLOCK + APART;
 #pragma omp parallel reduction(| : failed)
   {
-    bf16 *v = aligned_alloc(64, PLACES * of_x * sizeof(bf16));
-    float *m = aligned_alloc(64, PLACES * of_y * sizeof(float));
+    bf16 *v = aligned_alloc(64, PLACES * apart_x * sizeof(bf16));
+    float *m = aligned_alloc(64, PLACES * apart_y * sizeof(float));
     bf16 *zeros = calloc(depth, sizeof(bf16));
     failed = !v || !m || !zeros;
-    __m512 even[PLACES] = {0}, odd[PLACES] = {0}; /* of places that are not taken, anything */
+    __m512 even[PLACES] = {0}, odd[PLACES] = {0}; /* where no place is taken, of another tile: no result */
 #pragma omp for schedule(dynamic)
     for (long index = 0; index < chunks; index++) {
       const Chunk chunk = chunk_at(index, TILES, &features);
-      if (failed) continue;
+      if (failed || chunk.count < 1) continue;
       Pixel pixels[2][36];
       find_pixels(pixels[0], 6, 1, &features, zeros, tile_at(chunk.first, &chunk));
       for (long t = 0; t < chunk.count; t++) {
@@ -370,22 +373,24 @@ long winograd(const bf16 *x, const uint8_t *which_x, const bf16 *u, bf16 *y, uin
         for (long c = 0; c < depth; c += BLOCK) {
           fetch_ahead(pixels[(t + 1) % 2], 36, c);
           input_columns_of_pairs(even, odd, pixels[t % 2], c, lanes_of_block(in - c), &chunk);
-          store_rows(v + t * depth + c, of_x, input_row, 6, even, odd, &chunk);
+          store_rows(v + t * depth + c, apart_x, input_row, 6, even, odd, &chunk);
         }
       }
       for (long k = 0; k < blocks; k++) {
-        for (long p = 0; p < PLACES; p++)
-          for (long t = 0; takes(&chunk, p) && t < chunk.count; t += ROWS)
-            product((const int32_t *)(v + p * of_x + t * depth), depth / 2, 1,
+        for (long p = 0; p < PLACES; p++) {
+          if (!takes(&chunk, p)) continue;
+          for (long t = 0; t < chunk.count; t += ROWS)
+            product((const int32_t *)(v + p * apart_x + t * depth), depth / 2, 1,
                     (const int32_t *)(u + (p * blocks + k) * pairs * BLOCK * 2), BLOCK,
-                    m + p * of_y + t * BLOCK, pairs, 0);
+                    m + p * apart_y + t * BLOCK, pairs, 0);
+        }
         for (long t = 0; t < chunk.count; t++) {
           Tile tile = tile_at(chunk.first + t, &chunk);
           long row = tile.row >> pooled, column = tile.column >> pooled, side = 4 >> pooled;
           long at = ((tile.image * rows + row) * columns + column) * out + k * BLOCK;
           __mmask32 mask = lanes_of_block(out - k * BLOCK);
-          output_columns(even, m + t * BLOCK, of_y, &chunk);
-          output_columns(odd, m + t * BLOCK + LANES, of_y, &chunk);
+          output_columns(even, m + t * BLOCK, apart_y, &chunk);
+          output_columns(odd, m + t * BLOCK + LANES, apart_y, &chunk);
           for (long i = 0; i < side && row + i < rows; i++) {
             __m512 a[8], b[8];
             for (long half = 0; half <= pooled; half++) {
@@ -440,18 +445,20 @@ long winograd_filters_back(const bf16 *x, const bf16 *gradient, const uint8_t *w
     bf16 *d = aligned_alloc(64, PLACES * apart_y * sizeof(bf16));
     bf16 *zeros = calloc(depth > across ? depth : across, sizeof(bf16));
     failed |= !v || !d || !zeros;
-    __m512 a[PLACES] = {0}, b[PLACES] = {0}; /* of places that are not taken, anything */
+    __m512 a[PLACES] = {0}, b[PLACES] = {0}; /* where no place is taken, of another tile: no result */
     const long begin = n * s / shares, count = n * (s + 1) / shares - begin;
     const Features input = {x + begin * height * width * in, 0, count, height, width, in};
     const Features output = {gradient + begin * of_picture, pooled ? which + begin * of_picture : 0,
                              count, height, width, out};
     for (long index = 0; index < chunks_of(&input, size) && !failed; index++) {
       const Chunk chunk = chunk_at(index, size, &input);
+      if (chunk.count < 1) continue;
       const long pairs = (chunk.count + 1) / 2;
       Pixel of_input[2][2][36], of_output[2][2][16]; /* of this pair and of the next, in turn */
       for (long pair = -1; pair < pairs; pair++) {
         Pixel(*next_x)[36] = of_input[(pair + 1) % 2], (*next_y)[16] = of_output[(pair + 1) % 2];
-        for (int odd = 0; odd < 2; odd++) { /* after the last, one of a picture after the last */
+        /* Odd counts are the last of their kind: beside it stands one of a picture after the last. */
+        for (int odd = 0; odd < 2; odd++) {
           Tile tile = tile_at(chunk.first + 2 * pair + 2 + odd, &chunk);
           find_pixels(next_x[odd], 6, 1, &input, zeros, tile);
           find_pixels(next_y[odd], 4, 0, &output, zeros, tile);
@@ -459,20 +466,20 @@ long winograd_filters_back(const bf16 *x, const bf16 *gradient, const uint8_t *w
         if (pair < 0) continue;
         Pixel(*of_x)[36] = of_input[pair % 2], (*of_y)[16] = of_output[pair % 2];
         for (long c = 0; c < depth; c += LANES) {
-          if (c % BLOCK == 0) fetch_ahead(next_x[0], 2 * 36, c);
+          if (c % BLOCK == 0) fetch_ahead(next_x[0], 36, c), fetch_ahead(next_x[1], 36, c);
           input_columns(a, of_x[0], c, lanes(in - c), &chunk);
           input_columns(b, of_x[1], c, lanes(in - c), &chunk);
           store_rows(v + (pair * depth + c) * 2, apart_x, input_row, 6, a, b, &chunk);
         }
         for (long c = 0; c < across; c += LANES) {
-          if (c % BLOCK == 0) fetch_ahead(next_y[0], 2 * 16, c);
+          if (c % BLOCK == 0) fetch_ahead(next_y[0], 16, c), fetch_ahead(next_y[1], 16, c);
           gradient_columns(a, of_y[0], c, lanes(out - c));
           gradient_columns(b, of_y[1], c, lanes(out - c));
           store_rows(d + (pair * across + c) * 2, apart_y, gradient_row, 4, a, b, &chunk);
         }
       }
       for (long p = 0; p < PLACES; p++) {
-        if (chunk.count < 1 || !takes(&chunk, p)) continue;
+        if (!takes(&chunk, p)) continue;
         char *added = begun + s * PLACES + p;
         for (long k = 0; k < across; k += BLOCK)
           for (long c = 0; c < in; c += ROWS)

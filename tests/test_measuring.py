@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from bf16_kernels import features, needs_kernels
 from eyebright import kernels
-from eyebright.layers import NormGelu, measure_norms
+from eyebright.layers import NormGelu
+from eyebright.measuring import count_measured, measure_norms
 
 
 def batches_of(*sizes: int) -> list[Tensor]:
@@ -76,3 +77,12 @@ def test_they_follow_again_after_a_failure() -> None:
         measure_norms(net, [torch.zeros(8, 3, 5, 5)])
     assert net.momentum == 0.4
     assert net.num_batches_tracked == 0
+
+
+@pytest.mark.parametrize(
+    ("steps", "batch_size", "batches"), [(800, 500, 20), (550, 1000, 10), (56, 200, 5), (49, 16, 0)]
+)
+def test_measuring_norms_takes_a_small_part_of_a_run(
+    steps: int, batch_size: int, batches: int
+) -> None:
+    assert count_measured(steps, batch_size) == batches
