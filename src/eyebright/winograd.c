@@ -36,9 +36,14 @@ enum {
 _Static_assert(TILES % ROWS == 0 && CHUNK % 2 == 0, "whole products, and whole pairs of tiles");
 
 static const __mmask32 EACH = 0xffffffff; /* lane */
-static const float A = 0.625f, A2 = 0.625f * 0.625f, B = 1.5f, B2 = 1.5f * 1.5f;
-static const float OF_A = 0.5f / (0.625f * 0.625f * (0.625f * 0.625f - 1.5f * 1.5f));
-static const float OF_B = 0.5f / (1.5f * 1.5f * (1.5f * 1.5f - 0.625f * 0.625f));
+
+/* The points, their squares, and what their filters are multiplied by. */
+#define A 0.625f
+#define B 1.5f
+#define A2 (A * A)
+#define B2 (B * B)
+#define OF_A (0.5f / (A2 * (A2 - B2)))
+#define OF_B (0.5f / (B2 * (B2 - A2)))
 
 static inline long up(long value, long multiple) {
   return (value + multiple - 1) / multiple * multiple;
