@@ -69,7 +69,7 @@ def test_a_gpu_gets_its_own_net_and_rates(monkeypatch: pytest.MonkeyPatch) -> No
     ("amx", "pairs", "epochs", "batch", "model"),
     [
         (True, True, 12, 1000, "wide32"),
-        (False, True, 8, 500, "deep32"),
+        (False, True, 7, 500, "deep32"),
         (False, False, 4, 500, "wide32"),
     ],
 )

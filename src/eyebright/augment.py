@@ -106,14 +106,6 @@ def cutout(images: Tensor, chance: Chance) -> Tensor:
     return images.masked_fill(hole[..., None], 128)
 
 
-def jitter(images: Tensor, chance: Chance) -> Tensor:
-    """Contrast and brightness of each picture changed by up to a fifth (Howard 2013, 1312.5402)."""
-    contrast, brightness = 0.2 * (2 * chance.numbers(2) - 1)[:, :, None, None, None]
-    middle = 128
-    found = (images.float() - middle).mul_(1 + contrast).add_(middle * (1 + brightness))
-    return found.round_().clamp_(0, 255).to(torch.uint8)
-
-
 def crop(images: Tensor, chance: Chance) -> Tensor:
     """A random rectangle of each picture, made as large as the picture (Szegedy et al. 2015).
 
@@ -143,7 +135,6 @@ AUGMENTATIONS: dict[str, Callable[[Tensor, Chance], Tensor]] = {
     "shift8": partial(shift, part=8),
     "crop": crop,
     "cutout": cutout,
-    "jitter": jitter,
 }
 MIRROR = "mirror"  # stands apart: it takes turns between epochs, which a batch knows nothing of
 

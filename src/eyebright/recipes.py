@@ -60,13 +60,10 @@ RECIPES: dict[str, TrainConfig] = {
 
 # recipe -> its settings where a processor multiplies pairs of bf16 (`eyebright.convolution`)
 WITH_PAIRS: dict[str, dict[str, Any]] = {
-    "fast": {
-        "model": "deep32", "epochs": 8, "lr": 0.12,
-        "rest": "sgd", "rest_lr": 0.053, "augment": "mirror+shift+jitter",
-    },
+    "fast": {"model": "deep32", "epochs": 7, "lr": 0.12, "rest": "sgd", "rest_lr": 0.053},
     "best": {
         "model": "deep64", "epochs": 11, "batch_size": 1000, "lr": 0.2,
-        "rest": "sgd", "rest_lr": 0.053, "augment": "mirror+shift+jitter",
+        "rest": "sgd", "rest_lr": 0.053,
     },
 }  # fmt: skip
 # and where there is hardware for whole matrices: a processor with AMX

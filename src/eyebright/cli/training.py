@@ -91,8 +91,7 @@ def train(
     augment: Annotated[
         str | None,
         typer.Option(
-            help="none, or any of mirror, shift, shift8, crop, cutout, jitter joined by +: "
-            "mirror+shift."
+            help="none, or any of mirror, shift, shift8, crop, cutout joined by +, as mirror+shift."
         ),
     ] = None,
     tta: Annotated[
