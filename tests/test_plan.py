@@ -2,6 +2,7 @@
 
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 from unittest.mock import patch
 
@@ -207,10 +208,15 @@ def squares(n: int, side: int = 16) -> eyebright.Dataset:
     return eyebright.Dataset(images.astype(np.uint8), labels, ("dark", "bright"), name="squares")
 
 
-def test_training_in_a_given_time(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_training_on_a_folder_of_photographs_in_a_given_time(
+    class_folders: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = class_folders(count=40, size=(80, 70))
     start = time.monotonic()
-    run = eyebright.train(squares(600), time="14s", runs=tmp_path)
+    run = eyebright.train(folder, time="14s", runs=tmp_path)
     printed = capsys.readouterr().out
+    assert "--time trains a net from nothing" in printed
+    assert run.config.recipe == "fast"
     assert "plan: " in printed
     assert "of the 14 s asked for" in printed
     record = json.loads((run.path / "plan.json").read_text())

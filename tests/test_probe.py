@@ -232,6 +232,7 @@ def test_large_pictures_are_finetuned_and_small_ones_are_not(
     assert begin(None, {}, 224).recipe == "finetune"
     assert begin(None, {}, 64).recipe == "fast"
     assert begin(None, {"model": "wide32"}, 224).recipe == "fast"
+    assert begin(None, {"time": 60.0}, 224).recipe == "fast"  # a probe takes the time it takes
     assert begin(None, {"model": "resnet18"}, 32).recipe == "finetune"
     run = eyebright.train(class_folders(size=(80, 80)), imgsz=32, epochs=1, quiet=True)
     assert run.config.recipe == "fast"

@@ -35,8 +35,8 @@ def begin(recipe: str | None, settings: dict[str, Any], imgsz: int | None = None
     """The configuration to begin with, before anything is decided from the data.
 
     Args:
-        recipe: its name; None: ``finetune`` where a backbone is named, or pictures are large and no
-            net is named, else ``fast``.
+        recipe: its name; None: ``finetune`` where a backbone is named, or pictures are large and
+            neither net nor time is named, else ``fast``.
         settings: the user's.
         imgsz: side of the pictures in pixels, where it is known.
 
@@ -48,7 +48,8 @@ def begin(recipe: str | None, settings: dict[str, Any], imgsz: int | None = None
     if model is not None:
         check_name(model)
     if recipe is None:
-        large = "init" not in settings and imgsz is not None and imgsz > SMALL
+        own_way = settings.keys() & {"init", "time"}
+        large = not own_way and imgsz is not None and imgsz > SMALL
         recipe = "finetune" if (is_backbone(model) if model else large) else "fast"
     config = recipe_config(recipe).replace(**settings)
     if config.init is not None:

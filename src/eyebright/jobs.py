@@ -18,6 +18,7 @@ from eyebright.config import TrainConfig, flag
 from eyebright.console import shown
 from eyebright.convolution import winograd_pays
 from eyebright.data import Dataset
+from eyebright.data.reading import SMALL
 from eyebright.errors import ModelError, UsageError
 from eyebright.files import read_json
 from eyebright.holdout import hold_out
@@ -115,6 +116,11 @@ def new_job(
     parse_augment(config.augment)
     with distributed.first_of_machine():
         data, config = read_pictures(recipe, settings)
+    if recipe is None and config.time is not None and data.imgsz > SMALL:
+        tell(
+            "--time trains a net from nothing (recipe fast); without it these large pictures go "
+            "through one that others trained, which is better where they are few"
+        )
     if own is not None:
         config = config.replace(model=type(own).__qualname__)
     train_set, val_set = hold_out(data, config)

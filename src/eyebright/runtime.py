@@ -223,6 +223,13 @@ def onednn_for(layout: torch.memory_format) -> Iterator[None]:
             switch.__exit__(None, None, None)
 
 
+def autocast(device: torch.device, precision: str) -> torch.autocast:
+    """Layers in bf16, where a run's precision is that."""
+    # A step on a GPU is recorded, and must cast its weights each time: they are not kept.
+    kept = device.type != "cuda"
+    return torch.autocast(device.type, torch.bfloat16, precision == "bf16", cache_enabled=kept)
+
+
 def describe(device: torch.device) -> dict[str, Any]:
     """What ``env.json`` holds: versions, device, threads, command line and git state."""
     packages = ["eyebright", "torch", "torchvision", "timm", "numpy", "pillow", "safetensors"]

@@ -30,7 +30,7 @@ from eyebright.metrics import Counts, confusion_matrix
 from eyebright.norms import over_ranks, share_of_batch
 from eyebright.optim import Schedule, create_optimizers, set_lr
 from eyebright.order import derived_seed
-from eyebright.runtime import memory_format, onednn_for, timed_kernels
+from eyebright.runtime import autocast, memory_format, onednn_for, timed_kernels
 
 REFRESH = 0.5  # seconds between looks at the losses, where no other rhythm is asked for
 
@@ -112,7 +112,6 @@ def fit(
     """
     optimizers = create_optimizers(model, config) if optimizers is None else optimizers
     device = next(model.parameters()).device
-    is_cuda = device.type == "cuda"
     images, rows = on_device(train_set.pixels, device)
     labels = torch.from_numpy(train_set.labels).to(device)
     counts = torch.from_numpy(train_set.counts()).to(device)
@@ -130,13 +129,8 @@ def fit(
         shards = train_set.shards
         return train_batches(images, labels, config, normalization, epoch, rows, first, shards)
 
-    def autocast() -> torch.autocast:
-        # A recorded step must cast its weights each time, so they must not be kept.
-        is_bf16 = config.precision == "bf16"
-        return torch.autocast(device.type, torch.bfloat16, is_bf16, cache_enabled=not is_cuda)
-
     def take_step(pictures: Tensor, targets: Tensor) -> Tensor:
-        with autocast(), norms:
+        with autocast(device, config.precision), norms:
             logits = net(pictures)
         loss = loss_of(logits, targets)
         if ranks > 1:  # whose gradients are averaged: a part counts by what it weighs
@@ -147,7 +141,7 @@ def fit(
             optimizer.zero_grad()
         return loss.detach()
 
-    can_be_recorded = is_cuda and is_known(model) and ranks == 1
+    can_be_recorded = device.type == "cuda" and is_known(model) and ranks == 1
     step = Replayed(take_step, config.batch_size) if can_be_recorded else take_step
     with progress_bar("training", schedule.total_steps, quiet=say is None) as bar:
         while at.step < schedule.total_steps or at.batch:
@@ -181,7 +175,7 @@ def fit(
                 few = count_measured(at.step, config.batch_size)
                 with (
                     contextlib.closing(batches_of(epoch + 1)) as batches,
-                    onednn_for(layout), autocast(), norms,
+                    onednn_for(layout), autocast(device, config.precision), norms,
                 ):  # fmt: skip
                     measure_norms(model, (pictures for pictures, _ in islice(batches, few)))
             check_weights(model.state_dict(), at.step, config.lr * schedule.share(at.step - 1))
