@@ -62,7 +62,7 @@ RECIPES: dict[str, TrainConfig] = {
 WITH_PAIRS: dict[str, dict[str, Any]] = {
     "fast": {"model": "deep32", "epochs": 7, "lr": 0.12, "rest": "sgd", "rest_lr": 0.053},
     "best": {
-        "model": "deep64", "epochs": 11, "batch_size": 1000, "lr": 0.2,
+        "model": "deep64", "epochs": 10, "batch_size": 1000, "lr": 0.2,
         "rest": "sgd", "rest_lr": 0.053,
     },
 }  # fmt: skip
