@@ -31,7 +31,7 @@ GPU_COMMAND = (
     "{machine}"
 )
 TIMED = (
-    "`--time`: within 5 % or 3 s, never 10 % later | **{taken_seconds} s** of {asked_seconds} asked: "
+    "`--time`: within 5 % or 3 s, never 10 % later | **{taken_seconds} s** of {asked_seconds}: "
     "{model}, {val_accuracy:.1%} of what was held out | "
     "`python -m bench.timed --data {data}` | 1 | {machine}, {bf16}"
 )
