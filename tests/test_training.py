@@ -340,7 +340,7 @@ def test_a_step_is_a_known_number_of_operations(
     assert per_step.get("winograd_filters_back", 0) == (convolutions if minimal else 0)
     for slow in ("gelu", "gelu_backward", "max_pool2d_with_indices", "native_batch_norm"):
         assert slow not in per_step
-    assert sum(per_step.values()) < 100 * convolutions
+    assert sum(per_step.values()) < 104 * convolutions
     # Copies: pictures to bf16; weights to bf16, their gradients back, into the optimizer's batch
     # and out of it (1.1 million each); small features laid side by side.
     assert counted.copied / steps < 8_000_000
