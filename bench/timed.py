@@ -6,13 +6,12 @@ Each is a fresh process, timed from the shell to its end; a row each in ``result
 """
 
 import argparse
-import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 from bench.rows import append_row
+from bench.start import seconds_of
 from eyebright.config import parse_time
 from eyebright.plan import Plan
 from eyebright.run import Run
@@ -26,12 +25,8 @@ def measured(data: str, asked: str, folder: Path) -> dict[str, object]:
         asked: as ``--time`` takes it.
         folder: for the run.
     """
-    command = [sys.executable, "-m", "eyebright", "train", data, "--time", asked]
-    start = time.perf_counter()
-    subprocess.run(
-        [*command, "--runs", str(folder), "--name", "timed"], check=True, stdout=subprocess.DEVNULL
-    )
-    taken, wanted = time.perf_counter() - start, parse_time(asked)
+    words = ["train", data, "--time", asked, "--runs", str(folder), "--name", "timed"]
+    taken, wanted = seconds_of([sys.executable, "-m", "eyebright", *words]), parse_time(asked)
     plan, log = Plan.read(folder / "timed"), Run(folder / "timed").log()
     return {
         "data": Path(data).name,

@@ -47,8 +47,8 @@ from tampering import Canary, disk, honest, power_cuts
 # disk while a checkpoint is saved: making the folder, opening, writing, syncing and renaming the
 # file, opening and syncing the folder, and (8, 16) removing an old one.
 KILLS = [
-    *(("step", n) for n in (1, 2, 5)),
-    *(("save", n) for n in (2, 3, 4, 5, 7, 8, 16)),
+    *(("step", n) for n in range(1, 6)),
+    *(("save", n) for n in (2, 3, 4, 5, 7, 8, 10, 16, 22, 23)),
 ]
 
 

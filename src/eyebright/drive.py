@@ -31,13 +31,7 @@ from eyebright.runtime import explained
 from eyebright.saver import Saver
 from eyebright.signals import waiting_while
 from eyebright.tracking import Tracker
-from eyebright.training import (
-    EpochResult,
-    Position,
-    count_steps,
-    fit,
-    plain_schedule,
-)
+from eyebright.training import EpochResult, Position, count_steps, fit, plain_schedule
 
 
 def carry_out(

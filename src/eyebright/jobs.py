@@ -18,7 +18,6 @@ from eyebright.config import TrainConfig, flag
 from eyebright.console import shown
 from eyebright.convolution import winograd_pays
 from eyebright.data import Dataset
-from eyebright.data.reading import SMALL
 from eyebright.errors import ModelError, UsageError
 from eyebright.files import read_json
 from eyebright.holdout import hold_out
@@ -116,7 +115,8 @@ def new_job(
     parse_augment(config.augment)
     with distributed.first_of_machine():
         data, config = read_pictures(recipe, settings)
-    if recipe is None and config.time is not None and data.imgsz > SMALL:
+    others = {key: value for key, value in settings.items() if key != "time"}
+    if "time" in settings and begin(recipe, others, data.imgsz).recipe != config.recipe:
         tell(
             "--time trains a net from nothing (recipe fast); without it these large pictures go "
             "through one that others trained, which is better where they are few"
