@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from eyebright.config import TrainConfig
 from eyebright.errors import UsageError
 from eyebright.models import head_of
+from eyebright.runtime import fuses_optimizers, records_steps
 
 LAYER_DECAY, WEIGHT_DECAY = 0.75, 0.05  # of AdamW
 DECAY_A_PICTURE = 2e-6  # of biases and the last layer, with SGD, at the full learning rate
@@ -124,10 +125,8 @@ def create_optimizers(model: nn.Module, config: TrainConfig) -> list[torch.optim
     if not parameters:
         raise UsageError("the net has no parameters to train")
     device = parameters[0].device
-    # Fused, it counts its steps on the device: the others ask for the number at every step.
-    fused = device.type in ("cpu", "cuda")
-    # So that the step can be recorded (`eyebright.graphs`).
-    recorded: dict[str, Any] = {"fused": fused, "capturable": device.type == "cuda"}
+    fused, capturable = fuses_optimizers(device), records_steps(device)
+    adam: dict[str, Any] = {"fused": fused, "capturable": capturable}
     optimizers: list[torch.optim.Optimizer] = []
     if config.optimizer == "sgd":
         optimizers.append(torch.optim.SGD(parameters, config.lr, config.momentum, fused=fused))
@@ -137,7 +136,7 @@ def create_optimizers(model: nn.Module, config: TrainConfig) -> list[torch.optim
         groups = param_groups_layer_decay(model, WEIGHT_DECAY, layer_decay=LAYER_DECAY)
         for group in groups:
             group["lr"] = config.lr * group.pop("lr_scale")
-        optimizers.append(torch.optim.AdamW(groups, **recorded))
+        optimizers.append(torch.optim.AdamW(groups, **adam))
     else:
         filters = [p for p in parameters if p.ndim == 4]
         rest = [p for p in parameters if p.ndim != 4]
@@ -147,8 +146,8 @@ def create_optimizers(model: nn.Module, config: TrainConfig) -> list[torch.optim
         if rest and config.rest == "sgd":
             optimizers.append(create_sgd(model, rest, config, fused))
         elif rest:
-            optimizers.append(torch.optim.Adam(rest, config.rest_lr, (0.85, 0.95), **recorded))
-    if device.type == "cuda":
+            optimizers.append(torch.optim.Adam(rest, config.rest_lr, (0.85, 0.95), **adam))
+    if capturable:
         keep_lr_on(device, optimizers)
     return optimizers
 

@@ -230,6 +230,19 @@ def autocast(device: torch.device, precision: str) -> torch.autocast:
     return torch.autocast(device.type, torch.bfloat16, precision == "bf16", cache_enabled=kept)
 
 
+def records_steps(device: torch.device) -> bool:
+    """Whether a step is recorded and replayed (`eyebright.graphs`), so all of it lies there."""
+    return device.type == "cuda"
+
+
+def fuses_optimizers(device: torch.device) -> bool:
+    """Whether torch's optimizers are one kernel there, which counts its steps on the device.
+
+    The others ask for the number at every step.
+    """
+    return device.type in ("cpu", "cuda")
+
+
 def describe(device: torch.device) -> dict[str, Any]:
     """What ``env.json`` holds: versions, device, threads, command line and git state."""
     packages = ["eyebright", "torch", "torchvision", "timm", "numpy", "pillow", "safetensors"]

@@ -30,7 +30,7 @@ from eyebright.metrics import Counts, confusion_matrix
 from eyebright.norms import over_ranks, share_of_batch
 from eyebright.optim import Schedule, create_optimizers, set_lr
 from eyebright.order import derived_seed
-from eyebright.runtime import autocast, memory_format, onednn_for, timed_kernels
+from eyebright.runtime import autocast, memory_format, onednn_for, records_steps, timed_kernels
 
 REFRESH = 0.5  # seconds between looks at the losses, where no other rhythm is asked for
 
@@ -141,7 +141,7 @@ def fit(
             optimizer.zero_grad()
         return loss.detach()
 
-    can_be_recorded = device.type == "cuda" and is_known(model) and ranks == 1
+    can_be_recorded = records_steps(device) and is_known(model) and ranks == 1
     step = Replayed(take_step, config.batch_size) if can_be_recorded else take_step
     with progress_bar("training", schedule.total_steps, quiet=say is None) as bar:
         while at.step < schedule.total_steps or at.batch:
