@@ -11,6 +11,7 @@ from eyebright.config import TrainConfig
 from eyebright.errors import UsageError
 from eyebright.models import head_of
 from eyebright.runtime import fuses_optimizers, records_steps
+from eyebright.uncompiled import SGD, Adam, Uncompiled
 
 LAYER_DECAY, WEIGHT_DECAY = 0.75, 0.05  # of AdamW
 DECAY_A_PICTURE = 2e-6  # of biases and the last layer, with SGD, at the full learning rate
@@ -39,7 +40,7 @@ def orthogonalize(matrices: Tensor, steps: int = 3) -> Tensor:
     return x.reshape(matrices.shape)
 
 
-class Muon(torch.optim.Optimizer):
+class Muon(Uncompiled):
     """Momentum, orthogonalised: every filter bank moves equally far in all its directions.
 
     Each tensor of filters (out, in, height, width) is treated as a matrix (out, rest). Its weights
@@ -129,7 +130,7 @@ def create_optimizers(model: nn.Module, config: TrainConfig) -> list[torch.optim
     adam: dict[str, Any] = {"fused": fused, "capturable": capturable}
     optimizers: list[torch.optim.Optimizer] = []
     if config.optimizer == "sgd":
-        optimizers.append(torch.optim.SGD(parameters, config.lr, config.momentum, fused=fused))
+        optimizers.append(SGD(parameters, config.lr, config.momentum, fused=fused))
     elif config.optimizer == "adamw":
         from timm.optim import param_groups_layer_decay  # type: ignore[attr-defined]
 
@@ -146,15 +147,13 @@ def create_optimizers(model: nn.Module, config: TrainConfig) -> list[torch.optim
         if rest and config.rest == "sgd":
             optimizers.append(create_sgd(model, rest, config, fused))
         elif rest:
-            optimizers.append(torch.optim.Adam(rest, config.rest_lr, (0.85, 0.95), **adam))
+            optimizers.append(Adam(rest, config.rest_lr, (0.85, 0.95), **adam))
     if capturable:
         keep_lr_on(device, optimizers)
     return optimizers
 
 
-def create_sgd(
-    model: nn.Module, rest: list[nn.Parameter], config: TrainConfig, fused: bool
-) -> torch.optim.SGD:
+def create_sgd(model: nn.Module, rest: list[nn.Parameter], config: TrainConfig, fused: bool) -> SGD:
     """SGD for biases and the last layer, as airbench94_muon has it (Jordan 2024).
 
     Args:
@@ -173,7 +172,7 @@ def create_sgd(
         for params, rate in (([head], head_lr), (biases, lr))
         if params and params[0].requires_grad
     ]
-    return torch.optim.SGD(groups, momentum=0.85, nesterov=True, fused=fused)
+    return SGD(groups, momentum=0.85, nesterov=True, fused=fused)
 
 
 def keep_lr_on(device: torch.device, optimizers: list[torch.optim.Optimizer]) -> None:
