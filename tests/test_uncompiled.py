@@ -1,5 +1,7 @@
 import subprocess
 import sys
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -7,8 +9,8 @@ from torch import nn
 
 from eyebright import uncompiled
 
-WITHOUT = """
-import sys, torch
+OPTIMIZERS = """
+import torch
 from torch import nn
 from eyebright.config import TrainConfig
 from eyebright.optim import create_optimizers
@@ -19,12 +21,24 @@ for optimizer, rest in (("sgd", "adam"), ("muon", "adam"), ("muon", "sgd")):
         net(torch.zeros(2, 3, 4, 4)).sum().backward()
         optimizer.step()
         optimizer.zero_grad()
-assert "torch.optim" in sys.modules and "torch._dynamo" not in sys.modules
+"""
+COMMAND = """
+from eyebright.cli import run_app
+assert run_app(["train", "pets", "--model", "white16", "--epochs", "1", "-b", "8"]) == 0
+"""
+LOADED = """
+import sys
+heavy = {"torch._dynamo", "sympy", "timm", "torchvision"} & sys.modules.keys()
+assert "torch.optim" in sys.modules and not heavy, heavy
 """
 
 
-def test_no_optimizer_loads_what_only_a_compiler_needs() -> None:
-    subprocess.run([sys.executable, "-c", WITHOUT], check=True, timeout=120)
+@pytest.mark.parametrize("script", [OPTIMIZERS, COMMAND])
+def test_nothing_loads_a_compiler_or_nets_that_are_not_trained(
+    script: str, class_folders: Callable[..., Path]
+) -> None:
+    class_folders()
+    subprocess.run([sys.executable, "-c", script + LOADED], check=True, timeout=120)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -84,8 +85,9 @@ def read_data(
     decisions = None if labels is None else read(labels)
     if not isinstance(data, Dataset):
         if_large = begin(recipe, settings, settings.get("imgsz") or LARGE)
+        large = partial(side_of_large, if_large)  # it loads timm, which small pictures do without
         data = load(
-            data, imgsz=if_large.imgsz, large=side_of_large(if_large), workers=workers, root=root,
+            data, imgsz=if_large.imgsz, large=large, workers=workers, root=root,
             skip_bad=skip_bad or (False if decisions is None else decisions.dropped),
         )  # fmt: skip
     elif root is not None:

@@ -2,7 +2,7 @@
 
 import os
 import stat
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,8 +32,8 @@ class ReadOptions:
     """Names that labels must count by, as a model knows them; None: the data's own."""
     imgsz: int | None = None
     """Side of the pictures in pixels; None: as `choose_imgsz` says."""
-    large: int = LARGE
-    """The side that it gives to pictures that are not small."""
+    large: int | Callable[[], int] = LARGE
+    """The side that it gives to pictures that are not small; a function is asked where it does."""
     skip_bad: bool | Collection[str] = False
     """Go on without pictures that cannot be read: all, or those of these ids."""
     workers: int = 1
@@ -194,7 +194,9 @@ def choose_imgsz(sizes: NDArray[np.integer[Any]], options: ReadOptions) -> int:
     alike = bool((sizes == sizes[0]).all())
     if alike and sides[0] <= SMALL:
         return max(4, int(sides[0]))
-    return 32 if np.median(sides) <= SMALL else options.large
+    if np.median(sides) <= SMALL:
+        return 32
+    return options.large() if callable(options.large) else options.large
 
 
 def _complain(

@@ -1,7 +1,7 @@
 """`load`: from a name or a path to a `Dataset`."""
 
 import os
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -35,7 +35,7 @@ def load(
     split: str | None = None,
     *,
     imgsz: int | None = None,
-    large: int = LARGE,
+    large: int | Callable[[], int] = LARGE,
     classes: Sequence[str] | None = None,
     skip_bad: bool | Collection[str] = False,
     workers: int | None = None,
@@ -57,7 +57,7 @@ def load(
         split: ``train``, ``val`` or ``test``; None: train, or all of what has no parts.
         imgsz: side of the square pictures, in pixels. None: small pictures that are all alike
             keep their size, others become 32 px if small (64 px at most) and ``large`` if not.
-        large: side of pictures that are not small.
+        large: side of pictures that are not small, or what to ask for it where some are.
         classes: class names to count labels by, as a model knows them. None: the data's own.
         skip_bad: go on without pictures that cannot be read: all, or those that a table of
             decisions calls by these ids.
