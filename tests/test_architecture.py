@@ -65,6 +65,7 @@ ORDER = [
     "eyebright.measuring",
     "eyebright.models",
     "eyebright.losses",
+    "eyebright.uncompiled",
     "eyebright.optim",
     "eyebright.finite",
     "eyebright.metrics",

@@ -163,11 +163,11 @@ def test_the_lesson_shows_what_a_whole_run_printed(page: str) -> None:
 def test_the_two_commands_are_on_the_first_screen_and_in_ci() -> None:
     first_screen = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()[:FIRST_SCREEN]
     assert "pip install -e . -c constraints.txt && eyebright train" in first_screen
-    tests = 'pip install -e ".[dev]" -c constraints.txt && pytest -n 2 --dist loadfile'
+    tests = 'pip install -e ".[dev]" -c constraints.txt && pytest'
     assert tests in first_screen
     script = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
     assert 'pip install --quiet -e ".[dev]" -c constraints.txt\n' in script
-    assert script.endswith("\npytest -n 2 --dist loadfile\n")
+    assert script.endswith("\npytest\n")
 
 
 @pytest.mark.parametrize("page", [*PAGES, *SCALING, "docs/tuning.md"])
