@@ -24,7 +24,7 @@ for optimizer, rest in (("sgd", "adam"), ("muon", "adam"), ("muon", "sgd")):
 """
 COMMAND = """
 from eyebright.cli import run_app
-assert run_app(["train", "pets", "--model", "white16", "--epochs", "1", "-b", "8"]) == 0
+assert run_app(["train", "pets", "--epochs", "1", "-b", "8"]) == 0
 """
 LOADED = """
 import sys
