@@ -25,6 +25,7 @@ for optimizer, rest in (("sgd", "adam"), ("muon", "adam"), ("muon", "sgd")):
 COMMAND = """
 from eyebright.cli import run_app
 assert run_app(["train", "pets", "--epochs", "1", "-b", "8"]) == 0
+assert run_app(["predict", "runs/pets-fast", "pets/cat/0.png"]) == 0
 """
 LOADED = """
 import sys

@@ -28,6 +28,7 @@ from eyebright.finite import first_not_finite
 from eyebright.images import POLICY
 from eyebright.models import MODELS, create_model, is_backbone
 from eyebright.nearby import nearest_run, runs_there
+from eyebright.uncompiled import Undrawn
 
 FORMAT = 2
 WEIGHTS, CARD = "model.safetensors", "model.json"
@@ -212,7 +213,7 @@ def load_model(folder: Path, model: nn.Module | None = None) -> tuple[nn.Module,
         make = partial(create_model, card.architecture, len(card.classes), card.imgsz)
         try:
             # Without memory for weights: a hostile card may ask for any amount of it.
-            with torch.device("meta"):
+            with torch.device("meta"), Undrawn():
                 model = make()
             weights = load_weights(folder, card, model)
             if card.architecture not in MODELS and fits(weights, model):

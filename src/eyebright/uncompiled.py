@@ -1,14 +1,36 @@
-"""torch's optimizers, without what they load to keep its compiler away.
+"""What of torch loads its compiler without need, without that.
 
 The first optimizer that is made, and the first step of each kind, load ``torch._dynamo``, only to
-tell it that they are not to be compiled. Nothing here is, and that takes longer than to load torch
-itself (`bench/notes.md`). These are the same optimizers, without that. (AdamW stays as it is: where
-it is used, for timm's nets, torchvision has loaded all that before.)
+tell it that they are not to be compiled; so does drawing weights that take no memory. Nothing here
+is compiled, and that takes longer than to load torch itself (`bench/notes.md`). (AdamW stays as it
+is: where it is used, for timm's nets, torchvision has loaded all that before.)
 """
 
+from collections.abc import Callable
 from inspect import unwrap
+from typing import Any
 
 import torch
+from torch.overrides import TorchFunctionMode
+
+DRAWS = ("normal_", "uniform_", "kaiming_uniform_")  # by which our layers get their first weights
+
+
+class Undrawn(TorchFunctionMode):
+    """While this is on, layers are made without drawing their weights, for the device "meta"."""
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: object,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        """What a function of torch gives; the weights as they are, where it would draw them."""
+        kwargs = kwargs or {}
+        if getattr(func, "__name__", None) in DRAWS:
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **kwargs)
 
 
 class Uncompiled(torch.optim.Optimizer):
