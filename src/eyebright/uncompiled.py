@@ -1,4 +1,4 @@
-"""What of torch loads its compiler without need, without that.
+"""Parts of torch that load its compiler for nothing, without that.
 
 The first optimizer that is made, and the first step of each kind, load ``torch._dynamo``, only to
 tell it that they are not to be compiled; so does drawing weights that take no memory. Nothing here
